@@ -1,0 +1,2 @@
+//! make bench: ratios against references in the same run
+fn main() {}

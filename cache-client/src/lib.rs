@@ -1,0 +1,1 @@
+//! Client of the cache nodes: placement, connections, fallback

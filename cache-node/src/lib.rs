@@ -1,0 +1,1 @@
+//! The cache engine and its server

@@ -1,0 +1,2 @@
+//! The cache engine and its server
+fn main() {}

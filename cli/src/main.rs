@@ -1,0 +1,2 @@
+//! penstock: mount, ls, stat, cat, status
+fn main() {}

@@ -1,0 +1,1 @@
+//! API types of penstock.io: Dataset and CacheRuntime

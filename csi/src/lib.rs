@@ -1,0 +1,1 @@
+//! CSI services, mount(2) and the keeper of FUSE descriptors

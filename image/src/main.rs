@@ -1,0 +1,2 @@
+//! Writes OCI image tars
+fn main() {}

@@ -1,0 +1,1 @@
+//! FUSE session that serves a space as files, and its process

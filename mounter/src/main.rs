@@ -1,0 +1,2 @@
+//! FUSE session that serves a space as files, and its process
+fn main() {}

@@ -1,0 +1,2 @@
+//! The controllers of Dataset and CacheRuntime
+fn main() {}

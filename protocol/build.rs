@@ -1,0 +1,11 @@
+//! Compiles the control messages without protoc.
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    #[cfg(feature = "control")]
+    {
+        println!("cargo::rerun-if-changed=proto");
+        let files = protox::compile(["proto/cachenode.proto", "proto/mounter.proto"], ["proto"])?;
+        tonic_prost_build::configure().compile_fds(files)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! The control messages: operator → cache node by gRPC, and the letters between the csi container and the mounter.
+//!
+//! Generated from `proto/` at build time; the `.proto` files are the reference.
+
+/// Operator → cache node.
+#[allow(missing_docs, reason = "generated: the comments are in the .proto file")]
+#[allow(clippy::all, reason = "generated")]
+pub mod cache_node {
+    tonic::include_proto!("penstock.cachenode.v1");
+}
+
+/// csi ↔ mounter, over a Unix SEQPACKET socket that also carries descriptors.
+#[allow(missing_docs, reason = "generated: the comments are in the .proto file")]
+#[allow(clippy::all, reason = "generated")]
+pub mod mounter {
+    tonic::include_proto!("penstock.mounter.v1");
+}

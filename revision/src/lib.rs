@@ -1,0 +1,1 @@
+//! Space, extents, EROFS images and revision packages; pure
