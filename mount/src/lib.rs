@@ -1,0 +1,4 @@
+//! What needs mount(2): FUSE connections, EROFS images over them, binds; and descriptors over Unix sockets.
+//!
+//! Used by the csi container, by `penstock mount` and (descriptors only) by the mounter. Must not know Kubernetes,
+//! revisions or the bulk protocol.
