@@ -1,0 +1,176 @@
+//! Real S3 servers beside the cluster, reachable from its pods.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::cluster::{repository, run};
+use crate::wait::wait_for;
+
+/// The address of the machine in the cluster's network; pods reach it.
+pub const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 30, 0, 1));
+/// Access key of every origin here.
+pub const ACCESS_KEY: &str = "GK31c2f218a2e44f485b94239e";
+/// Secret key of every origin here: for tests only, it opens nothing else.
+pub const SECRET_KEY: &str = "b892c0665f0ada8a4755dae98baa3b133590e11dae3bcc1f9d769d67f16c3835";
+
+/// A running S3 server; ended when dropped.
+pub struct S3Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Name of the server's region.
+    pub region: &'static str,
+    child: Child,
+    folder: tempfile::TempDir,
+}
+
+impl S3Server {
+    /// rclone `serve s3`: each folder below `buckets()` is a bucket, files may be written there directly.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn rclone() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let address = free_address()?;
+        let child = Command::new(tool("rclone")?)
+            .args([
+                "serve",
+                "s3",
+                "--addr",
+                &address.to_string(),
+                "--auth-key",
+                &format!("{ACCESS_KEY},{SECRET_KEY}"),
+            ])
+            .args(["--dir-cache-time", "1s", "--vfs-cache-mode", "off"])
+            .arg(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start rclone serve s3")?;
+        Self {
+            address,
+            region: "us-east-1",
+            child,
+            folder,
+        }
+        .listening()
+    }
+
+    /// Garage, a real object store, with one bucket.
+    ///
+    /// # Errors
+    /// When it does not start or refuses its configuration.
+    pub fn garage(bucket: &str) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let (address, rpc, garage) = (free_address()?, free_address()?, tool("garage")?);
+        let at = folder.path();
+        let config = at.join("garage.toml");
+        std::fs::write(
+            &config,
+            format!(
+                "metadata_dir = \"{0}/meta\"\ndata_dir = \"{0}/data\"\ndb_engine = \"sqlite\"\nreplication_factor = 1\n\
+                 rpc_bind_addr = \"{rpc}\"\nrpc_public_addr = \"{rpc}\"\nrpc_secret = \"{1}\"\n\
+                 [s3_api]\ns3_region = \"garage\"\napi_bind_addr = \"{address}\"\nroot_domain = \".s3.garage\"\n",
+                at.display(),
+                "1799bccfd7411eddcf9ebd316bc1f5287ad12a68094e1c6ac6abde7e6feae1ec",
+            ),
+        )?;
+        let child = Command::new(&garage)
+            .args(["-c".as_ref(), config.as_os_str(), "server".as_ref()])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start garage")?;
+        let server = Self {
+            address,
+            region: "garage",
+            child,
+            folder,
+        }
+        .listening()?;
+        let ask = |args: &[&str]| run(Command::new(&garage).arg("-c").arg(&config).args(args));
+        let node = wait_for("garage's node id", Duration::from_secs(20), || {
+            Ok(ask(&["node", "id", "-q"]).map_err(|e| e.to_string()))
+        })?;
+        let node = node.split('@').next().context("a node id")?.trim();
+        ask(&["layout", "assign", "-z", "dc1", "-c", "10G", node])?;
+        ask(&["layout", "apply", "--version", "1"])?;
+        ask(&["key", "import", "--yes", "-n", "stories", ACCESS_KEY, SECRET_KEY])?;
+        ask(&["bucket", "create", bucket])?;
+        ask(&["bucket", "allow", "--read", "--write", bucket, "--key", ACCESS_KEY])?;
+        Ok(server)
+    }
+
+    /// The folder whose folders are the buckets (rclone only).
+    pub fn buckets(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Makes the objects below `bucket` equal to the files below `folder`, by the S3 API.
+    ///
+    /// # Errors
+    /// When the server refuses.
+    pub fn upload(&self, folder: &Path, bucket: &str) -> Result<()> {
+        run(Command::new(tool("rclone")?)
+            .args(["sync", "--transfers", "8", "--checksum", "--config", "/dev/null"])
+            .arg(folder)
+            .arg(format!(":s3:{bucket}"))
+            .args([
+                "--s3-provider",
+                "Other",
+                "--s3-endpoint",
+                &format!("http://{}", self.address),
+            ])
+            .args([
+                "--s3-access-key-id",
+                ACCESS_KEY,
+                "--s3-secret-access-key",
+                SECRET_KEY,
+                "--s3-region",
+                self.region,
+            ])
+            .args(["--s3-force-path-style", "--s3-no-check-bucket"]))?;
+        Ok(())
+    }
+
+    fn listening(self) -> Result<Self> {
+        wait_for(
+            &format!("the S3 server on {}", self.address),
+            Duration::from_secs(20),
+            || {
+                Ok(TcpStream::connect(self.address)
+                    .map(|_| ())
+                    .map_err(|error| error.to_string()))
+            },
+        )?;
+        Ok(self)
+    }
+}
+
+impl Drop for S3Server {
+    fn drop(&mut self) {
+        // It is our own child and not yet waited for, so the id is still ours.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// An address on the machine's side of the cluster's network with a free port.
+///
+/// # Errors
+/// When there is none, for example outside of the cluster's network namespace.
+pub fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((HOST, 0))
+        .with_context(|| format!("{HOST} is not here: stories run inside the cluster's network, by e2e/stories"))?;
+    Ok(listener.local_addr()?)
+}
+
+fn tool(name: &str) -> Result<PathBuf> {
+    let path = run(Command::new(repository().join("e2e/tools/get")).arg(name))?;
+    Ok(PathBuf::from(path.trim()))
+}

@@ -1,0 +1,261 @@
+//! What goes wrong on the first day, what a person is told, and that it heals by itself.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use penstock_e2e::cluster::{
+    Namespace, apply, condition, exec, get, kubectl, reader_pod, wait_condition, wait_pod_ready,
+};
+use penstock_e2e::counting_proxy::CountingProxy;
+use penstock_e2e::dataset::{self, SUM_LINE, parse_sums};
+use penstock_e2e::manifests::{dataset as dataset_yaml, runtime, secret, secret_with};
+use penstock_e2e::origin::{S3Server, free_address};
+use penstock_e2e::wait::wait_for;
+
+use crate::first_line::{expect_sums, wait_ready};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// A namespace with a pool and a bucket `b` of a few files, and no Dataset yet.
+fn scene(name: &str) -> Result<(Namespace, S3Server)> {
+    let namespace = Namespace::create(name)?;
+    let origin = S3Server::rclone()?;
+    dataset::write(&origin.buckets().join("b"), 40, 1 << 20)?;
+    apply(&secret(&namespace.name))?;
+    apply(&runtime(&namespace.name, "pool", 1, "1Gi"))?;
+    Ok((namespace, origin))
+}
+
+/// Waits until the Dataset `d` says that its source cannot be reached, and checks that the sentence names `words`.
+fn told(ns: &str, words: &[&str]) -> Result<()> {
+    let (reason, message) = wait_condition("dataset", ns, "d", ("SourceReachable", "False"), MINUTE)?;
+    println!("  told: {reason}: {message}");
+    for word in words {
+        ensure!(message.contains(word), "the message does not name {word}: {message}");
+    }
+    let ready = get("dataset", ns, "d")?
+        .and_then(|d| condition(&d, "Ready"))
+        .context("a Ready condition")?;
+    ensure!(
+        ready.0 == "False",
+        "Ready is {ready:?} while the source cannot be reached"
+    );
+    Ok(())
+}
+
+/// The wrong secret key is named; the right one heals it.
+pub fn wrong_credentials() -> Result<()> {
+    let (namespace, origin) = scene("wrong-credentials")?;
+    let ns = &namespace.name;
+    apply(&secret_with(
+        ns,
+        "0000000000000000000000000000000000000000000000000000000000000000",
+    ))?;
+    apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
+    told(ns, &["origin"])?;
+    apply(&secret(ns))?;
+    wait_ready(ns, "d")?;
+    namespace.finish(MINUTE)
+}
+
+/// A bucket that does not exist is named.
+pub fn missing_bucket() -> Result<()> {
+    let (namespace, origin) = scene("missing-bucket")?;
+    let ns = &namespace.name;
+    apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "nowhere", ""))?;
+    told(ns, &["nowhere"])?;
+    namespace.finish(MINUTE)
+}
+
+/// An endpoint where nobody listens is named; it heals when somebody does.
+pub fn unreachable_endpoint() -> Result<()> {
+    let (namespace, origin) = scene("unreachable")?;
+    let ns = &namespace.name;
+    let proxy = CountingProxy::start(free_address()?, origin.address)?;
+    proxy.refuse(true);
+    apply(&dataset_yaml(ns, "d", &proxy.address, origin.region, "b", ""))?;
+    told(ns, &[&proxy.address.to_string()])?;
+    proxy.refuse(false);
+    wait_ready(ns, "d")?;
+    namespace.finish(MINUTE)
+}
+
+/// A prefix without an object is named; it heals when there is one.
+pub fn empty_prefix() -> Result<()> {
+    let (namespace, origin) = scene("empty-prefix")?;
+    let ns = &namespace.name;
+    apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", "not/here/"))?;
+    told(ns, &["not/here/"])?;
+    dataset::put(&origin.buckets().join("b"), "not/here/file", b"now it is")?;
+    wait_ready(ns, "d")?;
+    namespace.finish(MINUTE)
+}
+
+/// Pod first, then Dataset, then Secret, then CacheRuntime: each says what it waits for, and all of it comes up.
+pub fn any_order() -> Result<()> {
+    let namespace = Namespace::create("any-order")?;
+    let ns = &namespace.name;
+    let origin = S3Server::rclone()?;
+    dataset::write(&origin.buckets().join("b"), 20, 1 << 20)?;
+    apply(&reader_pod(ns, "early", "n1", Some("d")))?;
+    apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
+    let (_, message) = wait_condition("dataset", ns, "d", ("RuntimeReady", "False"), MINUTE)?;
+    println!("  told: {message}");
+    ensure!(message.contains("CacheRuntime"), "{message}");
+    apply(&runtime(ns, "pool", 1, "1Gi"))?;
+    wait_for("the missing Secret to be named", MINUTE, || {
+        let dataset = get("dataset", ns, "d")?.context("the dataset")?;
+        let conditions = dataset["status"]["conditions"].to_string();
+        Ok(if conditions.contains("Secret") && conditions.contains("origin") {
+            Ok(())
+        } else {
+            Err(conditions)
+        })
+    })?;
+    apply(&secret(ns))?;
+    wait_ready(ns, "d")?;
+    wait_pod_ready(ns, "early", 2 * MINUTE)?;
+    expect_sums(
+        &parse_sums(&exec(ns, "early", SUM_LINE)?),
+        &dataset::sums(&origin.buckets().join("b"))?,
+    )?;
+    namespace.finish(MINUTE)
+}
+
+/// The API server refuses what cannot work, with a sentence that says what to write instead.
+pub fn refused_specs() -> Result<()> {
+    let namespace = Namespace::create("refused")?;
+    let ns = &namespace.name;
+    let dataset = |spec: &str| {
+        format!(
+            "apiVersion: penstock.io/v1alpha1\nkind: Dataset\nmetadata: {{name: d, namespace: {ns}}}\nspec: {spec}\n"
+        )
+    };
+    let runtime = |spec: &str| {
+        format!(
+            "apiVersion: penstock.io/v1alpha1\nkind: CacheRuntime\nmetadata: {{name: r, namespace: {ns}}}\nspec: {spec}\n"
+        )
+    };
+    for (what, yaml, words) in [
+        ("no source", dataset("{sources: []}"), "sources"),
+        ("an unknown origin", dataset("{sources: [{ftp: {host: x}}]}"), "ftp"),
+        ("no origin", dataset("{sources: [{path: a}]}"), "s3"),
+        (
+            "an unknown field",
+            dataset("{sources: [{s3: {bucket: b, colour: red}}]}"),
+            "colour",
+        ),
+        (
+            "a bad bucket name",
+            dataset("{sources: [{s3: {bucket: 'NO SPACES'}}]}"),
+            "bucket",
+        ),
+        (
+            "two sources at one path",
+            dataset("{sources: [{s3: {bucket: aaa}}, {s3: {bucket: bbb}}]}"),
+            "path",
+        ),
+        (
+            "no cache node",
+            runtime("{replicas: -1, tiers: [{name: ssd, medium: SSD, capacity: 1Gi}]}"),
+            "replicas",
+        ),
+        (
+            "an unknown medium",
+            runtime("{replicas: 1, tiers: [{name: t, medium: Tape, capacity: 1Gi}]}"),
+            "Tape",
+        ),
+        ("no tier", runtime("{replicas: 1, tiers: []}"), "tiers"),
+    ] {
+        match apply(&yaml) {
+            Ok(()) => bail!("{what} was accepted:\n{yaml}"),
+            Err(error) => {
+                let text = error.to_string();
+                ensure!(
+                    text.contains(words),
+                    "{what}: the refusal does not name {words}: {text}"
+                );
+            }
+        }
+    }
+    namespace.finish(MINUTE)
+}
+
+/// A claim that a person made under the Dataset's name is neither used nor changed; the Dataset says so and heals.
+pub fn foreign_claim() -> Result<()> {
+    let (namespace, origin) = scene("foreign-claim")?;
+    let ns = &namespace.name;
+    apply(&format!(
+        "apiVersion: v1\nkind: PersistentVolumeClaim\nmetadata: {{name: d, namespace: {ns}}}\nspec: {{storageClassName: mine, accessModes: [ReadWriteOnce], resources: {{requests: {{storage: 1Gi}}}}}}\n"
+    ))?;
+    apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
+    wait_for("the claim to be named", MINUTE, || {
+        let dataset = get("dataset", ns, "d")?.context("the dataset")?;
+        let ready = condition(&dataset, "Ready").unwrap_or_default();
+        Ok(if ready.0 == "False" && ready.2.contains("PersistentVolumeClaim") {
+            Ok(())
+        } else {
+            Err(format!("{ready:?}"))
+        })
+    })?;
+    let claim = get("pvc", ns, "d")?.context("the claim is still there")?;
+    ensure!(
+        claim["spec"]["storageClassName"] == "mine",
+        "the claim was changed: {claim}"
+    );
+    kubectl(["delete", "pvc", "d", "-n", ns])?;
+    wait_ready(ns, "d")?;
+    kubectl(["delete", "pvc", "d", "-n", ns])?;
+    wait_for("a deleted claim to be made again", MINUTE, || {
+        let claim = get("pvc", ns, "d")?.unwrap_or_default();
+        Ok(if claim["status"]["phase"] == "Bound" {
+            Ok(())
+        } else {
+            Err(claim["status"].to_string())
+        })
+    })?;
+    namespace.finish(MINUTE)
+}
+
+/// A tier far smaller than the dataset: everything is read right.
+pub fn full_cache() -> Result<()> {
+    let namespace = Namespace::create("full-cache")?;
+    let ns = &namespace.name;
+    let origin = S3Server::rclone()?;
+    dataset::write(&origin.buckets().join("b"), 200, 48 << 20)?;
+    apply(&secret(ns))?;
+    apply(&runtime(ns, "pool", 1, "16Mi"))?;
+    apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
+    wait_ready(ns, "d")?;
+    apply(&reader_pod(ns, "reader", "n1", Some("d")))?;
+    wait_pod_ready(ns, "reader", MINUTE)?;
+    let text = exec(ns, "reader", SUM_LINE)?;
+    expect_sums(&parse_sums(&text), &dataset::sums(&origin.buckets().join("b"))?)?;
+    namespace.finish(MINUTE)
+}
+
+/// An object that vanishes from the origin before it was read fails with an error of its own; the others are read.
+pub fn object_deleted() -> Result<()> {
+    let (namespace, origin) = scene("object-deleted")?;
+    let ns = &namespace.name;
+    let folder = origin.buckets().join("b");
+    dataset::put(&folder, "doomed.bin", &dataset::content(9, 200_000))?;
+    apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
+    wait_ready(ns, "d")?;
+    apply(&reader_pod(ns, "reader", "n1", Some("d")))?;
+    wait_pod_ready(ns, "reader", MINUTE)?;
+    std::fs::remove_file(folder.join("doomed.bin"))?;
+    let outcome = exec(
+        ns,
+        "reader",
+        "cat /data/doomed.bin > /dev/null 2>/tmp/e; echo status $?; cat /tmp/e",
+    )?;
+    ensure!(outcome.contains("status 1"), "reading a vanished object: {outcome}");
+    let rest = exec(ns, "reader", &SUM_LINE.replace("-type f", "-type f ! -name doomed.bin"))?;
+    expect_sums(&parse_sums(&rest), &dataset::sums(&folder)?)?;
+    wait_for("the dataset to name the object", MINUTE, || {
+        let text = get("dataset", ns, "d")?.unwrap_or_default()["status"]["conditions"].to_string();
+        Ok(if text.contains("doomed.bin") { Ok(()) } else { Err(text) })
+    })?;
+    namespace.finish(MINUTE)
+}
