@@ -1,6 +1,7 @@
 //! Real S3 servers beside the cluster, reachable from its pods.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -33,8 +34,16 @@ impl S3Server {
     /// # Errors
     /// When it does not start.
     pub fn rclone() -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let address = free_address()?;
+        Self::rclone_on(HOST, &std::env::temp_dir())
+    }
+
+    /// The same on any address of this machine, with its folder below `parent`.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn rclone_on(ip: IpAddr, parent: &Path) -> Result<Self> {
+        let folder = tempfile::tempdir_in(parent)?;
+        let address = free_address_on(ip)?;
         let child = Command::new(tool("rclone")?)
             .args([
                 "serve",
@@ -49,6 +58,8 @@ impl S3Server {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            // Ctrl-C is for whoever started it, who ends it when its readers are gone.
+            .process_group(0)
             .spawn()
             .context("start rclone serve s3")?;
         Self {
@@ -165,9 +176,12 @@ impl Drop for S3Server {
 /// # Errors
 /// When there is none, for example outside of the cluster's network namespace.
 pub fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind((HOST, 0))
-        .with_context(|| format!("{HOST} is not here: stories run inside the cluster's network, by e2e/stories"))?;
-    Ok(listener.local_addr()?)
+    free_address_on(HOST)
+        .with_context(|| format!("{HOST} is not here: stories run inside the cluster's network, by e2e/stories"))
+}
+
+fn free_address_on(ip: IpAddr) -> Result<SocketAddr> {
+    Ok(TcpListener::bind((ip, 0))?.local_addr()?)
 }
 
 fn tool(name: &str) -> Result<PathBuf> {
