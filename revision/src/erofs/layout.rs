@@ -1,0 +1,59 @@
+//! Numbers and records of the on-disk format that writer and reader share. All integers are little-endian.
+
+/// Offset of the superblock.
+pub(super) const SUPER_OFFSET: usize = 1024;
+/// Bytes of the superblock.
+pub(super) const SUPER_BYTES: usize = 128;
+pub(super) const MAGIC: u32 = 0xE0F5_E1E2;
+/// log2 of the block.
+pub(super) const BLOCK_BITS: u8 = 12;
+pub(super) const BLOCK: usize = 1 << BLOCK_BITS;
+
+/// feature_compat: the superblock has a checksum; inodes have times of their own.
+pub(super) const COMPAT_CHECKSUM: u32 = 0x1;
+pub(super) const COMPAT_MTIME: u32 = 0x2;
+/// feature_incompat: chunk-based files; a device table.
+pub(super) const INCOMPAT_CHUNKED_FILE: u32 = 0x4;
+pub(super) const INCOMPAT_DEVICE_TABLE: u32 = 0x8;
+
+/// Bytes of a slot of the device table, also the unit of its offset.
+pub(super) const DEVICE_SLOT_BYTES: usize = 128;
+/// A node id counts slots of this many bytes from the start of the metadata, which is the start of the image here.
+pub(super) const INODE_SLOT_BYTES: usize = 32;
+/// Bytes of an extended inode.
+pub(super) const INODE_BYTES: usize = 64;
+/// Bytes of an index of a chunk.
+pub(super) const CHUNK_INDEX_BYTES: usize = 8;
+/// Bytes of a directory entry without its name.
+pub(super) const DIRENT_BYTES: usize = 12;
+
+/// i_format: bit 0 says "extended", bits 1 to 3 the data layout.
+pub(super) const EXTENDED: u16 = 1;
+pub(super) const LAYOUT_PLAIN: u16 = 0;
+pub(super) const LAYOUT_INLINE: u16 = 2;
+pub(super) const LAYOUT_CHUNKS: u16 = 4;
+
+/// Chunk format: bits 0 to 4 are log2 of the chunk in blocks, this one says that there are 8-byte indexes.
+pub(super) const CHUNK_INDEXES: u16 = 0x20;
+pub(super) const CHUNK_BITS_MASK: u16 = 0x1f;
+
+pub(super) const FILE_TYPE_REGULAR: u8 = 1;
+pub(super) const FILE_TYPE_DIRECTORY: u8 = 2;
+
+pub(super) const S_IFMT: u16 = 0o170_000;
+pub(super) const S_IFREG: u16 = 0o100_000;
+pub(super) const S_IFDIR: u16 = 0o040_000;
+
+/// log2, in blocks, of the smallest chunk that holds a file of `bytes` bytes.
+pub(super) fn chunk_bits(bytes: u64) -> u16 {
+    let blocks = bytes.div_ceil(BLOCK as u64).max(1);
+    blocks.next_power_of_two().trailing_zeros() as u16
+}
+
+/// The checksum of the superblock's block: CRC32C from the superblock to the end of its block, without the final
+/// inversion, as the kernel computes it.
+pub(super) fn super_checksum(block: &[u8]) -> u32 {
+    let mut bytes = block[SUPER_OFFSET..BLOCK].to_vec();
+    bytes[4..8].fill(0);
+    !crc32c::crc32c(&bytes)
+}

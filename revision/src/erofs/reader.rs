@@ -1,0 +1,405 @@
+//! Reads the images that the writer writes: for `ls`, for a FUSE file system where the kernel has no EROFS, and to check
+//! an image before the kernel sees it. Never panics on damaged bytes.
+
+use bytes::Bytes;
+use penstock_protocol::geometry::DEVICE_BYTES;
+
+use super::layout::*;
+
+/// Deepest nesting of folders that [`Image::check`] accepts: keys of S3 have at most 1024 bytes, so 1025 parts.
+const DEPTH_MAX: usize = 1100;
+
+/// Why an image is refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the EROFS image is damaged: {0}")]
+pub struct Damaged(pub String);
+
+/// A readable image.
+#[derive(Clone, Debug)]
+pub struct Image {
+    bytes: Bytes,
+    devices: Vec<u64>,
+    root: NodeId,
+    inodes: u64,
+}
+
+/// Where an inode lies, in slots of 32 bytes; `stat` shows it as the inode number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub u64);
+
+/// What `stat` shows, and where the bytes are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inode {
+    /// Type and permission bits as in `st_mode`.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Number of links.
+    pub links: u32,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// Time of the last change, nanoseconds since 1970.
+    pub modified_unix_nanos: i64,
+    data: Data,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Data {
+    Empty,
+    /// Address of the file's first byte in the space.
+    Space(u64),
+    /// Whole blocks from this block on; offset of the inline tail, if there is one.
+    Directory {
+        block: u32,
+        tail: Option<usize>,
+    },
+}
+
+/// An entry of a folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Name.
+    pub name: String,
+    /// The inode.
+    pub node: NodeId,
+    /// Whether it is a folder.
+    pub is_directory: bool,
+}
+
+/// What [`Image::check`] counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Files.
+    pub files: u64,
+    /// Folders, the root included.
+    pub directories: u64,
+    /// Sum of the lengths of the files.
+    pub bytes: u64,
+}
+
+impl Inode {
+    /// Whether it is a folder.
+    pub fn is_directory(&self) -> bool {
+        self.mode & S_IFMT == S_IFDIR
+    }
+
+    /// Address in the space of a file's first byte; `None` for an empty file and for folders.
+    pub fn address(&self) -> Option<u64> {
+        match self.data {
+            Data::Space(address) => Some(address),
+            Data::Empty | Data::Directory { .. } => None,
+        }
+    }
+}
+
+impl Image {
+    /// The image in `bytes`.
+    ///
+    /// # Errors
+    /// When the superblock is not one of ours.
+    pub fn open(bytes: Bytes) -> Result<Self, Damaged> {
+        let damaged = |what: &str| Damaged(what.to_owned());
+        if bytes.len() < BLOCK || !bytes.len().is_multiple_of(BLOCK) {
+            return Err(damaged("its length is no whole number of blocks"));
+        }
+        let image = Self {
+            bytes,
+            devices: Vec::new(),
+            root: NodeId(0),
+            inodes: 0,
+        };
+        let at = SUPER_OFFSET;
+        if image.u32(at)? != MAGIC || image.u8(at + 12)? != BLOCK_BITS || image.u32(at + 40)? != 0 {
+            return Err(damaged("no superblock of ours"));
+        }
+        if image.u32(at + 4)? != super_checksum(&image.bytes) {
+            return Err(damaged("the checksum of the superblock does not match"));
+        }
+        if image.u32(at + 80)? != INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE {
+            return Err(damaged("it uses features that we do not write"));
+        }
+        if u64::from(image.u32(at + 36)?) * BLOCK as u64 != image.bytes.len() as u64 {
+            return Err(damaged("its length differs from the superblock's"));
+        }
+        let (count, table) = (
+            image.u16(at + 86)? as usize,
+            image.u16(at + 88)? as usize * DEVICE_SLOT_BYTES,
+        );
+        let devices = (0..count)
+            .map(|slot| Ok(u64::from(image.u32(table + slot * DEVICE_SLOT_BYTES + 64)?) * BLOCK as u64))
+            .collect::<Result<Vec<_>, Damaged>>()?;
+        if devices.is_empty() || devices.iter().any(|bytes| *bytes > DEVICE_BYTES) {
+            return Err(damaged("the device table makes no sense"));
+        }
+        let (root, inodes) = (NodeId(image.u16(at + 14)?.into()), image.u64(at + 16)?);
+        Ok(Self {
+            devices,
+            root,
+            inodes,
+            ..image
+        })
+    }
+
+    /// The root folder.
+    pub fn root(&self) -> NodeId {
+        self.root
+    }
+
+    /// Lengths in bytes of the extra devices.
+    pub fn devices(&self) -> &[u64] {
+        &self.devices
+    }
+
+    /// How many inodes there are.
+    pub fn inode_count(&self) -> u64 {
+        self.inodes
+    }
+
+    /// The inode at `node`.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn inode(&self, node: NodeId) -> Result<Inode, Damaged> {
+        let at = usize::try_from(node.0)
+            .ok()
+            .and_then(|slot| slot.checked_mul(INODE_SLOT_BYTES))
+            .ok_or_else(|| Damaged(format!("node {} lies nowhere", node.0)))?;
+        let format = self.u16(at)?;
+        let (mode, bytes, union) = (self.u16(at + 4)?, self.u64(at + 8)?, self.u32(at + 16)?);
+        if format & EXTENDED == 0 || self.u16(at + 2)? != 0 {
+            return Err(Damaged(format!("node {} is of a kind that we do not write", node.0)));
+        }
+        let data = match (mode & S_IFMT, format >> 1) {
+            (S_IFREG, LAYOUT_PLAIN) if bytes == 0 => Data::Empty,
+            (S_IFREG, LAYOUT_CHUNKS) if bytes > 0 => Data::Space(self.file_address(at, bytes, union)?),
+            (S_IFDIR, LAYOUT_PLAIN) => Data::Directory {
+                block: union,
+                tail: None,
+            },
+            (S_IFDIR, LAYOUT_INLINE) => Data::Directory {
+                block: union,
+                tail: Some(at + INODE_BYTES),
+            },
+            _ => return Err(Damaged(format!("node {} is of a kind that we do not write", node.0))),
+        };
+        let seconds = self.u64(at + 32)? as i64;
+        let modified_unix_nanos = seconds
+            .saturating_mul(1_000_000_000)
+            .saturating_add(i64::from(self.u32(at + 40)?));
+        let (uid, gid, links) = (self.u32(at + 24)?, self.u32(at + 28)?, self.u32(at + 44)?);
+        Ok(Inode {
+            mode,
+            uid,
+            gid,
+            links,
+            bytes,
+            modified_unix_nanos,
+            data,
+        })
+    }
+
+    fn file_address(&self, inode: usize, bytes: u64, format: u32) -> Result<u64, Damaged> {
+        let index = inode + INODE_BYTES;
+        let (device, block) = (self.u16(index + 2)?, u64::from(self.u32(index + 4)?));
+        let one_chunk =
+            format == u32::from(chunk_bits(bytes) | CHUNK_INDEXES) && format & 0xffff & u32::from(CHUNK_BITS_MASK) < 32;
+        let device_bytes = usize::from(device)
+            .checked_sub(1)
+            .and_then(|slot| self.devices.get(slot));
+        let offset = block * BLOCK as u64;
+        match device_bytes {
+            Some(end) if one_chunk && offset.checked_add(bytes).is_some_and(|upto| upto <= *end) => {
+                Ok(u64::from(device - 1) * DEVICE_BYTES + offset)
+            }
+            _ => Err(Damaged("a file lies outside of its device".to_owned())),
+        }
+    }
+
+    /// The entries of a folder in their order on disk, without `.` and `..`.
+    ///
+    /// # Errors
+    /// When it is no folder or damaged.
+    pub fn entries(&self, node: NodeId) -> Result<Vec<Entry>, Damaged> {
+        let mut entries = self.raw_entries(node)?;
+        entries.retain(|entry| entry.name != "." && entry.name != "..");
+        Ok(entries)
+    }
+
+    fn raw_entries(&self, node: NodeId) -> Result<Vec<Entry>, Damaged> {
+        let inode = self.inode(node)?;
+        let Data::Directory { block, tail } = inode.data else {
+            return Err(Damaged(format!("node {} is no folder", node.0)));
+        };
+        let bytes = usize::try_from(inode.bytes)
+            .ok()
+            .filter(|bytes| *bytes <= self.bytes.len());
+        let bytes = bytes.ok_or_else(|| Damaged(format!("folder {} is longer than the image", node.0)))?;
+        let mut entries = Vec::new();
+        for start in (0..bytes).step_by(BLOCK) {
+            let length = (bytes - start).min(BLOCK);
+            let at = match tail {
+                Some(tail) if bytes - start < BLOCK => tail,
+                _ => block as usize * BLOCK + start,
+            };
+            self.entries_of_block(self.slice(at, length)?, &mut entries)?;
+        }
+        Ok(entries)
+    }
+
+    fn entries_of_block(&self, block: &[u8], entries: &mut Vec<Entry>) -> Result<(), Damaged> {
+        let damaged = || Damaged("a block of a folder makes no sense".to_owned());
+        let name_offset = |slot: usize| -> Option<usize> {
+            let at = slot * DIRENT_BYTES + 8;
+            Some(u16::from_le_bytes(block.get(at..at + 2)?.try_into().ok()?).into())
+        };
+        let first = name_offset(0).filter(|first| *first >= DIRENT_BYTES && first % DIRENT_BYTES == 0);
+        let count = first.ok_or_else(damaged)? / DIRENT_BYTES;
+        for slot in 0..count {
+            let start = name_offset(slot).ok_or_else(damaged)?;
+            let end = if slot + 1 < count {
+                name_offset(slot + 1).ok_or_else(damaged)?
+            } else {
+                block.len()
+            };
+            let name = block.get(start..end).ok_or_else(damaged)?;
+            let name = if slot + 1 < count {
+                name
+            } else {
+                name.split(|byte| *byte == 0).next().unwrap_or(name)
+            };
+            let name = std::str::from_utf8(name).map_err(|_| damaged())?.to_owned();
+            let entry = block
+                .get(slot * DIRENT_BYTES..(slot + 1) * DIRENT_BYTES)
+                .ok_or_else(damaged)?;
+            let node = NodeId(u64::from_le_bytes(std::array::from_fn(|i| entry[i])));
+            entries.push(Entry {
+                name,
+                node,
+                is_directory: entry[10] == FILE_TYPE_DIRECTORY,
+            });
+        }
+        Ok(())
+    }
+
+    /// The node at a path of names separated by `/` (empty parts count for nothing); `None` when there is none.
+    ///
+    /// # Errors
+    /// When a folder on the way is damaged.
+    pub fn lookup(&self, path: &str) -> Result<Option<NodeId>, Damaged> {
+        let mut node = self.root;
+        for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
+            if !self.inode(node)?.is_directory() {
+                return Ok(None);
+            }
+            let entries = self.raw_entries(node)?;
+            match entries.binary_search_by(|entry| entry.name.as_str().cmp(name)) {
+                Ok(at) => node = entries[at].node,
+                Err(_) => return Ok(None),
+            }
+        }
+        Ok(Some(node))
+    }
+
+    /// Calls `visit` with path and inode of everything below the root, folders before what is in them.
+    ///
+    /// # Errors
+    /// When the tree is damaged: legal names in order, `.` and `..` right, no node seen twice, every file inside its device.
+    pub fn walk(&self, mut visit: impl FnMut(&str, NodeId, &Inode)) -> Result<Counts, Damaged> {
+        let mut counts = Counts::default();
+        let mut seen = 0u64;
+        let mut stack = vec![(String::new(), self.root, self.root)];
+        while let Some((path, node, parent)) = stack.pop() {
+            let inode = self.inode(node)?;
+            seen += 1;
+            if seen > self.inodes {
+                return Err(Damaged("it has more nodes than it says, or a cycle".to_owned()));
+            }
+            if node != self.root {
+                visit(&path, node, &inode);
+            }
+            if !inode.is_directory() {
+                counts.files += 1;
+                counts.bytes = counts.bytes.saturating_add(inode.bytes);
+                continue;
+            }
+            counts.directories += 1;
+            let entries = self.raw_entries(node)?;
+            legal(&path, &entries, node, parent)?;
+            for entry in entries
+                .into_iter()
+                .rev()
+                .filter(|entry| entry.name != "." && entry.name != "..")
+            {
+                let below = if path.is_empty() {
+                    entry.name
+                } else {
+                    format!("{path}/{}", entry.name)
+                };
+                stack.push((below, entry.node, node));
+            }
+        }
+        if seen != self.inodes {
+            return Err(Damaged("it has fewer nodes than it says".to_owned()));
+        }
+        Ok(counts)
+    }
+
+    /// Walks the whole tree for its faults; call it before the kernel mounts bytes of somebody else.
+    ///
+    /// # Errors
+    /// The first fault.
+    pub fn check(&self) -> Result<Counts, Damaged> {
+        self.walk(|_, _, _| {})
+    }
+
+    fn slice(&self, at: usize, length: usize) -> Result<&[u8], Damaged> {
+        at.checked_add(length)
+            .and_then(|end| self.bytes.get(at..end))
+            .ok_or_else(|| Damaged(format!("it points outside of itself, to {at}")))
+    }
+
+    fn u8(&self, at: usize) -> Result<u8, Damaged> {
+        Ok(self.slice(at, 1)?[0])
+    }
+
+    fn u16(&self, at: usize) -> Result<u16, Damaged> {
+        let bytes = self.slice(at, 2)?;
+        Ok(u16::from_le_bytes(std::array::from_fn(|i| bytes[i])))
+    }
+
+    fn u32(&self, at: usize) -> Result<u32, Damaged> {
+        let bytes = self.slice(at, 4)?;
+        Ok(u32::from_le_bytes(std::array::from_fn(|i| bytes[i])))
+    }
+
+    fn u64(&self, at: usize) -> Result<u64, Damaged> {
+        let bytes = self.slice(at, 8)?;
+        Ok(u64::from_le_bytes(std::array::from_fn(|i| bytes[i])))
+    }
+}
+
+fn legal(path: &str, entries: &[Entry], node: NodeId, parent: NodeId) -> Result<(), Damaged> {
+    let fault = |what: &str| Err(Damaged(format!("the folder {path:?} {what}")));
+    if path.bytes().filter(|byte| *byte == b'/').count() > DEPTH_MAX {
+        return fault("is too deep");
+    }
+    if !entries.is_sorted_by(|a, b| a.name < b.name) {
+        return fault("is not in order");
+    }
+    let dot = |name: &str| {
+        entries
+            .iter()
+            .find(|entry| entry.name == name)
+            .map(|entry| (entry.node, entry.is_directory))
+    };
+    if dot(".") != Some((node, true)) || dot("..") != Some((parent, true)) {
+        return fault("has no right `.` and `..`");
+    }
+    let bad_name = |entry: &&Entry| entry.name.is_empty() || entry.name.len() > 255 || entry.name.contains(['/', '\0']);
+    match entries.iter().find(bad_name) {
+        Some(entry) => fault(&format!("has the name {:?}", entry.name)),
+        None => Ok(()),
+    }
+}
