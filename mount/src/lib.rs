@@ -2,3 +2,12 @@
 //!
 //! Used by the csi container, by `penstock mount` and (descriptors only) by the mounter. Must not know Kubernetes,
 //! revisions or the bulk protocol.
+
+pub mod bind;
+pub mod descriptors;
+pub mod erofs;
+mod error;
+pub mod fuse;
+pub mod table;
+
+pub use error::MountError;

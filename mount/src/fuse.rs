@@ -1,0 +1,101 @@
+//! FUSE connections: mounted here, served elsewhere.
+#![allow(unsafe_code, reason = "cloning a connection is an ioctl that rustix does not have")]
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::MountFlags;
+
+use crate::MountError;
+
+/// Largest read that the kernel sends: the 256 pages of `fs.fuse.max_pages_limit`.
+pub const READ_BYTES_MAX: usize = 1 << 20;
+
+const DEVICE: &str = "/dev/fuse";
+const CONNECTIONS: &str = "/sys/fs/fuse/connections";
+
+/// Mounts a new FUSE file system at `target` and returns its connection. Nothing answers on it yet: the first request is
+/// INIT.
+///
+/// # Errors
+/// When the kernel refuses, for example without root.
+pub fn mount(target: &Path) -> Result<OwnedFd, MountError> {
+    let connection = open()?;
+    let options = format!(
+        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,max_read={READ_BYTES_MAX}\0",
+        connection.as_raw_fd()
+    );
+    let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes()).ok();
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    rustix::mount::mount("penstock", target, "fuse.penstock", flags, options)
+        .map_err(MountError::new("mount FUSE at", target))?;
+    Ok(connection)
+}
+
+/// Another descriptor of the same connection, with a queue of its own, so that several threads read requests without
+/// taking turns. A request is answered on the descriptor that received it.
+///
+/// # Errors
+/// When the kernel refuses, for example because the connection is gone.
+pub fn clone(connection: &OwnedFd) -> Result<OwnedFd, MountError> {
+    /// `_IOR(229, 0, uint32_t)` of include/uapi/linux/fuse.h.
+    const FUSE_DEV_IOC_CLONE: libc::Ioctl = 0x8004_e500_u32 as libc::Ioctl;
+    let clone = open()?;
+    let original = connection.as_raw_fd() as u32;
+    // SAFETY: the ioctl reads one u32, which outlives the call; both descriptors are open.
+    let result = unsafe { libc::ioctl(clone.as_raw_fd(), FUSE_DEV_IOC_CLONE, &raw const original) };
+    if result == 0 {
+        return Ok(clone);
+    }
+    Err(MountError::of_io("clone a FUSE connection by", Path::new(DEVICE))(
+        std::io::Error::last_os_error(),
+    ))
+}
+
+/// The kernel's number of the connection that is mounted at `target`. Numbers are reused: keep it only together with the
+/// connection's descriptor.
+///
+/// # Errors
+/// When nothing is there. Must not be called while nobody serves the connection and it is not yet initialised.
+pub fn connection_number(target: &Path) -> Result<u32, MountError> {
+    // The mount table answers without asking the file system, which may have nobody who serves it.
+    let table = crate::table::read().map_err(MountError::of_io("read the mount table for", target))?;
+    let mount = table
+        .iter()
+        .rev()
+        .find(|mount| mount.target == target && mount.file_system.starts_with("fuse"));
+    mount.map(|mount| mount.device.1).ok_or(MountError {
+        operation: "find the FUSE connection at",
+        path: target.to_owned(),
+        errno: rustix::io::Errno::NOENT,
+    })
+}
+
+/// Ends a connection: every request on it fails with ENOTCONN from now on, whoever should have served it.
+///
+/// # Errors
+/// When there is no such connection any more, or fusectl cannot be mounted.
+pub fn abort(connection_number: u32) -> Result<(), MountError> {
+    let folder = Path::new(CONNECTIONS);
+    if !folder.join(connection_number.to_string()).exists() {
+        // Harmless when it is mounted already; in a container it often is not.
+        let _ = rustix::mount::mount("fusectl", folder, "fusectl", MountFlags::empty(), None);
+    }
+    let file: PathBuf = folder.join(connection_number.to_string()).join("abort");
+    std::fs::write(&file, "1").map_err(MountError::of_io("abort the FUSE connection by", &file))
+}
+
+fn open() -> Result<OwnedFd, MountError> {
+    rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
+        .map_err(MountError::new("open", Path::new(DEVICE)))
+}
+
+/// A second descriptor for the same open connection (not a clone), for whoever keeps it alive.
+///
+/// # Errors
+/// When the process has too many descriptors.
+pub fn keep(connection: &OwnedFd) -> std::io::Result<File> {
+    connection.as_fd().try_clone_to_owned().map(File::from)
+}
