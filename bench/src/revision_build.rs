@@ -1,0 +1,108 @@
+//! How long a revision of many files takes besides the listing, how much memory, and how large its package is. Runs in a
+//! process of its own, so that the peak of memory is its own.
+
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use penstock_protocol::ids::SpaceId;
+use penstock_revision::{BuildOptions, Listed, Outcome, Package, SourceListing, Version, build};
+use serde::{Deserialize, Serialize};
+
+use crate::random::Random;
+
+/// What one build came to.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct Measured {
+    /// Seconds from the listing to a package whose image is ready to be mounted.
+    pub build_seconds: f64,
+    /// Seconds of the next revision, with 1 % of the objects changed.
+    pub refresh_seconds: f64,
+    /// Length of the package.
+    pub package_bytes: u64,
+    /// Length of the image.
+    pub image_bytes: u64,
+    /// Most memory that the process had, the listing included.
+    pub peak_bytes: u64,
+}
+
+/// Measures in a child, which is this program again.
+///
+/// # Errors
+/// When the child fails.
+pub fn measure_in_child(files: usize) -> Result<Measured> {
+    let program = std::env::current_exe()?;
+    let output = Command::new(program)
+        .args(["revision-build", &files.to_string()])
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "the build ended with {}: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// Measures in this process.
+///
+/// # Errors
+/// When a build fails.
+pub fn measure(files: usize) -> Result<Measured> {
+    let mut listing = [listing(files)];
+    let started = Instant::now();
+    let package = built(build(SpaceId([7; 16]), None, &listing, &BuildOptions::default())?)?;
+    let image_bytes = package.image()?.len() as u64;
+    let build_seconds = started.elapsed().as_secs_f64();
+    for object in listing[0].objects.iter_mut().step_by(100) {
+        object.version = Version::ETag(format!("{}-changed", object.key.len()));
+        object.bytes += 1;
+    }
+    let started = Instant::now();
+    let next = built(build(
+        SpaceId([8; 16]),
+        Some(&package),
+        &listing,
+        &BuildOptions::default(),
+    )?)?;
+    next.image()?;
+    Ok(Measured {
+        build_seconds,
+        refresh_seconds: started.elapsed().as_secs_f64(),
+        package_bytes: package.bytes().len() as u64,
+        image_bytes,
+        peak_bytes: peak_bytes()?,
+    })
+}
+
+fn built(outcome: Outcome) -> Result<Package> {
+    match outcome {
+        Outcome::New(package) => Ok(package),
+        Outcome::Unchanged => anyhow::bail!("nothing had changed"),
+    }
+}
+
+/// Like ImageNet: a thousand folders, names of 30 characters, versions that cannot be compressed.
+fn listing(files: usize) -> SourceListing {
+    let mut random = Random(3);
+    let objects = (0..files)
+        .map(|i| Listed {
+            key: format!("train/n{:08}/n{:08}_{i:08}.JPEG", i % 1000 * 7919, i % 1000 * 7919),
+            bytes: 20_000 + random.next() % 180_000,
+            modified_unix_nanos: 1_700_000_000_000_000_000 + (random.next() % 100_000_000) as i64 * 1_000_000_000,
+            version: Version::ETag(format!("{:016x}{:016x}", random.next(), random.next())),
+        })
+        .collect();
+    SourceListing {
+        identity: "s3://bench/".into(),
+        path: String::new(),
+        objects,
+    }
+}
+
+fn peak_bytes() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kibibytes: u64 = line.context("VmHWM")?.trim().trim_end_matches(" kB").parse()?;
+    Ok(kibibytes * 1024)
+}
