@@ -1,0 +1,37 @@
+//! Every bound of the mounter, with its reason.
+
+use std::time::Duration;
+
+/// Largest read that the kernel sends: 256 pages, the default of `fs.fuse.max_pages_limit`.
+pub const READ_BYTES_MAX: usize = penstock_mount::fuse::READ_BYTES_MAX;
+
+/// Threads that read requests, each on a clone of the connection. A hit costs some 10 µs of system time for 4 KiB and
+/// 300 µs for 1 MiB; more threads than this gained nothing on 2 to 8 cores, and a node may have dozens of revisions.
+pub const SESSION_THREADS_MAX: usize = 4;
+
+/// Reads of one session that wait for a cache node or an origin at the same time. The kernel sends at most
+/// [`BACKGROUND_REQUESTS_MAX`] asynchronous ones; each holds a buffer of 1 MiB while it waits.
+pub const MISSES_IN_FLIGHT_MAX: usize = 64;
+
+/// Asynchronous requests that the kernel keeps in flight (`max_background`); its own default of 12 starves a cold epoch
+/// with many readers.
+pub const BACKGROUND_REQUESTS_MAX: u16 = 64;
+
+/// Idle reply buffers that a process keeps, 1 MiB each: one for each thread of two busy sessions.
+pub const IDLE_BUFFERS_MAX: usize = 8;
+
+/// Bytes of the buffer into which a request is read. The kernel asks for at least 8 KiB; nothing that it sends to a
+/// read-only file system without write support is larger than a batch of FORGETs of a page.
+pub const REQUEST_BYTES_MAX: usize = 64 << 10;
+
+/// How long names and attributes stay valid in the kernel: the files of a space never change.
+pub const ATTRIBUTES_VALID: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// At most one log line about failed reads of a session in this time; the ones between are counted.
+pub const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a read waits for cache nodes and origins before it fails with EIO. Jobs cost more than patience.
+pub const READ_DEADLINE: Duration = Duration::from_secs(300);
+
+/// Pause before the mounter connects again to a csi container that went away: short, because a starting pod waits for it.
+pub const KEEPER_RECONNECT_PAUSE: Duration = Duration::from_millis(200);

@@ -1,0 +1,295 @@
+//! Serves one FUSE connection: a folder with the devices of a space as files "0", "1", ...
+//!
+//! Each thread reads requests from its own clone of the connection. A read whose bytes are at hand is answered at once on
+//! that thread; any other becomes a task that answers on the same descriptor (a request belongs to the clone that received
+//! it). Everything is derived from the revision, so a successor takes over with the descriptors alone.
+//!
+//! An INTERRUPT is not acted upon: the pages that the interrupted reader asked for may be wanted by others, who would see
+//! its error. Every read ends by its deadline anyway.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use penstock_buffer::{Buffer, BufferPool};
+use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, DEVICE_BYTES};
+use rustix::io::Errno;
+use tokio::sync::Semaphore;
+
+use crate::abi::{self, Operation, Request};
+use crate::limits::{FAILURE_LOG_INTERVAL, MISSES_IN_FLIGHT_MAX, READ_BYTES_MAX, REQUEST_BYTES_MAX};
+use crate::reader::{ReadFailure, SpaceReader, TryRead};
+
+/// What a session begins with.
+pub struct Start {
+    /// The connection and its clones; one thread each.
+    pub descriptors: Vec<OwnedFd>,
+    /// Lengths in bytes of the files "0", "1", ...
+    pub device_bytes: Vec<u64>,
+    /// Where the bytes come from.
+    pub reader: Arc<dyn SpaceReader>,
+    /// Buffers of at least [`READ_BYTES_MAX`] bytes and two blocks, shared by the sessions of a process.
+    pub buffers: BufferPool,
+    /// Where reads wait.
+    pub runtime: tokio::runtime::Handle,
+    /// A predecessor answered INIT: the kernel is asked to send again what it left unanswered.
+    pub initialised: bool,
+    /// Name for log lines, for example the revision.
+    pub name: String,
+}
+
+/// A running session. It ends when the file system is unmounted or the connection aborted.
+pub struct Session {
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Session {
+    /// Starts the threads.
+    ///
+    /// # Errors
+    /// When a thread cannot be started, or the kernel cannot resend (before Linux 6.9) though it should.
+    pub fn start(start: Start) -> io::Result<Self> {
+        let Start {
+            descriptors,
+            device_bytes,
+            reader,
+            buffers,
+            runtime,
+            initialised,
+            name,
+        } = start;
+        let shared = Arc::new(Shared {
+            device_bytes,
+            reader,
+            buffers,
+            runtime,
+            misses: Arc::new(Semaphore::new(MISSES_IN_FLIGHT_MAX)),
+            failures: Failures::default(),
+            name,
+        });
+        if let Some(connection) = descriptors.first().filter(|_| initialised) {
+            rustix::io::write(connection, &abi::resend())?;
+        }
+        let threads = descriptors
+            .into_iter()
+            .map(|descriptor| {
+                let (shared, descriptor) = (shared.clone(), Arc::new(descriptor));
+                std::thread::Builder::new()
+                    .name("fuse".into())
+                    .spawn(move || shared.serve(&descriptor))
+            })
+            .collect::<io::Result<_>>()?;
+        Ok(Self { threads })
+    }
+
+    /// Waits until the file system is unmounted or the connection aborted.
+    pub fn join(self) {
+        for thread in self.threads {
+            // A panic of a thread was printed by the runtime; there is nothing to add.
+            let _ = thread.join();
+        }
+    }
+
+    /// Whether all threads have ended.
+    pub fn has_ended(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+}
+
+struct Shared {
+    device_bytes: Vec<u64>,
+    reader: Arc<dyn SpaceReader>,
+    buffers: BufferPool,
+    runtime: tokio::runtime::Handle,
+    misses: Arc<Semaphore>,
+    failures: Failures,
+    name: String,
+}
+
+/// A read, widened to whole blocks.
+#[derive(Clone, Copy)]
+struct Wanted {
+    unique: u64,
+    /// Address of the first block in the space.
+    address: u64,
+    /// Bytes of whole blocks.
+    bytes: usize,
+    /// Which of these bytes were asked for.
+    skip: usize,
+    take: usize,
+}
+
+impl Shared {
+    fn serve(self: &Arc<Self>, descriptor: &Arc<OwnedFd>) {
+        let mut bytes = vec![0; REQUEST_BYTES_MAX];
+        loop {
+            match rustix::io::read(descriptor, bytes.as_mut_slice()) {
+                Ok(length) => {
+                    if let Some(request) = Request::parse(&bytes[..length]) {
+                        self.handle(descriptor, request);
+                    }
+                }
+                // ENOENT: the request was interrupted before it was read.
+                Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
+                Err(Errno::NODEV) => return,
+                Err(errno) => {
+                    tracing::error!(session = self.name, %errno, "read a FUSE request; the session ends");
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle(self: &Arc<Self>, descriptor: &Arc<OwnedFd>, request: Request<'_>) {
+        let Request {
+            unique,
+            node,
+            operation,
+        } = request;
+        let answer = match operation {
+            Operation::Init {
+                minor,
+                flags,
+                max_readahead,
+            } => Ok(abi::init_out(minor, flags, max_readahead)),
+            Operation::Lookup { name } if node == abi::ROOT => self
+                .device_named(name)
+                .map(|(node, bytes)| abi::entry_out(node, bytes))
+                .ok_or(Errno::NOENT),
+            Operation::Lookup { .. } => Err(Errno::NOTDIR),
+            Operation::GetAttributes if node == abi::ROOT => Ok(abi::attributes_out(node, None)),
+            Operation::GetAttributes => self
+                .device(node)
+                .map(|bytes| abi::attributes_out(node, Some(bytes)))
+                .ok_or(Errno::NOENT),
+            Operation::Open => self.device(node).map(|_| abi::open_out()).ok_or(Errno::NOENT),
+            Operation::Read { offset, bytes } => match self.wanted(unique, node, offset, bytes) {
+                Ok(Some(wanted)) => return self.read(descriptor, wanted),
+                Ok(None) => Ok(Vec::new()),
+                Err(errno) => Err(errno),
+            },
+            Operation::Release | Operation::Destroy => Ok(Vec::new()),
+            Operation::StatFs => Ok(abi::statfs_out()),
+            Operation::Silent => return,
+            Operation::Write => Err(Errno::ROFS),
+            Operation::Other => Err(Errno::NOSYS),
+        };
+        match answer {
+            Ok(body) => self.answer(descriptor, unique, 0, &body),
+            Err(errno) => self.answer(descriptor, unique, errno.raw_os_error(), &[]),
+        }
+    }
+
+    fn device_named(&self, name: &[u8]) -> Option<(u64, u64)> {
+        let number: usize = std::str::from_utf8(name).ok()?.parse().ok()?;
+        let canonical = number.to_string().as_bytes() == name;
+        let bytes = self.device_bytes.get(number).filter(|_| canonical)?;
+        Some((number as u64 + abi::ROOT + 1, *bytes))
+    }
+
+    fn device(&self, node: u64) -> Option<u64> {
+        let number = usize::try_from(node.checked_sub(abi::ROOT + 1)?).ok()?;
+        self.device_bytes.get(number).copied()
+    }
+
+    fn wanted(&self, unique: u64, node: u64, offset: u64, bytes: u32) -> Result<Option<Wanted>, Errno> {
+        let length = self.device(node).ok_or(Errno::NOENT)?;
+        let take = length.saturating_sub(offset).min(u64::from(bytes));
+        if take == 0 {
+            return Ok(None);
+        }
+        if take > READ_BYTES_MAX as u64 {
+            return Err(Errno::INVAL);
+        }
+        let (start, end) = (
+            offset / BLOCK_BYTES * BLOCK_BYTES,
+            (offset + take).next_multiple_of(BLOCK_BYTES),
+        );
+        let address = (node - abi::ROOT - 1) * DEVICE_BYTES + start;
+        let (skip, bytes) = ((offset - start) as usize, (end - start) as usize);
+        Ok(Some(Wanted {
+            unique,
+            address,
+            bytes,
+            skip,
+            take: take as usize,
+        }))
+    }
+
+    fn read(self: &Arc<Self>, descriptor: &Arc<OwnedFd>, wanted: Wanted) {
+        let mut buffer = self.buffers.take();
+        let hit = pieces(wanted, &mut buffer).all(|(range, into)| self.reader.try_read(range, into) == TryRead::Hit);
+        if hit {
+            return self.answer(
+                descriptor,
+                wanted.unique,
+                0,
+                &buffer[wanted.skip..wanted.skip + wanted.take],
+            );
+        }
+        // Waiting here when too many wait already slows the kernel down, which is what is wanted then.
+        let permit = self.runtime.block_on(self.misses.clone().acquire_owned());
+        let (shared, descriptor) = (self.clone(), descriptor.clone());
+        self.runtime.spawn(async move {
+            let _permit = permit;
+            shared.fetch(&descriptor, wanted, buffer).await;
+        });
+    }
+
+    async fn fetch(&self, descriptor: &OwnedFd, wanted: Wanted, mut buffer: Buffer) {
+        for (range, into) in pieces(wanted, &mut buffer) {
+            if let Err(failure) = self.reader.read(range, into).await {
+                self.failures.log(&self.name, range, &failure);
+                return self.answer(descriptor, wanted.unique, Errno::IO.raw_os_error(), &[]);
+            }
+        }
+        self.answer(
+            descriptor,
+            wanted.unique,
+            0,
+            &buffer[wanted.skip..wanted.skip + wanted.take],
+        );
+    }
+
+    fn answer(&self, descriptor: &OwnedFd, unique: u64, errno: i32, body: &[u8]) {
+        let header = abi::out_header(unique, errno, body.len());
+        match rustix::io::writev(descriptor.as_fd(), &[IoSlice::new(&header), IoSlice::new(body)]) {
+            // ENOENT: whoever asked is gone. ENODEV: the file system is unmounted.
+            Ok(_) | Err(Errno::NOENT | Errno::NODEV) => {}
+            Err(errno) => tracing::error!(session = self.name, %errno, "answer a FUSE request"),
+        }
+    }
+}
+
+/// The ranges of a read, one a stripe, each with its part of the buffer.
+fn pieces(wanted: Wanted, buffer: &mut [u8]) -> impl Iterator<Item = (BlockRange, &mut [u8])> {
+    let mut rest = &mut buffer[..wanted.bytes];
+    BlockRange::covering(wanted.address, wanted.bytes as u64).map(move |range| {
+        let (piece, behind) = std::mem::take(&mut rest).split_at_mut(range.bytes() as usize);
+        rest = behind;
+        (range, piece)
+    })
+}
+
+/// Says at most once in a while that reads fail.
+#[derive(Default)]
+struct Failures {
+    unsaid: AtomicU64,
+    said: Mutex<Option<Instant>>,
+}
+
+impl Failures {
+    fn log(&self, session: &str, range: BlockRange, failure: &ReadFailure) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        if said.is_some_and(|at| at.elapsed() < FAILURE_LOG_INTERVAL) {
+            self.unsaid.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        *said = Some(Instant::now());
+        let unsaid = self.unsaid.swap(0, Ordering::Relaxed);
+        tracing::warn!(session, address = range.address(), bytes = range.bytes(), %failure, unsaid, "a read failed with EIO");
+    }
+}
