@@ -1,0 +1,139 @@
+//! One fetch per block, many waiters.
+//!
+//! A unit is a run of blocks that arrives as one. Units never overlap. *Hidden contract*: a unit's blocks are stored before
+//! it leaves the map, so whoever holds the map's lock sees a block as present, in flight, or truly missing.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use penstock_buffer::Buffer;
+use penstock_protocol::ids::SpaceId;
+use tokio::sync::watch;
+
+use crate::engine::ReadError;
+
+/// How a unit ended.
+#[derive(Clone)]
+pub(crate) enum Arrived {
+    /// Its blocks are in the store.
+    Stored,
+    /// The store could not take them; here they are.
+    Passed(Arc<Buffer>),
+    /// They could not be had.
+    Failed(ReadError),
+}
+
+/// A run of blocks on its way.
+pub(crate) struct Unit {
+    /// Addresses in the space, whole blocks.
+    pub(crate) range: Range<u64>,
+    outcome: watch::Sender<Option<Arrived>>,
+}
+
+impl Unit {
+    /// Waits until the unit has arrived or failed.
+    pub(crate) async fn arrived(&self) -> Arrived {
+        let mut outcome = self.outcome.subscribe();
+        match outcome.wait_for(Option::is_some).await {
+            Ok(arrived) => arrived.clone().unwrap_or(Arrived::Stored),
+            // The sender is `self`, so this cannot be; reading again is right whatever happened.
+            Err(_) => Arrived::Stored,
+        }
+    }
+}
+
+/// All units on their way, by space and address.
+#[derive(Default)]
+pub(crate) struct InFlight(Mutex<Units>);
+
+pub(crate) type Units = BTreeMap<(SpaceId, u64), Arc<Unit>>;
+
+impl InFlight {
+    /// The map, locked: no unit begins or ends meanwhile. Nothing that waits may be done under it.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Units> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends a unit: waiters go on, and it leaves the map.
+    pub(crate) fn end(&self, space: &SpaceId, unit: &Unit, arrived: Arrived) {
+        self.lock().remove(&(*space, unit.range.start));
+        unit.outcome.send_replace(Some(arrived));
+    }
+}
+
+/// The units that have blocks of `range`.
+pub(crate) fn overlapping(units: &Units, space: &SpaceId, range: &Range<u64>) -> Vec<Arc<Unit>> {
+    let before = units.range((*space, 0)..(*space, range.start)).next_back();
+    let within = units.range((*space, range.start)..(*space, range.end));
+    before
+        .filter(|(_, unit)| unit.range.end > range.start)
+        .into_iter()
+        .chain(within)
+        .map(|(_, unit)| unit.clone())
+        .collect()
+}
+
+/// Puts a new unit on its way.
+pub(crate) fn begin(units: &mut Units, space: &SpaceId, range: Range<u64>) -> Arc<Unit> {
+    let unit = Arc::new(Unit {
+        range,
+        outcome: watch::Sender::new(None),
+    });
+    units.insert((*space, unit.range.start), unit.clone());
+    unit
+}
+
+/// The parts of `range` that none of the sorted `taken` ranges covers.
+pub(crate) fn uncovered(range: Range<u64>, taken: impl IntoIterator<Item = Range<u64>>) -> Vec<Range<u64>> {
+    let mut left = Vec::new();
+    let mut at = range.start;
+    for part in taken {
+        if part.start > at {
+            left.push(at..part.start.min(range.end));
+        }
+        at = at.max(part.end);
+        if at >= range.end {
+            return left;
+        }
+    }
+    left.push(at..range.end);
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_uncovered_is_found() {
+        for (taken, left) in [
+            (vec![], vec![10..20]),
+            (vec![0..30], vec![]),
+            (vec![0..12, 18..30], vec![12..18]),
+            (vec![12..14, 14..15], vec![10..12, 15..20]),
+            (vec![0..5, 25..30], vec![10..20]),
+        ] {
+            assert_eq!(uncovered(10..20, taken.clone()), left, "{taken:?}");
+        }
+    }
+
+    #[test]
+    fn overlapping_units_are_found_and_others_are_not() {
+        let (space, other) = (SpaceId([1; 16]), SpaceId([2; 16]));
+        let mut units = Units::new();
+        for range in [0..10, 10..20, 30..40] {
+            begin(&mut units, &space, range);
+        }
+        begin(&mut units, &other, 5..25);
+        let starts = |range: Range<u64>| -> Vec<u64> {
+            overlapping(&units, &space, &range)
+                .iter()
+                .map(|unit| unit.range.start)
+                .collect()
+        };
+        assert_eq!(starts(5..31), [0, 10, 30]);
+        assert_eq!(starts(20..30), [0u64; 0]);
+        assert_eq!(starts(19..20), [10]);
+    }
+}

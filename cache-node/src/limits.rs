@@ -1,0 +1,76 @@
+//! Every bound of the cache node, with its reason.
+
+use std::time::Duration;
+
+/// Bytes of the largest piece that is fetched, stored and waited for as one: the page.
+pub const UNIT_BYTES_MAX: u64 = penstock_protocol::geometry::PAGE_BYTES;
+
+/// An object of at most this many bytes is fetched whole on first touch: whoever reads a part of a small file reads the
+/// rest, and one request costs more than a megabyte.
+pub const WHOLE_OBJECT_BYTES_MAX: u64 = UNIT_BYTES_MAX;
+
+/// What a random read of a large object fetches: aligned pieces of this size. Parquet footers and index pages lie within
+/// it, and a request to an object store (10 to 100 ms) costs as much as it transfers in that time.
+pub const RANDOM_READ_BYTES: u64 = 128 << 10;
+
+/// First window of a sequential read of a large object; it doubles with each one that was used.
+pub const SEQUENTIAL_WINDOW_BYTES_MIN: u64 = 2 << 20;
+
+/// Largest window: at 100 MB/s a connection it hides 160 ms of latency.
+pub const SEQUENTIAL_WINDOW_BYTES_MAX: u64 = 16 << 20;
+
+/// How far from the expected place a read still counts as going on: the kernel sends its read-ahead out of order.
+pub const SEQUENTIAL_SLACK_BYTES: u64 = 4 << 20;
+
+/// Large objects whose reads are followed at the same time; beyond it the oldest notes are forgotten and reads begin
+/// with the smallest window again.
+pub const FOLLOWED_READS_MAX: usize = 4096;
+
+/// Requests to origins at the same time. S3 gives a client about 100 MB/s a connection and thousands of requests a
+/// second; 64 fill 25 Gbit/s, and each holds one buffer of a page.
+pub const ORIGIN_REQUESTS_MAX: usize = 64;
+
+/// Attempts of one fetch before its readers see the error. They retry on their part, so this only bridges a short fault.
+pub const ORIGIN_ATTEMPTS_MAX: u32 = 4;
+
+/// First pause between attempts, doubled each time, with jitter.
+pub const ORIGIN_RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// An origin that sends nothing for this long is given up for this attempt.
+pub const ORIGIN_SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// Connecting takes longer than this only when nobody is there.
+pub const ORIGIN_CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Stripes that are kept open, with two descriptors and 66 KiB of presence and checksums each: 68 MB for 64 GiB of data
+/// in use, and far below the usual 20,000 descriptors.
+pub const OPEN_STRIPES_MAX: usize = 1024;
+
+/// Times that a read goes back to the origin because a stored block did not match its checksum.
+pub const DAMAGED_BLOCK_ATTEMPTS_MAX: u32 = 3;
+
+/// Drifted objects that are remembered for the report; one is enough to act on, these show a pattern.
+pub const DRIFTS_REPORTED_MAX: usize = 16;
+
+/// Largest package that is taken from a peer: 10⁸ files. More needs packages that are read lazily.
+pub const PACKAGE_BYTES_MAX: u64 = 8 << 30;
+
+/// Requests of one bulk connection that are worked on at the same time: enough for a mounter's sessions on a busy node,
+/// each holding at most one buffer of 4 MiB while its bytes are sent.
+pub const CONNECTION_REQUESTS_MAX: usize = 64;
+
+/// Buffers of all bulk connections together: 1 GiB of 4 MiB buffers would be too much for a small pod, so reads wait for
+/// one of these; a wait longer than [`BUFFER_WAIT_MAX`] is answered Busy.
+pub const SERVER_BUFFERS_MAX: usize = 64;
+
+/// How long a request waits for a buffer before the client is told to go elsewhere.
+pub const BUFFER_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// A peer that takes nothing of an answer for this long is cut off: it holds a buffer.
+pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// Pause between two reports to the operator at the least.
+pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a node that was asked to end goes on with requests that it has begun.
+pub const SHUTDOWN_MAX: Duration = Duration::from_secs(10);

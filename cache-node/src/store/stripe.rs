@@ -1,0 +1,124 @@
+//! One stripe: a sparse file of data and its side file.
+//!
+//! *Order of a write*: data, checksums, presence. A reader that sees a block present finds its data and its checksum.
+
+use std::fs::{File, OpenOptions, create_dir_all};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use penstock_protocol::checksum::block_checksum;
+use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
+use penstock_protocol::ids::SpaceId;
+
+use super::side::Side;
+
+pub(crate) struct Stripe {
+    space: SpaceId,
+    data: File,
+    side: Side,
+    writing: Mutex<()>,
+}
+
+/// What a look into a stripe found.
+#[derive(Debug)]
+pub(crate) enum Look {
+    /// All bytes are in the buffer and match.
+    Hit,
+    /// Not all blocks are present.
+    Missing,
+    /// These blocks of the stripe do not match their checksums.
+    Damaged(Vec<u32>),
+    /// The disk failed.
+    Fault(io::Error),
+}
+
+impl Stripe {
+    pub(super) fn open(folder: &Path, space: SpaceId, number: u64) -> io::Result<Self> {
+        create_dir_all(folder)?;
+        let file = |ending: &str| {
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(folder.join(format!("{number}.{ending}")))
+        };
+        let (data, side) = (file("data")?, file("side")?);
+        if data.metadata()?.len() != STRIPE_BYTES {
+            data.set_len(STRIPE_BYTES)?;
+        }
+        let side = Side::open(side, space, number)?;
+        Ok(Self {
+            space,
+            data,
+            side,
+            writing: Mutex::default(),
+        })
+    }
+
+    /// Reads whole blocks and checks them; their checksums go to `checksums` when it is given.
+    pub(crate) fn look(&self, range: BlockRange, into: &mut [u8], checksums: Option<&mut [u32]>) -> Look {
+        let blocks = range.blocks_in_stripe();
+        if !self.side.are_present(blocks.clone()) {
+            return Look::Missing;
+        }
+        if let Err(error) = self.data.read_exact_at(into, range.address() % STRIPE_BYTES) {
+            return Look::Fault(error);
+        }
+        let (mut sums, mut damaged) = (checksums, Vec::new());
+        let addresses = (range.address()..).step_by(BLOCK_BYTES as usize);
+        let contents = into.chunks_exact(BLOCK_BYTES as usize);
+        for (at, ((block, address), bytes)) in blocks.zip(addresses).zip(contents).enumerate() {
+            let sum = block_checksum(&self.space, address, bytes);
+            if sum != self.side.checksum(block) {
+                damaged.push(block);
+            }
+            if let Some(sums) = sums.as_deref_mut() {
+                sums[at] = sum;
+            }
+        }
+        // Cleared while we read: then it is a plain miss.
+        if !self.side.are_present(range.blocks_in_stripe()) {
+            return Look::Missing;
+        }
+        if damaged.is_empty() {
+            Look::Hit
+        } else {
+            Look::Damaged(damaged)
+        }
+    }
+
+    /// The present parts of `range`, as addresses.
+    pub(crate) fn present(&self, range: BlockRange) -> Vec<std::ops::Range<u64>> {
+        let mut present: Vec<std::ops::Range<u64>> = Vec::new();
+        for (block, address) in range
+            .blocks_in_stripe()
+            .zip((range.address()..).step_by(BLOCK_BYTES as usize))
+        {
+            if !self.side.is_present(block) {
+                continue;
+            }
+            match present.last_mut() {
+                Some(last) if last.end == address => last.end += BLOCK_BYTES,
+                _ => present.push(address..address + BLOCK_BYTES),
+            }
+        }
+        present
+    }
+
+    /// Writes whole blocks; returns how many are new.
+    pub(super) fn store(&self, range: BlockRange, bytes: &[u8], checksums: &[u32]) -> io::Result<u64> {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.data.write_all_at(bytes, range.address() % STRIPE_BYTES)?;
+        self.side.set(range.blocks_in_stripe(), checksums)
+    }
+
+    /// Makes a block missing; true when it was present.
+    pub(super) fn forget(&self, block: u32) -> bool {
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.side.clear(block)
+    }
+}

@@ -1,0 +1,109 @@
+//! An engine over a fake origin with a revision of its objects.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use penstock_cache_node::origin::Origin;
+use penstock_cache_node::origin::fake::FakeOrigin;
+use penstock_cache_node::{Dataset, Engine, EngineConfig, ReadError, TierConfig};
+use penstock_protocol::geometry::BlockRange;
+use penstock_protocol::ids::SpaceId;
+use penstock_revision::{BuildOptions, Extent, Outcome, Package, SourceListing, build};
+
+pub struct Scene {
+    pub origin: FakeOrigin,
+    pub engine: Engine,
+    pub package: Package,
+    pub folder: tempfile::TempDir,
+}
+
+/// Bytes that differ from block to block.
+pub fn content(seed: u64, bytes: usize) -> Vec<u8> {
+    (0..bytes as u64)
+        .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed * 977 + (i >> 12) * 31) >> 5) as u8)
+        .collect()
+}
+
+impl Scene {
+    pub async fn with(objects: &[(&str, usize)]) -> Self {
+        Self::with_capacity(objects, 1 << 40).await
+    }
+
+    pub async fn with_capacity(objects: &[(&str, usize)], capacity_bytes: u64) -> Self {
+        let origin = FakeOrigin::default();
+        for (seed, (key, bytes)) in objects.iter().enumerate() {
+            origin.put(key, content(seed as u64, *bytes));
+        }
+        let listing = SourceListing {
+            identity: origin.identity(),
+            path: String::new(),
+            objects: origin.list().await.unwrap(),
+        };
+        let Outcome::New(package) = build(SpaceId([5; 16]), None, &[listing], &BuildOptions::default()).unwrap() else {
+            panic!("a first revision is new")
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let engine = open(folder.path(), capacity_bytes, &origin, &package);
+        Self {
+            origin,
+            engine,
+            package,
+            folder,
+        }
+    }
+
+    /// The same folder in a new engine, as after a restart.
+    pub fn restarted(&self) -> Engine {
+        open(self.folder.path(), 1 << 40, &self.origin, &self.package)
+    }
+
+    pub fn extent(&self, key: &str) -> Extent {
+        self.package
+            .all_extents()
+            .map(Result::unwrap)
+            .find(|extent| extent.object.key == key)
+            .unwrap()
+    }
+
+    /// Reads an object through an engine.
+    pub async fn read_with(&self, engine: &Engine, key: &str) -> Result<Vec<u8>, ReadError> {
+        let extent = self.extent(key);
+        let mut bytes = Vec::new();
+        for range in BlockRange::covering(extent.address, extent.bytes) {
+            bytes.extend(read(engine, &self.package, range).await?);
+        }
+        bytes.truncate(extent.bytes as usize);
+        Ok(bytes)
+    }
+
+    pub async fn read(&self, key: &str) -> Result<Vec<u8>, ReadError> {
+        self.read_with(&self.engine, key).await
+    }
+}
+
+/// Reads a range and checks that the checksums that came with it are those of the bytes.
+pub async fn read(engine: &Engine, package: &Package, range: BlockRange) -> Result<Vec<u8>, ReadError> {
+    let (mut bytes, mut sums) = (vec![0xAA; range.bytes() as usize], vec![0; range.block_count()]);
+    engine.read(&package.id(), range, &mut bytes, Some(&mut sums)).await?;
+    assert_eq!(
+        penstock_protocol::checksum::first_mismatch(&package.space(), range.address(), &bytes, &sums),
+        None
+    );
+    Ok(bytes)
+}
+
+fn open(folder: &Path, capacity_bytes: u64, origin: &FakeOrigin, package: &Package) -> Engine {
+    let tier = TierConfig {
+        name: "ssd".into(),
+        path: folder.into(),
+        capacity_bytes,
+    };
+    let engine = Engine::open(EngineConfig { tier }).unwrap();
+    let dataset = Dataset {
+        uid: "d".into(),
+        origins: vec![Arc::new(origin.clone())],
+        revisions: vec![package.clone()],
+    };
+    engine.set_datasets(&[dataset], false);
+    engine
+}
