@@ -1,1 +1,46 @@
-//! API types of penstock.io: Dataset and CacheRuntime
+//! The API of Penstock: `Dataset` and `CacheRuntime` of `penstock.io/v1alpha1`.
+//!
+//! Types, bounds and rules only; no behaviour and no client. The YAML in `charts/penstock/templates/crds` is generated from
+//! here by `make generate`; a test keeps it fresh. Only fields that work are here.
+
+mod cache_runtime;
+pub mod chart;
+mod dataset;
+mod quantity;
+
+pub use cache_runtime::{CacheRuntime, CacheRuntimeSpec, CacheRuntimeStatus, Medium, Tier, TierVolume};
+pub use dataset::{
+    AddressingStyle, Dataset, DatasetSpec, DatasetStatus, Refresh, Revision, S3Source, SecretRef, Source,
+};
+pub use quantity::bytes_of;
+
+/// Conditions of both kinds; kstatus reads the first three.
+pub mod condition {
+    /// Everything that was asked for is there.
+    pub const READY: &str = "Ready";
+    /// Something is being done, or waited for.
+    pub const RECONCILING: &str = "Reconciling";
+    /// Nothing will happen before somebody changes the object.
+    pub const STALLED: &str = "Stalled";
+    /// Every source was listed the last time.
+    pub const SOURCE_REACHABLE: &str = "SourceReachable";
+    /// A cache node of the CacheRuntime serves.
+    pub const RUNTIME_READY: &str = "RuntimeReady";
+    /// An object changed at the origin before it was cached.
+    pub const SOURCE_DRIFTED: &str = "SourceDrifted";
+    /// What a deletion waits for.
+    pub const DELETION_BLOCKED: &str = "DeletionBlocked";
+    /// A tier is full or broken.
+    pub const CACHE_DEGRADED: &str = "CacheDegraded";
+}
+
+/// Name of the driver of the volumes.
+pub const CSI_DRIVER: &str = "csi.penstock.io";
+/// Annotation of a Dataset: any new value looks for changes at once.
+pub const REFRESH_ANNOTATION: &str = "penstock.io/refresh";
+/// Port of the bulk protocol on a cache node.
+pub const BULK_PORT: u16 = 7070;
+/// Port of the control protocol on a cache node.
+pub const CONTROL_PORT: u16 = 7071;
+/// Port of `/livez`, `/readyz` and `/metrics` on a cache node.
+pub const HEALTH_PORT: u16 = 7072;

@@ -1,0 +1,209 @@
+//! What a user wants to read, and where it stands.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// A read-only tree of files made of the objects of one or more sources. A PersistentVolumeClaim of the same name appears
+/// beside it.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[kube(
+    group = "penstock.io",
+    version = "v1alpha1",
+    kind = "Dataset",
+    plural = "datasets",
+    shortname = "pds",
+    category = "penstock",
+    namespaced,
+    status = "DatasetStatus",
+    derive = "PartialEq",
+    printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
+    printcolumn = r#"{"name":"Files","type":"integer","jsonPath":".status.revision.files"}"#,
+    printcolumn = r#"{"name":"Size","type":"string","jsonPath":".status.size"}"#,
+    printcolumn = r#"{"name":"Cached","type":"string","jsonPath":".status.cached"}"#,
+    printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
+    printcolumn = r#"{"name":"Reason","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#,
+    printcolumn = r#"{"name":"Revision","type":"string","priority":1,"jsonPath":".status.revision.id"}"#
+)]
+#[serde(rename_all = "camelCase")]
+pub struct DatasetSpec {
+    /// The CacheRuntime of this namespace that caches the data. Without it: the only one of the namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub runtime: Option<String>,
+
+    /// Where the objects are. Each stands at its own path of the tree.
+    #[schemars(length(min = 1, max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
+    pub sources: Vec<Source>,
+
+    /// When the sources are looked at again. Without it: only when the annotation `penstock.io/refresh` changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
+}
+
+/// One origin, at one path.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.s3)").message("a source has exactly one origin: set s3 (other kinds are not supported yet)"))]
+pub struct Source {
+    /// Where the source stands in the tree, for example `raw/2024`. Empty is the root.
+    #[serde(default)]
+    #[schemars(length(max = 255), regex(pattern = "^([^/\\x00]+(/[^/\\x00]+)*)?$"))]
+    #[x_kube(validation = Rule::new("!self.split('/').exists(part, part == '.' || part == '..')").message("path has no parts `.` or `..`"))]
+    pub path: String,
+
+    /// A bucket of S3 or of a store that speaks its protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Source>,
+}
+
+/// A bucket of S3 or of a store that speaks its protocol.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Source {
+    /// Name of the bucket.
+    #[schemars(length(min = 1, max = 255), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
+    pub bucket: String,
+
+    /// Only keys that begin with it; it is cut off from the names. Usually ends in `/`.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("!self.startsWith('/')").message("prefix must not begin with a slash: keys of S3 do not"))]
+    pub prefix: String,
+
+    /// Region of the bucket. Empty is us-east-1, which look-alikes of S3 accept.
+    #[serde(default)]
+    #[schemars(length(max = 64), regex(pattern = "^[A-Za-z0-9-]*$"))]
+    pub region: String,
+
+    /// URL of the server. Empty is AWS.
+    #[serde(default)]
+    #[schemars(length(max = 255), regex(pattern = "^(https?://[^/?#@\\s]+/?)?$"))]
+    pub endpoint: String,
+
+    /// How the bucket is addressed: as part of the path, which every server understands, or of the host name.
+    #[serde(default)]
+    pub addressing_style: AddressingStyle,
+
+    /// Secret of this namespace with the keys AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, for temporary credentials,
+    /// AWS_SESSION_TOKEN. Without it requests are not signed, as for a public bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+}
+
+/// How a bucket is addressed.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AddressingStyle {
+    /// `https://server/bucket/key`
+    #[default]
+    Path,
+    /// `https://bucket.server/key`
+    VirtualHost,
+}
+
+/// A Secret of the same namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct SecretRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+/// When the sources are looked at again.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Refresh {
+    /// Seconds between two looks.
+    #[schemars(range(min = 10, max = 31_536_000))]
+    pub interval_seconds: u32,
+}
+
+/// Where a Dataset stands.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct DatasetStatus {
+    /// The generation of the spec that this status is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Ready, Reconciling, Stalled, SourceReachable, RuntimeReady, SourceDrifted, DeletionBlocked.
+    #[serde(default)]
+    #[schemars(length(max = 32))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+
+    /// What a new pod sees. Written only by the field manager `penstock-commit`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<Revision>,
+
+    /// The CacheRuntime that is used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 63))]
+    pub runtime: Option<String>,
+
+    /// `host:port` of cache nodes; mounts begin by asking one of them.
+    #[serde(default)]
+    #[schemars(length(max = 16), inner(length(max = 300)))]
+    pub cache_nodes: Vec<String>,
+
+    /// Total length of the files, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32))]
+    pub size: Option<String>,
+
+    /// Bytes of the Dataset's space on the cache nodes, dead ones included. Changes only when it moved by a percent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cached_bytes: Option<i64>,
+
+    /// Share of the files that is cached, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    pub cached: Option<String>,
+
+    /// The last value of the annotation `penstock.io/refresh` that was acted upon.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub last_handled_refresh: Option<String>,
+
+    /// When the sources were last looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_refresh_time: Option<Time>,
+}
+
+/// One consistent picture of all sources.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Revision {
+    /// BLAKE3 digest of its package, hexadecimal.
+    #[schemars(length(max = 64))]
+    pub id: String,
+    /// The space that its addresses belong to, hexadecimal.
+    #[schemars(length(max = 32))]
+    pub space: String,
+    /// The revision before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub parent: Option<String>,
+    /// Older revisions that pods may still mount, the newest first. Cache nodes keep them.
+    #[serde(default)]
+    #[schemars(length(max = 31), inner(length(max = 64)))]
+    pub older: Vec<String>,
+    /// Number of files.
+    pub files: i64,
+    /// Total length of the files.
+    pub bytes: i64,
+    /// Keys that no file system can hold as they are; `penstock ls` shows what became of them.
+    #[serde(default)]
+    pub awkward_keys: i64,
+    /// Some of them: what was done with which.
+    #[serde(default)]
+    #[schemars(length(max = 8), inner(length(max = 512)))]
+    pub awkward_examples: Vec<String>,
+    /// Digest of the sources in the spec that it was built from.
+    #[schemars(length(max = 64))]
+    pub sources_digest: String,
+    /// When it was built.
+    pub created_at: String,
+}
