@@ -9,7 +9,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::load::{Buffer, Took};
+use penstock_buffer::Buffer;
+
+use crate::load::{Took, buffer};
 
 /// One part of one object: path on the server, and the range of bytes.
 #[derive(Clone, Debug)]
@@ -35,7 +37,7 @@ pub fn download(origin: SocketAddr, parts: &[Part], threads: usize) -> Result<To
                 scope.spawn(|| -> Result<u64> {
                     let stream = TcpStream::connect(origin)?;
                     stream.set_nodelay(true)?;
-                    let (mut stream, mut buffer) = (BufReader::with_capacity(1 << 16, stream), Buffer::new(1 << 18));
+                    let (mut stream, mut buffer) = (BufReader::with_capacity(1 << 16, stream), buffer(1 << 18));
                     let mut moved = 0;
                     while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
                         moved += get(&mut stream, origin, part, &mut buffer).with_context(|| part.path.clone())?;
@@ -81,8 +83,8 @@ fn get(stream: &mut BufReader<TcpStream>, origin: SocketAddr, part: &Part, buffe
     ensure!(length == part.bytes, "{length} bytes instead of {}", part.bytes);
     let mut left = length;
     while left > 0 {
-        let want = left.min(buffer.bytes().len() as u64) as usize;
-        let got = stream.read(&mut buffer.bytes()[..want])?;
+        let want = left.min(buffer.len() as u64) as usize;
+        let got = stream.read(&mut buffer[..want])?;
         ensure!(got > 0, "the body ended early");
         left -= got as u64;
     }

@@ -113,7 +113,10 @@ impl Figure {
 /// The value in the middle. Of an even number of values the lower one of the two.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get(values.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NAN)
+    values
+        .get(values.len().saturating_sub(1) / 2)
+        .copied()
+        .unwrap_or(f64::NAN)
 }
 
 fn number(value: f64) -> String {
@@ -162,7 +165,11 @@ mod tests {
             (60.0, Goal::AtMost(60.0), true),
             (61.0, Goal::AtMost(60.0), false),
         ] {
-            assert_eq!(figure(value, vec![Goal::AtLeast(0.0), goal]).reached(), reached, "{value} {goal:?}");
+            assert_eq!(
+                figure(value, vec![Goal::AtLeast(0.0), goal]).reached(),
+                reached,
+                "{value} {goal:?}"
+            );
         }
     }
 

@@ -4,14 +4,16 @@
 //! Buffers are page-aligned and touched before the clock starts: a read into an unaligned buffer runs several times
 //! slower on CPUs with fast short `rep movsb`, and would measure that.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use penstock_buffer::{Buffer, BufferPool};
 
 use crate::random::Random;
 
@@ -47,24 +49,10 @@ impl Took {
 }
 
 /// A page-aligned buffer whose pages exist.
-pub struct Buffer {
-    storage: Vec<u8>,
-    start: usize,
-    bytes: usize,
-}
-
-impl Buffer {
-    /// `bytes` bytes, aligned to a page.
-    pub fn new(bytes: usize) -> Self {
-        let storage = vec![1; bytes + PAGE_BYTES];
-        let start = storage.as_ptr().align_offset(PAGE_BYTES);
-        Self { storage, start, bytes }
-    }
-
-    /// The bytes.
-    pub fn bytes(&mut self) -> &mut [u8] {
-        &mut self.storage[self.start..self.start + self.bytes]
-    }
+pub fn buffer(bytes: usize) -> Buffer {
+    let mut buffer = BufferPool::new(bytes, 0).take();
+    buffer.fill(1);
+    buffer
 }
 
 /// Reads a file once from its first byte to its last, 1 MiB a call.
@@ -72,12 +60,12 @@ impl Buffer {
 /// # Errors
 /// When a read fails or the file is empty.
 pub fn sequential(file: &Path) -> Result<Took> {
-    let mut buffer = Buffer::new(READ_BYTES);
+    let mut buffer = buffer(READ_BYTES);
     let started = Instant::now();
     let opened = File::open(file).with_context(|| format!("open {}", file.display()))?;
     let mut bytes = 0;
     loop {
-        let got = opened.read_at(buffer.bytes(), bytes)?;
+        let got = opened.read_at(&mut buffer, bytes)?;
         if got == 0 {
             break;
         }
@@ -91,37 +79,27 @@ pub fn sequential(file: &Path) -> Result<Took> {
     })
 }
 
-/// Opens, reads and closes every file once, in an order shuffled by `seed`, split over `threads` readers.
+/// Opens, reads and closes every file once, in an order shuffled by `seed`, by `threads` readers who each take the next.
 ///
 /// # Errors
 /// When a file cannot be opened or read.
 pub fn epoch(files: &[PathBuf], seed: u64, threads: usize) -> Result<Took> {
     let mut order: Vec<&PathBuf> = files.iter().collect();
     Random(seed).shuffle(&mut order);
-    let gate = Barrier::new(threads + 1);
-    let parts: Vec<_> = order.chunks(order.len().div_ceil(threads).max(1)).collect();
-    thread::scope(|scope| {
-        let readers: Vec<_> = (0..threads)
-            .map(|reader| {
-                let (part, gate) = (parts.get(reader).copied().unwrap_or_default(), &gate);
-                scope.spawn(move || {
-                    let mut buffer = Buffer::new(READ_BYTES);
-                    gate.wait();
-                    part.iter().try_fold(0, |bytes, file| Ok(bytes + read_file(file, &mut buffer)?))
-                })
-            })
-            .collect();
-        gate.wait();
-        let started = Instant::now();
-        let bytes = readers.into_iter().try_fold(0, |bytes, reader| match reader.join() {
-            Ok(read) => read.map(|read: u64| bytes + read),
-            Err(_) => anyhow::bail!("a reader panicked"),
-        })?;
-        Ok(Took {
-            time: started.elapsed(),
-            count: files.len() as u64,
-            bytes,
-        })
+    let next = AtomicUsize::new(0);
+    let read = |buffer: &mut Buffer| {
+        let mut bytes = 0;
+        while let Some(file) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
+            bytes += read_file(file, buffer)?;
+        }
+        Ok(bytes)
+    };
+    let buffers = (0..threads).map(|_| buffer(READ_BYTES)).collect();
+    let (time, bytes) = together(buffers, |mut buffer| read(&mut buffer))?;
+    Ok(Took {
+        time,
+        count: files.len() as u64,
+        bytes: bytes.into_iter().sum(),
     })
 }
 
@@ -165,41 +143,52 @@ pub fn readdir(folder: &Path) -> Result<Took> {
 /// # Errors
 /// When a read fails or comes short.
 pub fn random_blocks(file: &Path, seed: u64, count: usize, threads: usize) -> Result<Took> {
-    // Read-ahead would fetch what nobody asked for: a random reader says so, and databases do.
-    let opened = OpenOptions::new().read(true).custom_flags(0).open(file)?;
+    let opened = File::open(file)?;
+    // Read-ahead would fetch what nobody asked for: a random reader says so, as databases do.
     rustix::fs::fadvise(&opened, 0, None, rustix::fs::Advice::Random)?;
     let blocks = opened.metadata()?.len() / PAGE_BYTES as u64;
     ensure!(blocks as usize >= count, "{} has only {blocks} blocks", file.display());
     let mut places: Vec<u64> = (0..blocks).collect();
     Random(seed).shuffle(&mut places);
     places.truncate(count);
-    let gate = Barrier::new(threads + 1);
+    let parts = places
+        .chunks(count.div_ceil(threads))
+        .map(|part| (part, buffer(PAGE_BYTES)));
+    let (time, _) = together(parts.collect(), |(part, mut buffer)| {
+        for block in part {
+            opened.read_exact_at(&mut buffer, block * PAGE_BYTES as u64)?;
+        }
+        Ok(())
+    })?;
+    Ok(Took {
+        time,
+        count: count as u64,
+        bytes: (count * PAGE_BYTES) as u64,
+    })
+}
+
+/// Runs `work` on a thread for each of `items`, all at the same time, and says how long the last one took.
+fn together<I: Send, T: Send>(items: Vec<I>, work: impl Fn(I) -> Result<T> + Sync) -> Result<(Duration, Vec<T>)> {
+    let gate = Barrier::new(items.len() + 1);
     thread::scope(|scope| {
-        let readers: Vec<_> = places
-            .chunks(count.div_ceil(threads))
-            .map(|part| {
-                let (opened, gate) = (&opened, &gate);
-                scope.spawn(move || -> Result<()> {
-                    let mut buffer = Buffer::new(PAGE_BYTES);
+        let threads: Vec<_> = items
+            .into_iter()
+            .map(|item| {
+                let (gate, work) = (&gate, &work);
+                scope.spawn(move || {
                     gate.wait();
-                    for block in part {
-                        opened.read_exact_at(buffer.bytes(), block * PAGE_BYTES as u64)?;
-                    }
-                    Ok(())
+                    work(item)
                 })
             })
             .collect();
-        ensure!(readers.len() == threads, "fewer places than readers");
-        gate.wait();
+        // Before the gate opens: behind it this thread may be the last that gets to run.
         let started = Instant::now();
-        for reader in readers {
-            reader.join().map_err(|_| anyhow::anyhow!("a reader panicked"))??;
-        }
-        Ok(Took {
-            time: started.elapsed(),
-            count: count as u64,
-            bytes: (count * PAGE_BYTES) as u64,
-        })
+        gate.wait();
+        let done = threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a reader panicked"))?)
+            .collect::<Result<Vec<T>>>()?;
+        Ok((started.elapsed(), done))
     })
 }
 
@@ -220,7 +209,7 @@ fn read_file(file: &Path, buffer: &mut Buffer) -> Result<u64> {
     let mut bytes = 0;
     loop {
         let got = opened
-            .read_at(buffer.bytes(), bytes)
+            .read_at(buffer, bytes)
             .with_context(|| format!("read {}", file.display()))?;
         bytes += got as u64;
         if got < READ_BYTES {

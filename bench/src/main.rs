@@ -1,15 +1,184 @@
-//! `make bench`: measures Penstock beside a reference of each path, in the same run on the same machine.
+//! `make bench`: measures Penstock beside a reference of each path, in the same run on the same machine. One line a figure
+//! on standard output, all of them as JSON in a file. Leaves nothing behind.
 
 mod data;
 mod download;
 mod figure;
+mod first_touch;
+mod flat;
 mod load;
 mod namespace;
 mod random;
 mod revision_build;
+mod rounds;
 mod sendfile_loop;
+mod shown;
+mod warm;
 
-fn main() -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string(&revision_build::measure(1_000_000)?)?);
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use penstock_e2e::stop::Stop;
+use penstock_mounter::reader::PlainFile;
+use penstock_protocol::ids::SpaceId;
+use penstock_revision::{BuildOptions, Listed, Outcome, SourceListing, Version};
+
+use crate::data::{Data, Sizes};
+use crate::figure::{Figure, Goal};
+use crate::rounds::Rounds;
+use crate::shown::Shown;
+
+/// Measures Penstock beside references and prints one line a figure.
+#[derive(Parser)]
+struct Arguments {
+    /// Little data and few rounds: shows that everything runs, says little about speed
+    #[arg(long)]
+    quick: bool,
+    /// Only figures whose group is named: revision, warm, first-touch, other-node, cold
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Where the figures are written as JSON
+    #[arg(long, default_value = "target/bench.json")]
+    json: PathBuf,
+    /// Folder on a disk with ext4, xfs or btrfs, for about 12 GiB
+    #[arg(long, env = "PENSTOCK_CACHE", default_value = ".")]
+    folder: PathBuf,
+    #[command(subcommand)]
+    inner: Option<Inner>,
+}
+
+#[derive(Subcommand)]
+enum Inner {
+    /// Builds a revision of so many files in this process and prints what it took
+    #[command(hide = true)]
+    RevisionBuild { files: usize },
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    if let Some(Inner::RevisionBuild { files }) = arguments.inner {
+        println!("{}", serde_json::to_string(&revision_build::measure(files)?)?);
+        return Ok(());
+    }
+    let stop = Stop::on_signals()?;
+    std::fs::create_dir_all(&arguments.folder)?;
+    let scratch = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(&arguments.folder)
+        .with_context(|| format!("make a folder in {}", arguments.folder.display()))?;
+    let outcome = run(&arguments, scratch.path(), &stop);
+    scratch.close().context("remove the bench's folder")?;
+    let figures = outcome?;
+    let json: Vec<_> = figures.iter().map(Figure::json).collect();
+    if let Some(folder) = arguments.json.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(&arguments.json, serde_json::to_string_pretty(&json)?)?;
     Ok(())
+}
+
+fn run(arguments: &Arguments, scratch: &std::path::Path, stop: &Stop) -> Result<Vec<Figure>> {
+    let wanted = |group: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == group);
+    let mut all = Vec::new();
+    let mut print = |figures: Vec<Figure>| {
+        for figure in figures {
+            println!("{}", figure.line());
+            all.push(figure);
+        }
+    };
+    if wanted("revision") {
+        print(revision(if arguments.quick { 20_000 } else { 1_000_000 })?);
+    }
+    let sizes = if arguments.quick {
+        Sizes {
+            big_bytes: 64 << 20,
+            small_files: 400,
+            wide_entries: 1000,
+        }
+    } else {
+        Sizes {
+            big_bytes: 1 << 30,
+            small_files: 20_000,
+            wide_entries: 10_000,
+        }
+    };
+    let rounds = Rounds {
+        short: if arguments.quick { 1 } else { 5 },
+        long: if arguments.quick { 1 } else { 3 },
+        stop,
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let data = Data::write(&scratch.join("origin/bench"), sizes)?;
+    let mut objects = Vec::new();
+    let mut keys: Vec<String> = data.small().to_vec();
+    keys.push(data::BIG.into());
+    for i in 0..sizes.wide_entries {
+        keys.push(format!("wide/entry-{i:06}"));
+    }
+    for key in keys {
+        let meta = std::fs::metadata(data.folder.join(&key))?;
+        objects.push(Listed {
+            key,
+            bytes: meta.len(),
+            modified_unix_nanos: 0,
+            version: Version::None,
+        });
+    }
+    let listing = SourceListing {
+        identity: "x".into(),
+        path: String::new(),
+        objects,
+    };
+    let Outcome::New(package) = penstock_revision::build(SpaceId([1; 16]), None, &[listing], &BuildOptions::default())?
+    else {
+        anyhow::bail!("x")
+    };
+    let flat = scratch.join("flat");
+    flat::write(&package, &data.folder, &flat)?;
+    let open = || -> Result<_> { Ok(Arc::new(PlainFile(std::fs::File::open(&flat)?))) };
+    let ours = Shown::new(&scratch.join("ours"), &package, open()?, runtime.handle())?;
+    let bare = Shown::new(&scratch.join("bare"), &package, open()?, runtime.handle())?;
+    if wanted("warm") {
+        print(warm::figures(ours.root(), &data, &rounds)?);
+    }
+    if wanted("first-touch") {
+        print(first_touch::figures(&ours, &bare, &data, &rounds)?);
+    }
+    Ok(all)
+}
+
+fn revision(files: usize) -> Result<Vec<Figure>> {
+    let measured = revision_build::measure_in_child(files)?;
+    let figure = |name, value, unit, goals| Figure {
+        name,
+        value,
+        unit,
+        reference: None,
+        goals,
+    };
+    let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    Ok(vec![
+        figure(
+            "revision-build-1m-files",
+            measured.build_seconds,
+            "s",
+            vec![Goal::AtMost(60.0)],
+        ),
+        figure(
+            "revision-refresh-1-percent",
+            measured.refresh_seconds,
+            "s",
+            vec![Goal::AtMost(10.0)],
+        ),
+        figure(
+            "revision-package",
+            mebibytes(measured.package_bytes),
+            "MiB",
+            vec![Goal::AtMost(143.0)],
+        ),
+        figure("revision-image", mebibytes(measured.image_bytes), "MiB", vec![]),
+        figure("revision-build-memory", mebibytes(measured.peak_bytes), "MiB", vec![]),
+    ])
 }

@@ -33,7 +33,9 @@ impl Namespace {
         };
         let (name, cable) = (&namespace.name, &namespace.cable);
         ip(&format!("netns add {name}"))?;
-        ip(&format!("link add {cable} mtu 1500 type veth peer name eth0 mtu 1500 netns {name}"))?;
+        ip(&format!(
+            "link add {cable} mtu 1500 type veth peer name eth0 mtu 1500 netns {name}"
+        ))?;
         ip(&format!("addr add {HERE}/30 dev {cable}"))?;
         ip(&format!("link set {cable} up"))?;
         ip(&format!("-n {name} addr add {THERE}/30 dev eth0"))?;

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 
-use crate::load::{Buffer, Took};
+use crate::load::{Took, buffer};
 
 const REQUEST_BYTES: usize = 16;
 
@@ -53,7 +53,7 @@ fn answer(mut client: TcpStream, file: &File) -> Result<()> {
 pub fn fetch(server: SocketAddr, requests: &[(u64, u64)], depth: usize) -> Result<Took> {
     let mut server = TcpStream::connect(server)?;
     server.set_nodelay(true)?;
-    let mut buffer = Buffer::new(1 << 20);
+    let mut buffer = buffer(1 << 20);
     let started = Instant::now();
     let mut ahead = requests.iter();
     let ask = |server: &mut TcpStream, request: Option<&(u64, u64)>| -> Result<()> {
@@ -68,7 +68,7 @@ pub fn fetch(server: SocketAddr, requests: &[(u64, u64)], depth: usize) -> Resul
     }
     let mut moved = 0;
     for (_, bytes) in requests {
-        server.read_exact(&mut buffer.bytes()[..*bytes as usize])?;
+        server.read_exact(&mut buffer[..*bytes as usize])?;
         moved += bytes;
         ask(&mut server, ahead.next())?;
     }

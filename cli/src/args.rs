@@ -208,7 +208,10 @@ mod tests {
         }
         for text in ["", "Gi", "1.5Gi", "-1", "5gb", "0", "99999999999Ti", "1 Gi"] {
             let refused = text.parse::<Size>();
-            assert!(refused.as_ref().is_err_and(|said| said.contains("like 500Gi")), "{text}: {refused:?}");
+            assert!(
+                refused.as_ref().is_err_and(|said| said.contains("like 500Gi")),
+                "{text}: {refused:?}"
+            );
         }
     }
 

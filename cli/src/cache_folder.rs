@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! lock           held by the process that uses the folder; says who
-//! revision       id of the newest revision, whose package the engine keeps
+//! package        of the newest revision: the next one keeps its addresses
 //! blocks/        the engine's tier
 //! image.erofs    the image that is mounted
 //! space/         mount point of the FUSE connection that holds the space
@@ -39,7 +39,7 @@ impl CacheFolder {
                 path.display()
             )
         })?;
-        // The kernel will be handed paths below it, and a mount outlives a change of folder.
+        // The kernel will be handed paths below it, and whoever mounts may stand elsewhere later.
         let path = path.canonicalize().with_context(|| path.display().to_string())?;
         let lock_path = path.join("lock");
         let mut lock = File::options()
@@ -93,26 +93,33 @@ impl CacheFolder {
         status_socket_of(&self.path)
     }
 
-    /// Id of the newest revision that was served from here.
+    /// The package of the newest revision that was served from here, as it was given to [`CacheFolder::keep_package`].
     ///
     /// # Errors
     /// When the file is there but cannot be read.
-    pub fn newest_revision(&self) -> Result<Option<String>> {
-        match fs::read_to_string(self.path.join("revision")) {
-            Ok(text) => Ok(Some(text.trim().to_owned())),
+    pub fn package(&self) -> Result<Option<Vec<u8>>> {
+        match fs::read(self.path.join("package")) {
+            Ok(bytes) => Ok(Some(bytes)),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).context("read the name of the newest revision"),
+            Err(error) => Err(error).context("read the package of the newest revision"),
         }
     }
 
-    /// Remembers the newest revision.
+    /// Keeps the package of the newest revision. It is on the disk before blocks are stored under its addresses: after a
+    /// crash an address of the space must not be given to another object.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn set_newest_revision(&self, id: &str) -> Result<()> {
-        let (temporary, path) = (self.path.join("revision.new"), self.path.join("revision"));
-        fs::write(&temporary, id)?;
-        fs::rename(&temporary, &path).with_context(|| format!("write {}", path.display()))
+    pub fn keep_package(&self, bytes: &[u8]) -> Result<()> {
+        let (temporary, path) = (self.path.join("package.new"), self.path.join("package"));
+        let write = || -> std::io::Result<()> {
+            let mut file = File::create(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().with_context(|| format!("write {}", path.display()))
     }
 }
 
@@ -154,13 +161,13 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_revision_is_remembered() {
+    fn the_newest_package_is_kept() {
         let scratch = tempfile::tempdir().unwrap();
         let folder = CacheFolder::take(scratch.path(), "test").unwrap();
-        assert_eq!(folder.newest_revision().unwrap(), None);
-        folder.set_newest_revision("abc").unwrap();
-        folder.set_newest_revision("def").unwrap();
-        assert_eq!(folder.newest_revision().unwrap().as_deref(), Some("def"));
+        assert_eq!(folder.package().unwrap(), None);
+        folder.keep_package(b"abc").unwrap();
+        folder.keep_package(b"def").unwrap();
+        assert_eq!(folder.package().unwrap().as_deref(), Some(&b"def"[..]));
     }
 
     #[test]

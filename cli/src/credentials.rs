@@ -1,11 +1,11 @@
 //! Where the keys of an origin come from on a machine without Kubernetes: the Secret of the same file that the source
-//! names, else the environment, else nowhere (an anonymous bucket). Must not know what speaks to the origin.
+//! names, else the environment, else nowhere (an anonymous bucket).
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use penstock_cache_node::origin::s3::Credentials;
 use serde::Deserialize;
 
 use crate::documents::Document;
@@ -16,23 +16,6 @@ pub const ACCESS_KEY: &str = "AWS_ACCESS_KEY_ID";
 pub const SECRET_KEY: &str = "AWS_SECRET_ACCESS_KEY";
 /// See [`ACCESS_KEY`]; only temporary keys have one.
 pub const SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
-
-/// The keys of an origin. Never printed.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Credentials {
-    /// Names the account.
-    pub access_key: String,
-    /// Proves it.
-    pub secret_key: String,
-    /// Of temporary keys.
-    pub session_token: Option<String>,
-}
-
-impl fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Credentials(hidden)")
-    }
-}
 
 /// Why there are no credentials; the sentence says what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -148,10 +131,10 @@ fn pair(place: &str, value: impl Fn(&str) -> Option<String>) -> Result<Option<Cr
         lacks,
     };
     match (value(ACCESS_KEY), value(SECRET_KEY)) {
-        (Some(access_key), Some(secret_key)) => Ok(Some(Credentials {
-            access_key,
-            secret_key,
-            session_token: value(SESSION_TOKEN),
+        (Some(access_key_id), Some(secret_access_key)) => Ok(Some(Credentials {
+            access_key_id,
+            secret_access_key,
+            session_token: value(SESSION_TOKEN).unwrap_or_default(),
         })),
         (Some(_), None) => Err(incomplete(ACCESS_KEY, SECRET_KEY)),
         (None, Some(_)) => Err(incomplete(SECRET_KEY, ACCESS_KEY)),
@@ -202,30 +185,33 @@ data: {AWS_ACCESS_KEY_ID: id, AWS_SECRET_ACCESS_KEY: key!}
     fn resolved(name: Option<&str>, environment: &[(&str, &str)]) -> Result<Option<Credentials>, CredentialsError> {
         let documents = Document::all(FILE).unwrap();
         resolve(name, &documents, |key| {
-            environment.iter().find(|(name, _)| *name == key).map(|(_, value)| (*value).to_owned())
+            environment
+                .iter()
+                .find(|(name, _)| *name == key)
+                .map(|(_, value)| (*value).to_owned())
         })
     }
 
-    fn credentials(session_token: Option<&str>) -> Option<Credentials> {
+    fn credentials(session_token: &str) -> Option<Credentials> {
         Some(Credentials {
-            access_key: "id".into(),
-            secret_key: "key".into(),
-            session_token: session_token.map(Into::into),
+            access_key_id: "id".into(),
+            secret_access_key: "key".into(),
+            session_token: session_token.into(),
         })
     }
 
     #[test]
     fn the_secret_of_the_file_comes_before_the_environment() {
         let environment = [(ACCESS_KEY, "other"), (SECRET_KEY, "other")];
-        assert_eq!(resolved(Some("plain"), &environment), Ok(credentials(Some("token"))));
-        assert_eq!(resolved(Some("encoded"), &environment), Ok(credentials(None)));
+        assert_eq!(resolved(Some("plain"), &environment), Ok(credentials("token")));
+        assert_eq!(resolved(Some("encoded"), &environment), Ok(credentials("")));
     }
 
     #[test]
     fn the_environment_stands_in_for_a_secret_that_is_not_in_the_file() {
         let environment = [(ACCESS_KEY, "id"), (SECRET_KEY, "key")];
-        assert_eq!(resolved(Some("elsewhere"), &environment), Ok(credentials(None)));
-        assert_eq!(resolved(None, &environment), Ok(credentials(None)));
+        assert_eq!(resolved(Some("elsewhere"), &environment), Ok(credentials("")));
+        assert_eq!(resolved(None, &environment), Ok(credentials("")));
     }
 
     #[test]
@@ -237,21 +223,26 @@ data: {AWS_ACCESS_KEY_ID: id, AWS_SECRET_ACCESS_KEY: key!}
     #[test]
     fn what_is_missing_is_said() {
         for (name, environment, sentence) in [
-            (Some("elsewhere"), vec![], "names the Secret \"elsewhere\", but the file has no such Secret (it has plain"),
-            (Some("half"), vec![], "Secret \"half\" has AWS_ACCESS_KEY_ID but no AWS_SECRET_ACCESS_KEY"),
+            (
+                Some("elsewhere"),
+                vec![],
+                "names the Secret \"elsewhere\", but the file has no such Secret (it has plain",
+            ),
+            (
+                Some("half"),
+                vec![],
+                "Secret \"half\" has AWS_ACCESS_KEY_ID but no AWS_SECRET_ACCESS_KEY",
+            ),
             (Some("other"), vec![], "its keys are: password, user"),
             (Some("raw"), vec![], "data.AWS_ACCESS_KEY_ID is not base64"),
-            (None, vec![(SECRET_KEY, "key")], "the environment has AWS_SECRET_ACCESS_KEY but no AWS_ACCESS_KEY_ID"),
+            (
+                None,
+                vec![(SECRET_KEY, "key")],
+                "the environment has AWS_SECRET_ACCESS_KEY but no AWS_ACCESS_KEY_ID",
+            ),
         ] {
             let error = resolved(name, &environment).unwrap_err().to_string();
             assert!(error.contains(sentence), "{error}");
         }
-    }
-
-    #[test]
-    fn credentials_are_never_printed() {
-        let shown = format!("{:?}", credentials(None));
-        assert!(!shown.contains("key") || shown.contains("hidden"), "{shown}");
-        assert!(!shown.contains("\"id\""), "{shown}");
     }
 }

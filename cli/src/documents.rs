@@ -46,7 +46,10 @@ impl Document {
     pub fn all(text: &str) -> Result<Vec<Self>, String> {
         let mut documents = Vec::new();
         for text in cut(text) {
-            if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+            if text
+                .lines()
+                .all(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
+            {
                 continue;
             }
             let Head {

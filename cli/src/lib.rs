@@ -3,9 +3,16 @@
 
 pub mod args;
 pub mod cache_folder;
+pub mod commands;
 pub mod credentials;
+pub mod dataset_file;
 pub mod documents;
 pub mod limits;
 pub mod listing;
+pub mod local;
+pub mod rules;
+pub mod served;
+pub mod status;
+pub mod target;
 pub mod text;
 pub mod users;

@@ -19,3 +19,17 @@ pub const DATASET_FILE_BYTES_MAX: u64 = 16 << 20;
 
 /// Bytes that `penstock cat` asks for at once: four of the largest ranges of the engine, so that it reads ahead.
 pub const CAT_BYTES: u64 = 4 << 20;
+
+/// How far the kernel reads ahead, in KiB: one request of the largest size that FUSE has, always one ahead of the reader.
+pub const READ_AHEAD_KIB: u32 = 1024;
+
+/// Pause before a read asks an origin again that did not answer the engine's own attempts.
+pub const READ_RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Capacity of the cache of `penstock cat` beside a running mount, which has the dataset's own: enough for what is
+/// fetched ahead.
+pub const CAT_BESIDE_A_MOUNT_BYTES: u64 = 256 << 20;
+
+/// How long a busy unmount is tried again before the person hears of it: the last descriptors of a reader that ends are
+/// closed a moment after it.
+pub const UNMOUNT_PATIENCE: Duration = Duration::from_millis(500);

@@ -121,7 +121,10 @@ impl Tree {
     }
 
     fn find(&self, path: &str) -> Result<(String, NodeId, Inode)> {
-        let path: Vec<_> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+        let path: Vec<_> = path
+            .split('/')
+            .filter(|part| !part.is_empty() && *part != ".")
+            .collect();
         let path = path.join("/");
         let Some(node) = self.image.lookup(&path)? else {
             bail!("the dataset has no {path:?}: see `penstock ls` for what it has");

@@ -1,2 +1,46 @@
-//! penstock: mount, ls, stat, cat, status
-fn main() {}
+//! The binary `penstock`; under the name `kubectl-penstock` it is a plugin of kubectl.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use penstock::args::{Arguments, Command};
+use penstock::commands;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let Arguments { command } = Arguments::parse();
+    let filter = EnvFilter::try_from_env("PENSTOCK_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .with_target(false)
+        .init();
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Into::into)
+        .and_then(|runtime| {
+            let outcome = runtime.block_on(run(command));
+            // A listing that was interrupted may still wait for its origin.
+            runtime.shutdown_background();
+            outcome
+        });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("penstock: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Mount(arguments) => commands::mount::run(arguments).await,
+        Command::Ls(arguments) => commands::ls::run(arguments).await,
+        Command::Stat(arguments) => commands::stat::run(arguments).await,
+        Command::Cat(arguments) => commands::cat::run(arguments).await,
+        Command::Status(arguments) => commands::status::run(arguments),
+    }
+}

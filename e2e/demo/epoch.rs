@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
-use crate::stop::Stop;
+use penstock_e2e::stop::Stop;
 
 const READERS: usize = 4;
 const READ_BYTES: usize = 1 << 20;

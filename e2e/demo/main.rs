@@ -5,7 +5,6 @@
 
 mod epoch;
 mod mounted;
-mod stop;
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -19,7 +18,7 @@ use penstock_e2e::{dataset, manifests};
 
 use crate::epoch::{Epoch, Sums};
 use crate::mounted::Mounted;
-use crate::stop::Stop;
+use penstock_e2e::stop::Stop;
 
 const FILES: usize = 3000;
 const BIG_BYTES: usize = 512 << 20;

@@ -9,4 +9,5 @@ pub mod dataset;
 pub mod manifests;
 pub mod node;
 pub mod origin;
+pub mod stop;
 pub mod wait;

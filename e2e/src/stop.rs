@@ -1,4 +1,4 @@
-//! Ctrl-C: noticed by whoever works, so that everything is taken down in order.
+//! Ctrl-C: noticed by whoever works, so that everything is taken down in order. For programs, not for stories.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,7 +7,7 @@ use std::thread;
 use anyhow::{Result, ensure};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Whether the person wants the demo to end.
+/// Whether the person wants the program to end.
 #[derive(Clone)]
 pub struct Stop(Arc<AtomicBool>);
 

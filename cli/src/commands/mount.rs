@@ -1,0 +1,240 @@
+//! `penstock mount`: everything in one process, from the listing to the last unmount.
+//!
+//! ```text
+//! lock ─► clear leftovers ─► list, build ─► serve the space ─► mount the image ─► ready
+//!                                                                                   │ Ctrl-C, SIGTERM, or umount by somebody
+//!                     gone ◄─ unmount the space ◄─ unmount the image ◄──────────────┘   (each waits while it is busy)
+//! ```
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use indicatif::ProgressBar;
+use penstock_cache_node::report::Counters;
+use penstock_mount::{MountError, bind};
+use rustix::io::Errno;
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::args::{Mount, Output};
+use crate::cache_folder::CacheFolder;
+use crate::dataset_file::DatasetFile;
+use crate::limits::{UNMOUNT_PATIENCE, UNMOUNT_RETRY, USERS_NAMED_MAX};
+use crate::local::Local;
+use crate::served::{self, Served};
+use crate::status::{self, Asked, Cached, Status};
+use crate::users::users;
+use crate::{target, text};
+
+/// Mounts, serves until asked to end, and unmounts.
+///
+/// # Errors
+/// When something stands in the way; nothing is left mounted then.
+pub async fn run(arguments: Mount) -> Result<()> {
+    let Mount {
+        which,
+        target,
+        cache,
+        output,
+    } = arguments;
+    let dataset = DatasetFile::read(&which)?.local()?;
+    if !rustix::process::geteuid().is_root() {
+        bail!("mounting needs root: run it with sudo. `penstock ls` and `penstock cat` work without");
+    }
+    let mut end = End::listen()?;
+    let user = format!("the mount on {}", target.display());
+    let folder = CacheFolder::take(&dataset.cache_folder(cache.cache_dir), &user)?;
+    if folder.path().as_os_str().as_encoded_bytes().contains(&b',') {
+        bail!(
+            "the cache folder {} has a comma in its path, which mount(2) cannot pass on: choose another with --cache-dir",
+            folder.path().display()
+        );
+    }
+    for left in served::clear_leftovers(&folder.image(), &folder.space())? {
+        eprintln!("unmounted {}, which a killed process had left", left.display());
+    }
+    let target = target::free(&target)?;
+
+    let progress = progress(&format!("Listing {}", dataset.described));
+    let local = tokio::select! {
+        local = Local::open(&dataset.sources, &folder, cache.cache_size.0) => local?,
+        () = end.asked() => bail!("interrupted before anything was mounted"),
+    };
+    let summary = local.package().summary().clone();
+    progress.finish_and_clear();
+    if summary.files == 0 {
+        eprintln!(
+            "note: {} has no objects: is bucket or prefix misspelt?",
+            dataset.described
+        );
+    }
+    let runtime = tokio::runtime::Handle::current();
+    let served = Served::start(
+        local.package(),
+        local.reader(),
+        &folder.image(),
+        &folder.space(),
+        runtime,
+    )?;
+    if let Err(error) = served.show_at(&target) {
+        served.end()?;
+        return Err(error);
+    }
+    let state = State {
+        dataset: dataset.name.clone(),
+        mount: target.clone(),
+        cache_folder: folder.path().to_owned(),
+        capacity_bytes: cache.cache_size.0,
+        local,
+    };
+    say_ready(&state.now(), output);
+    if let Err(error) = status::serve(&folder.status_socket(), Arc::new(move || state.now())) {
+        eprintln!("`penstock status` will not work: {error:#}");
+    }
+
+    tokio::select! {
+        () = end.asked() => {}
+        gone = target::unmounted(target.clone()) => gone?,
+    }
+    take_down(served, &target, &mut end).await?;
+    // Whoever asks from now on learns at once that nobody serves.
+    std::fs::remove_file(folder.status_socket()).or_else(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Ok(()),
+        _ => Err(error).context("remove the status socket"),
+    })
+}
+
+/// Asked to end: by Ctrl-C or SIGTERM, as often as it comes.
+struct End {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl End {
+    fn listen() -> Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// What `penstock status` shows is made of these.
+struct State {
+    dataset: String,
+    mount: PathBuf,
+    cache_folder: PathBuf,
+    capacity_bytes: u64,
+    local: Local,
+}
+
+impl State {
+    fn now(&self) -> Status {
+        let package = self.local.package();
+        let (summary, counters) = (package.summary(), self.local.engine().counters());
+        Status {
+            dataset: self.dataset.clone(),
+            mount: self.mount.clone(),
+            revision: package.id().to_string(),
+            pid: std::process::id(),
+            cache_folder: self.cache_folder.clone(),
+            files: summary.files,
+            directories: summary.directories,
+            bytes: summary.bytes,
+            cached: Cached {
+                bytes: self.local.cached_bytes(),
+                capacity_bytes: self.capacity_bytes,
+                hit_bytes: Counters::get(&counters.hit_bytes),
+                miss_bytes: Counters::get(&counters.miss_bytes),
+            },
+            origin: Asked {
+                requests: Counters::get(&counters.origin_requests),
+                bytes: Counters::get(&counters.origin_bytes),
+            },
+            awkward_keys: summary.awkward.count,
+            faults: self.local.faults(),
+        }
+    }
+}
+
+fn progress(message: &str) -> ProgressBar {
+    let progress = ProgressBar::new_spinner().with_message(format!("{message} ..."));
+    progress.enable_steady_tick(Duration::from_millis(100));
+    if progress.is_hidden() {
+        eprintln!("{message} ...");
+    }
+    progress
+}
+
+fn say_ready(status: &Status, output: Output) {
+    match output {
+        Output::Json => println!("{}", json!({"ready": true, "status": status})),
+        Output::Text => println!(
+            "{} is mounted on {}: {} files, {}, {} of it cached. Ctrl-C unmounts.",
+            status.dataset,
+            status.mount.display(),
+            text::count(status.files),
+            text::bytes(status.bytes),
+            text::bytes(status.cached.bytes)
+        ),
+    }
+}
+
+/// Unmounts everything. While somebody uses it, says who and goes on serving; asked once more, it detaches and ends.
+async fn take_down(served: Served, target: &Path, end: &mut End) -> Result<()> {
+    let busy = |error: &MountError| {
+        eprintln!("{error}");
+        for user in users(target, USERS_NAMED_MAX) {
+            eprintln!("  process {} ({}) has {}", user.pid, user.name, user.what);
+        }
+        eprintln!("It stays served until these end. Ctrl-C again detaches it now, and their further reads fail.");
+    };
+    if !released(|| bind::unmount(target), busy, end).await? {
+        bind::detach(target)?;
+    }
+    // Whoever unmounted with `umount --lazy` may have left readers behind as well.
+    let held = |_: &MountError| {
+        eprintln!(
+            "Files of it are still open in other processes or mount namespaces. It stays served until they are closed; Ctrl-C ends it now."
+        );
+    };
+    if !released(|| served.unmount_space(), held, end).await? {
+        served.abort()?;
+    }
+    served.end()
+}
+
+/// Tries until it is not busy any more: `true`; or until somebody asks to end once more: `false`.
+async fn released(
+    mut unmount: impl FnMut() -> Result<(), MountError>,
+    busy: impl Fn(&MountError),
+    end: &mut End,
+) -> Result<bool> {
+    let started = Instant::now();
+    let mut said = false;
+    loop {
+        match unmount() {
+            Ok(()) => return Ok(true),
+            Err(error) if error.errno == Errno::BUSY => {
+                if !said && started.elapsed() > UNMOUNT_PATIENCE {
+                    busy(&error);
+                    said = true;
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(UNMOUNT_RETRY) => {}
+            () = end.asked() => return Ok(false),
+        }
+    }
+}

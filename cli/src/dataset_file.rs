@@ -1,0 +1,189 @@
+//! The YAML file that every command takes: one Dataset, and the Secrets that it names.
+
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use penstock_cache_node::origin::s3::{S3Config, S3Origin};
+use penstock_crds::{AddressingStyle, S3Source, Source};
+
+use crate::args::Which;
+use crate::documents::Document;
+use crate::limits::DATASET_FILE_BYTES_MAX;
+use crate::{cache_folder, credentials, local, rules};
+
+/// A file with one Dataset, or of several the chosen one.
+pub struct DatasetFile {
+    documents: Vec<Document>,
+    chosen: usize,
+}
+
+/// A Dataset as this machine uses it.
+pub struct LocalDataset {
+    /// `namespace/name`, or the name alone.
+    pub name: String,
+    /// Its sources as a person knows them.
+    pub described: String,
+    /// Its sources.
+    pub sources: Vec<local::Source>,
+    default_cache_folder: PathBuf,
+}
+
+impl DatasetFile {
+    /// Reads the file.
+    ///
+    /// # Errors
+    /// When it cannot be read, is no YAML, or has not exactly one Dataset that is meant.
+    pub fn read(which: &Which) -> Result<Self> {
+        let Which { file, dataset } = which;
+        let shown = file.display();
+        let read = || -> std::io::Result<String> {
+            let mut text = String::new();
+            if file.as_os_str() == "-" {
+                std::io::stdin()
+                    .take(DATASET_FILE_BYTES_MAX)
+                    .read_to_string(&mut text)?;
+            } else {
+                std::fs::File::open(file)?
+                    .take(DATASET_FILE_BYTES_MAX)
+                    .read_to_string(&mut text)?;
+            }
+            Ok(text)
+        };
+        let text = read().with_context(|| format!("read {shown}"))?;
+        Self::parse(&text, dataset.as_deref()).with_context(|| shown.to_string())
+    }
+
+    fn parse(text: &str, name: Option<&str>) -> Result<Self> {
+        let documents = Document::all(text).map_err(anyhow::Error::msg)?;
+        let datasets: Vec<_> = (0..documents.len())
+            .filter(|at| documents[*at].kind == "Dataset")
+            .collect();
+        let names = || -> String {
+            let names: Vec<_> = datasets.iter().map(|at| documents[*at].name.as_str()).collect();
+            names.join(", ")
+        };
+        let meant: Vec<_> = datasets
+            .iter()
+            .copied()
+            .filter(|at| name.is_none_or(|name| documents[*at].name == name))
+            .collect();
+        let chosen = match (meant.as_slice(), name) {
+            ([one], _) => *one,
+            ([], None) => bail!("it has no Dataset: it needs a document with `kind: Dataset`"),
+            ([], Some(name)) => bail!("it has no Dataset {name:?}; it has: {}", names()),
+            (_, None) => bail!(
+                "it has {} Datasets ({}): choose one with --dataset NAME",
+                datasets.len(),
+                names()
+            ),
+            (_, Some(name)) => bail!("it has {} Datasets of the name {name:?}", meant.len()),
+        };
+        Ok(Self { documents, chosen })
+    }
+
+    /// The Dataset with its origins, ready to be listed.
+    ///
+    /// # Errors
+    /// When a field makes no sense or credentials are missing.
+    pub fn local(&self) -> Result<LocalDataset> {
+        let document = &self.documents[self.chosen];
+        let dataset = rules::dataset(document).map_err(anyhow::Error::msg)?;
+        let environment = |key: &str| std::env::var(key).ok();
+        let mut described = Vec::new();
+        let mut sources = Vec::new();
+        for Source { path, s3 } in dataset.spec.sources {
+            let s3 = s3.context("a source has no origin")?;
+            described.push(format!("s3://{}/{}", s3.bucket, s3.prefix));
+            let origin = Arc::new(self.origin(s3, environment)?);
+            sources.push(local::Source { path, origin });
+        }
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        let is_root = rustix::process::geteuid().is_root();
+        let Document { namespace, name, .. } = document;
+        Ok(LocalDataset {
+            name: if namespace.is_empty() {
+                name.clone()
+            } else {
+                format!("{namespace}/{name}")
+            },
+            described: described.join(", "),
+            sources,
+            default_cache_folder: cache_folder::default_path(namespace, name, is_root, home.as_deref()),
+        })
+    }
+
+    fn origin(&self, s3: S3Source, environment: impl Fn(&str) -> Option<String>) -> Result<S3Origin> {
+        let S3Source {
+            bucket,
+            prefix,
+            region,
+            endpoint,
+            addressing_style,
+            credentials_secret_ref,
+        } = s3;
+        let secret = credentials_secret_ref.map(|secret| secret.name);
+        Ok(S3Origin::new(S3Config {
+            bucket,
+            prefix,
+            region,
+            endpoint,
+            virtual_host_style: addressing_style == AddressingStyle::VirtualHost,
+            credentials: credentials::resolve(secret.as_deref(), &self.documents, environment)?,
+        })?)
+    }
+}
+
+impl LocalDataset {
+    /// The folder of its cache: the one that was asked for, or its own.
+    pub fn cache_folder(&self, asked: Option<PathBuf>) -> PathBuf {
+        asked.unwrap_or_else(|| self.default_cache_folder.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TWO: &str = "kind: Secret
+metadata: {name: aws}
+---
+apiVersion: penstock.io/v1alpha1
+kind: Dataset
+metadata: {name: a, namespace: vision}
+spec: {sources: [{s3: {bucket: one}}, {path: b, s3: {bucket: two, prefix: x/}}]}
+---
+apiVersion: penstock.io/v1alpha1
+kind: Dataset
+metadata: {name: b}
+spec: {sources: [{s3: {bucket: three}}]}
+";
+
+    #[test]
+    fn the_dataset_that_is_meant_is_chosen() {
+        let dataset = DatasetFile::parse(TWO, Some("a")).unwrap().local().unwrap();
+        assert_eq!(dataset.name, "vision/a");
+        assert_eq!(dataset.described, "s3://one/, s3://two/x/");
+        assert_eq!(dataset.sources.len(), 2);
+        assert!(dataset.cache_folder(None).ends_with("vision.a"));
+        assert_eq!(dataset.cache_folder(Some("/x".into())), PathBuf::from("/x"));
+    }
+
+    #[test]
+    fn a_file_that_does_not_say_which_is_refused() {
+        for (text, name, sentence) in [
+            (TWO, None, "it has 2 Datasets (a, b): choose one with --dataset NAME"),
+            (TWO, Some("c"), "it has no Dataset \"c\"; it has: a, b"),
+            (
+                "kind: Pod",
+                None,
+                "it has no Dataset: it needs a document with `kind: Dataset`",
+            ),
+            ("", None, "it has no Dataset"),
+        ] {
+            let error = DatasetFile::parse(text, name).err().map(|error| error.to_string());
+            assert!(error.as_ref().is_some_and(|said| said.contains(sentence)), "{error:?}");
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! A bucket on a real S3 server with some data, the YAML of a Dataset on it, and the binary.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use penstock_e2e::counting_proxy::CountingProxy;
+use penstock_e2e::origin::S3Server;
+use penstock_e2e::wait::wait_for;
+use penstock_e2e::{dataset, manifests};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// Small files in the bucket.
+pub const FILES: usize = 150;
+/// Length of the one big object, which ends in the middle of a block.
+pub const BIG_BYTES: usize = (9 << 20) + 1234;
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The bucket, and a folder for everything else.
+pub struct Bucket {
+    server: S3Server,
+    /// In front of the server.
+    pub proxy: CountingProxy,
+    scratch: tempfile::TempDir,
+}
+
+impl Bucket {
+    /// A bucket with the sample data.
+    pub fn new() -> Self {
+        // /var/tmp is on a disk: an EROFS image cannot be mounted from tmpfs.
+        let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
+        let server = S3Server::rclone_on(Ipv4Addr::LOCALHOST.into(), scratch.path()).unwrap();
+        dataset::write(&server.buckets().join("sample"), FILES, BIG_BYTES).unwrap();
+        let proxy = CountingProxy::start((Ipv4Addr::LOCALHOST, 0).into(), server.address).unwrap();
+        let bucket = Self { server, proxy, scratch };
+        bucket.write_yaml(&manifests::secret("default"), "sample");
+        fs::create_dir(bucket.target()).unwrap();
+        bucket
+    }
+
+    /// The files of the bucket as they lie on the server's disk.
+    pub fn files(&self) -> PathBuf {
+        self.server.buckets().join("sample")
+    }
+
+    /// An empty folder to mount on.
+    pub fn target(&self) -> PathBuf {
+        self.scratch.path().join("mnt")
+    }
+
+    /// The YAML file.
+    pub fn yaml(&self) -> PathBuf {
+        self.scratch.path().join("dataset.yaml")
+    }
+
+    /// The cache folder.
+    pub fn cache(&self) -> PathBuf {
+        self.scratch.path().join("cache")
+    }
+
+    /// Writes the YAML file anew, with other credentials or another bucket.
+    pub fn write_yaml(&self, secret: &str, bucket: &str) {
+        let dataset = manifests::dataset("default", "sample", &self.proxy.address, self.server.region, bucket, "");
+        fs::write(self.yaml(), format!("{secret}---\n{dataset}")).unwrap();
+    }
+
+    /// `penstock COMMAND DATASET.yaml ARGS...`, and what it printed.
+    pub fn penstock(&self, command: &str, arguments: &[&str]) -> Output {
+        self.command(command).arg(self.yaml()).args(arguments).output().unwrap()
+    }
+
+    /// The same, when it must succeed; standard output.
+    pub fn prints(&self, command: &str, arguments: &[&str]) -> Vec<u8> {
+        let output = self.penstock(command, arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{command} {arguments:?}: {said}");
+        output.stdout
+    }
+
+    /// The same, when it must fail; standard error.
+    pub fn refuses(&self, command: &str, arguments: &[&str]) -> String {
+        let output = self.penstock(command, arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{command} {arguments:?} went well: {said}");
+        said
+    }
+
+    /// Mounts and waits until it is ready.
+    pub fn mount(&self) -> Mounted {
+        self.mount_on(&self.target())
+    }
+
+    fn mount_on(&self, target: &Path) -> Mounted {
+        let errors = self.scratch.path().join("stderr");
+        let mut child = self
+            .command("mount")
+            .args([&self.yaml(), target])
+            .arg("--cache-dir")
+            .arg(self.cache())
+            .args(["-o", "json"])
+            .stdout(Stdio::piped())
+            .stderr(fs::File::create(&errors).unwrap())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        let mounted = Mounted {
+            child,
+            target: target.to_owned(),
+            errors,
+        };
+        assert!(!line.is_empty(), "it ended: {}", mounted.said());
+        let ready: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(ready["ready"], true, "{line}");
+        mounted
+    }
+
+    fn command(&self, command: &str) -> Command {
+        let mut penstock = Command::new(env!("CARGO_BIN_EXE_penstock"));
+        penstock.arg(command).env_clear().env("HOME", self.scratch.path());
+        penstock
+    }
+}
+
+/// A running mount; killed and unmounted when a test fails.
+pub struct Mounted {
+    child: Child,
+    target: PathBuf,
+    errors: PathBuf,
+}
+
+impl Mounted {
+    /// What it wrote to standard error so far.
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.errors).unwrap_or_default()
+    }
+
+    /// `penstock status` of it.
+    pub fn status(&self) -> Value {
+        let output = Command::new(env!("CARGO_BIN_EXE_penstock"))
+            .args(["status", "-o", "json"])
+            .arg(&self.target)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        // Our own child, not yet waited for.
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Waits until it has ended by itself, and whether it was content.
+    pub fn ended(&mut self) -> bool {
+        let status = wait_for("penstock mount to end", DEADLINE, || {
+            Ok(self.child.try_wait()?.ok_or_else(|| "it runs".to_owned()))
+        });
+        status.unwrap().success()
+    }
+
+    /// Waits until it has said something.
+    pub fn wait_said(&self, sentence: &str) {
+        wait_for(&format!("it to say {sentence:?}"), DEADLINE, || {
+            let said = self.said();
+            Ok(if said.contains(sentence) { Ok(()) } else { Err(said) })
+        })
+        .unwrap();
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // Nothing to do when it has ended as it should.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = penstock_mount::bind::detach(&self.target);
+    }
+}
+
+/// Whether anything of ours is mounted below a folder.
+pub fn is_anything_mounted_below(folder: &Path) -> bool {
+    let table = penstock_mount::table::read().unwrap();
+    table.iter().any(|mount| mount.target.starts_with(folder))
+}
+
+/// The folder of a bucket's scratch.
+pub fn scratch(bucket: &Bucket) -> &Path {
+    bucket.scratch.path()
+}

@@ -1,0 +1,64 @@
+//! What goes wrong for people, and the sentence that they get.
+
+use std::fs;
+
+use penstock_e2e::manifests;
+
+use crate::bucket::{Bucket, is_anything_mounted_below, scratch};
+
+#[test]
+fn wrong_keys_are_named_as_the_reason() {
+    let bucket = Bucket::new();
+    bucket.write_yaml(&manifests::secret_with("default", "not-the-key"), "sample");
+    let said = bucket.refuses("ls", &[]);
+    assert!(said.to_lowercase().contains("credential"), "{said}");
+    assert!(!said.contains("not-the-key"), "a secret must not be printed: {said}");
+}
+
+#[test]
+fn a_bucket_that_does_not_exist_is_named() {
+    let bucket = Bucket::new();
+    bucket.write_yaml(&manifests::secret("default"), "smaple");
+    let said = bucket.refuses("stat", &[]);
+    assert!(said.contains("smaple"), "{said}");
+}
+
+#[test]
+fn an_origin_that_cannot_be_reached_leaves_no_mount() {
+    let bucket = Bucket::new();
+    bucket.proxy.refuse(true);
+    let (target, cache) = (bucket.target(), bucket.cache());
+    let said = bucket.refuses(
+        "mount",
+        &[target.to_str().unwrap(), "--cache-dir", cache.to_str().unwrap()],
+    );
+    assert!(said.contains(&bucket.proxy.address.to_string()), "{said}");
+    assert!(!is_anything_mounted_below(scratch(&bucket)));
+}
+
+#[test]
+fn a_path_that_is_not_there_is_said() {
+    let bucket = Bucket::new();
+    let said = bucket.refuses("cat", &["no/such/file"]);
+    assert!(said.contains("has no \"no/such/file\""), "{said}");
+    let said = bucket.refuses("cat", &["train"]);
+    assert!(said.contains("is a folder"), "{said}");
+}
+
+#[test]
+fn a_file_that_is_no_dataset_is_refused_with_its_line() {
+    let bucket = Bucket::new();
+    for (text, sentence) in [
+        ("kind: Pod\nmetadata: {name: x}\n", "no Dataset"),
+        ("kind: Dataset\nmetadata: {name: [x\n", "line 2"),
+        (
+            "apiVersion: penstock.io/v1alpha1\nkind: Dataset\nmetadata: {name: x}\nspec:\n  sources:\n  - s3: {bukket: x}\n",
+            "bukket",
+        ),
+    ] {
+        fs::write(bucket.yaml(), text).unwrap();
+        let said = bucket.refuses("ls", &[]);
+        assert!(said.contains(sentence), "{said}");
+        assert!(said.contains("dataset.yaml"), "{said}");
+    }
+}
