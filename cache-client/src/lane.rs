@@ -1,0 +1,91 @@
+//! A lane: one connection to a cache node with one request at a time. Whoever drops it in the middle of an answer closes it.
+
+use std::io;
+
+use penstock_protocol::frame::{FrameError, HEADER_BYTES, Header, TEXT_BYTES_MAX};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::limits::{ANSWER_MAX, BODY_SILENCE_MAX, CONNECT_MAX};
+
+pub(crate) struct Lane {
+    stream: TcpStream,
+    next_id: u64,
+}
+
+/// Why a lane is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LaneError {
+    #[error("connect: {0}")]
+    Connect(io::Error),
+    #[error("the connection broke: {0}")]
+    Closed(io::Error),
+    #[error("no answer in time")]
+    Late,
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("the peer sent {0}")]
+    Nonsense(&'static str),
+}
+
+impl Lane {
+    pub(crate) async fn connect(address: &str) -> Result<Self, LaneError> {
+        let connecting = timeout(CONNECT_MAX, TcpStream::connect(address));
+        let stream = connecting
+            .await
+            .map_err(|_| LaneError::Late)?
+            .map_err(LaneError::Connect)?;
+        stream.set_nodelay(true).map_err(LaneError::Connect)?;
+        Ok(Self { stream, next_id: 1 })
+    }
+
+    /// Sends a request and returns the header of its answer.
+    pub(crate) async fn ask(&mut self, request: &Header) -> Result<Header, LaneError> {
+        let request = Header {
+            request_id: self.next_id,
+            ..*request
+        };
+        self.next_id += 1;
+        self.stream
+            .write_all(&request.encode())
+            .await
+            .map_err(LaneError::Closed)?;
+        let mut bytes = [0; HEADER_BYTES];
+        let answer = timeout(ANSWER_MAX, self.stream.read_exact(&mut bytes)).await;
+        answer.map_err(|_| LaneError::Late)?.map_err(LaneError::Closed)?;
+        let reply = Header::decode(&bytes)?;
+        let same = reply.request_id == request.request_id
+            && reply.address == request.address
+            && reply.revision == request.revision;
+        if same {
+            Ok(reply)
+        } else {
+            Err(LaneError::Nonsense("an answer to something else"))
+        }
+    }
+
+    /// Reads the next bytes of an answer.
+    pub(crate) async fn body(&mut self, into: &mut [u8]) -> Result<(), LaneError> {
+        let mut rest = into;
+        while !rest.is_empty() {
+            let read = timeout(BODY_SILENCE_MAX, self.stream.read(rest)).await;
+            let got = read.map_err(|_| LaneError::Late)?.map_err(LaneError::Closed)?;
+            if got == 0 {
+                return Err(LaneError::Closed(io::ErrorKind::UnexpectedEof.into()));
+            }
+            rest = &mut rest[got..];
+        }
+        Ok(())
+    }
+
+    /// Reads the text of an error.
+    pub(crate) async fn text(&mut self, length: u32) -> Result<String, LaneError> {
+        if length > TEXT_BYTES_MAX {
+            return Err(LaneError::Nonsense("a text that is too long"));
+        }
+        let mut bytes = vec![0; length as usize];
+        self.body(&mut bytes).await?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+}
