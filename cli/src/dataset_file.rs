@@ -15,6 +15,8 @@ use crate::{cache_folder, credentials, local, rules};
 
 /// A file with one Dataset, or of several the chosen one.
 pub struct DatasetFile {
+    /// The file's name, for sentences.
+    shown: String,
     documents: Vec<Document>,
     chosen: usize,
 }
@@ -37,7 +39,7 @@ impl DatasetFile {
     /// When it cannot be read, is no YAML, or has not exactly one Dataset that is meant.
     pub fn read(which: &Which) -> Result<Self> {
         let Which { file, dataset } = which;
-        let shown = file.display();
+        let shown = file.display().to_string();
         let read = || -> std::io::Result<String> {
             let mut text = String::new();
             if file.as_os_str() == "-" {
@@ -52,10 +54,10 @@ impl DatasetFile {
             Ok(text)
         };
         let text = read().with_context(|| format!("read {shown}"))?;
-        Self::parse(&text, dataset.as_deref()).with_context(|| shown.to_string())
+        Self::parse(&shown, &text, dataset.as_deref()).context(shown)
     }
 
-    fn parse(text: &str, name: Option<&str>) -> Result<Self> {
+    fn parse(shown: &str, text: &str, name: Option<&str>) -> Result<Self> {
         let documents = Document::all(text).map_err(anyhow::Error::msg)?;
         let datasets: Vec<_> = (0..documents.len())
             .filter(|at| documents[*at].kind == "Dataset")
@@ -80,7 +82,8 @@ impl DatasetFile {
             ),
             (_, Some(name)) => bail!("it has {} Datasets of the name {name:?}", meant.len()),
         };
-        Ok(Self { documents, chosen })
+        let shown = shown.to_owned();
+        Ok(Self { shown, documents, chosen })
     }
 
     /// The Dataset with its origins, ready to be listed.
@@ -89,7 +92,9 @@ impl DatasetFile {
     /// When a field makes no sense or credentials are missing.
     pub fn local(&self) -> Result<LocalDataset> {
         let document = &self.documents[self.chosen];
-        let dataset = rules::dataset(document).map_err(anyhow::Error::msg)?;
+        let dataset = rules::dataset(document)
+            .map_err(anyhow::Error::msg)
+            .with_context(|| self.shown.clone())?;
         let environment = |key: &str| std::env::var(key).ok();
         let mut described = Vec::new();
         let mut sources = Vec::new();
@@ -130,7 +135,8 @@ impl DatasetFile {
             region,
             endpoint,
             virtual_host_style: addressing_style == AddressingStyle::VirtualHost,
-            credentials: credentials::resolve(secret.as_deref(), &self.documents, environment)?,
+            credentials: credentials::resolve(secret.as_deref(), &self.documents, environment)
+                .with_context(|| self.shown.clone())?,
         })?)
     }
 }
@@ -162,7 +168,7 @@ spec: {sources: [{s3: {bucket: three}}]}
 
     #[test]
     fn the_dataset_that_is_meant_is_chosen() {
-        let dataset = DatasetFile::parse(TWO, Some("a")).unwrap().local().unwrap();
+        let dataset = DatasetFile::parse("x.yaml", TWO, Some("a")).unwrap().local().unwrap();
         assert_eq!(dataset.name, "vision/a");
         assert_eq!(dataset.described, "s3://one/, s3://two/x/");
         assert_eq!(dataset.sources.len(), 2);
@@ -182,7 +188,7 @@ spec: {sources: [{s3: {bucket: three}}]}
             ),
             ("", None, "it has no Dataset"),
         ] {
-            let error = DatasetFile::parse(text, name).err().map(|error| error.to_string());
+            let error = DatasetFile::parse("x.yaml", text, name).err().map(|error| error.to_string());
             assert!(error.as_ref().is_some_and(|said| said.contains(sentence)), "{error:?}");
         }
     }

@@ -89,6 +89,22 @@ impl Bucket {
         said
     }
 
+    /// Waits until the server lists these files as they lie on its disk: it looks at its folders once a second.
+    pub fn wait_listed(&self, paths: &[&str]) {
+        wait_for("the server to list what is new", DEADLINE, || {
+            for path in paths {
+                let bytes = fs::metadata(self.files().join(path))?.len();
+                let output = self.penstock("stat", &[path, "-o", "json"]);
+                let listed: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+                if listed["bytes"] != bytes {
+                    return Ok(Err(format!("{path}: {listed}")));
+                }
+            }
+            Ok(Ok(()))
+        })
+        .unwrap();
+    }
+
     /// Mounts and waits until it is ready.
     pub fn mount(&self) -> Mounted {
         self.mount_on(&self.target())

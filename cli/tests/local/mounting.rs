@@ -44,6 +44,7 @@ fn the_next_mount_pulls_only_what_changed() {
     dataset::put(&bucket.files(), "new/file", b"12345").unwrap();
     fs::remove_file(bucket.files().join("odd names/-dash")).unwrap();
     let expected = dataset::sums(&bucket.files()).unwrap();
+    bucket.wait_listed(&["odd names/with space.txt", "new/file"]);
     bucket.proxy.reset();
     let mut second = bucket.mount();
     assert_eq!(dataset::sums(&bucket.target()).unwrap(), expected);
