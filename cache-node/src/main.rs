@@ -1,2 +1,124 @@
-//! The cache engine and its server
-fn main() {}
+//! The cache node's process: wires the engine to its servers and ends on SIGTERM.
+
+mod args;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use penstock_cache_node::report::Counters;
+use penstock_cache_node::server::bulk::BulkServer;
+use penstock_cache_node::server::control::ControlServer;
+use penstock_cache_node::server::node::Node;
+use penstock_cache_node::{Engine, EngineConfig, limits};
+use penstock_health::Readiness;
+use penstock_protocol::control::cache_node::cache_node_server::CacheNodeServer;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::args::Args;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let Args {
+        tier,
+        bulk_listen,
+        control_listen,
+        health_listen,
+    } = Args::parse();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+        .init();
+
+    let folder = tier.path.clone();
+    let engine = Engine::open(EngineConfig { tier })?;
+    let node = Node::open(engine, &folder).with_context(|| format!("use the cache folder {}", folder.display()))?;
+    let readiness = Readiness::default();
+    // What it remembers it serves at once; the operator is needed for anything new.
+    readiness.set(!node.ring().members.is_empty());
+
+    let listener = TcpListener::bind(bulk_listen)
+        .await
+        .with_context(|| format!("listen on {bulk_listen}"))?;
+    let bulk = tokio::spawn(BulkServer::new(node.clone()).serve(listener));
+    let metrics = {
+        let node = node.clone();
+        move || metrics(&node)
+    };
+    tokio::spawn(penstock_health::serve(health_listen, readiness.clone(), metrics));
+
+    tracing::info!(%bulk_listen, %control_listen, folder = %folder.display(), "the cache node serves");
+    let mut terminate = signal(SignalKind::terminate())?;
+    let control = ControlServer { node, readiness };
+    let serving = tonic::transport::Server::builder()
+        .add_service(CacheNodeServer::new(control))
+        .serve_with_shutdown(control_listen, async move {
+            terminate.recv().await;
+            tracing::info!("asked to end");
+        });
+    tokio::select! {
+        served = serving => served.context("serve the control protocol")?,
+        // A link lives as long as the operator; it does not keep the process.
+        () = after_termination() => {}
+    }
+    bulk.abort();
+    Ok(())
+}
+
+async fn after_termination() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            terminate.recv().await;
+            tokio::time::sleep(limits::SHUTDOWN_MAX / 10).await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}
+
+fn metrics(node: &Node) -> String {
+    let (counters, report) = (node.engine().counters(), node.engine().report());
+    let mut text = String::new();
+    let counted = [
+        (
+            "penstock_cache_hit_bytes_total",
+            "Bytes that reads got from the store.",
+            &counters.hit_bytes,
+        ),
+        (
+            "penstock_cache_miss_bytes_total",
+            "Bytes that reads had to wait for.",
+            &counters.miss_bytes,
+        ),
+        (
+            "penstock_cache_passed_bytes_total",
+            "Bytes that could not be stored.",
+            &counters.passed_bytes,
+        ),
+        (
+            "penstock_cache_damaged_blocks_total",
+            "Stored blocks that did not match.",
+            &counters.damaged_blocks,
+        ),
+        (
+            "penstock_origin_requests_total",
+            "Requests to origins.",
+            &counters.origin_requests,
+        ),
+        (
+            "penstock_origin_bytes_total",
+            "Bytes that origins sent.",
+            &counters.origin_bytes,
+        ),
+    ];
+    for (name, help, counter) in counted {
+        text += &format!(
+            "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n",
+            Counters::get(counter)
+        );
+    }
+    for tier in report.tiers {
+        let (name, used, capacity) = (tier.name, tier.used_bytes, tier.capacity_bytes);
+        text += &format!(
+            "penstock_tier_used_bytes{{tier=\"{name}\"}} {used}\npenstock_tier_capacity_bytes{{tier=\"{name}\"}} {capacity}\n"
+        );
+    }
+    text
+}

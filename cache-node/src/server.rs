@@ -1,1 +1,7 @@
-//! stub
+//! The cache node as a process: the bulk protocol for mounters, the control protocol for the operator.
+//!
+//! Handlers only translate; what a node knows beside its blocks is in [`node`].
+
+pub mod bulk;
+pub mod control;
+pub mod node;

@@ -1,0 +1,227 @@
+//! The control protocol's server: translates between the operator's messages and the node.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use penstock_health::Readiness;
+use penstock_protocol::control::cache_node as wire;
+use penstock_protocol::control::cache_node::cache_node_server::CacheNode;
+use penstock_protocol::ids::RevisionId;
+use penstock_revision::{BuildOptions, Outcome, Package};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::builder::{BuildFailure, build_revision};
+use crate::limits::REPORT_INTERVAL;
+use crate::origin::OriginError;
+use crate::server::node::Node;
+
+/// The service.
+pub struct ControlServer {
+    /// What it acts upon.
+    pub node: Node,
+    /// Set after the first configuration.
+    pub readiness: Readiness,
+}
+
+#[tonic::async_trait]
+impl CacheNode for ControlServer {
+    type LinkStream = Pin<Box<dyn Stream<Item = Result<wire::NodeReport, Status>> + Send>>;
+
+    async fn link(&self, request: Request<Streaming<wire::NodeConfig>>) -> Result<Response<Self::LinkStream>, Status> {
+        let (node, readiness, mut configs) = (self.node.clone(), self.readiness.clone(), request.into_inner());
+        let (reports, receiver) = mpsc::channel(1);
+        tokio::spawn(async move {
+            let mut generation = 0;
+            let mut sent = None;
+            loop {
+                // Figures are looked at while the operator has nothing to say.
+                match tokio::time::timeout(REPORT_INTERVAL, configs.next()).await {
+                    Ok(Some(Ok(config))) => {
+                        generation = config.generation;
+                        if let Err(error) = node.apply(config).await {
+                            tracing::warn!(%error, "a source of the configuration");
+                        }
+                        readiness.set(true);
+                        sent = None;
+                    }
+                    Ok(Some(Err(_)) | None) => return,
+                    Err(_) => {}
+                }
+                let report = report(&node, generation);
+                if sent.as_ref().is_none_or(|sent| matters(sent, &report)) {
+                    if reports.send(Ok(report.clone())).await.is_err() {
+                        return;
+                    }
+                    sent = Some(report);
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn build(&self, request: Request<wire::BuildRequest>) -> Result<Response<wire::BuildReply>, Status> {
+        let wire::BuildRequest { dataset, parent } = request.into_inner();
+        let dataset = dataset.ok_or_else(|| Status::invalid_argument("no dataset"))?;
+        let outcome = match self.build_dataset(&dataset, &parent).await {
+            Ok(built) => wire::build_reply::Outcome::Built(built),
+            Err(failed) => wire::build_reply::Outcome::Failed(failed),
+        };
+        Ok(Response::new(wire::BuildReply { outcome: Some(outcome) }))
+    }
+
+    async fn keep(&self, request: Request<wire::KeepRequest>) -> Result<Response<wire::KeepReply>, Status> {
+        let wire::KeepRequest {
+            dataset_uid: _,
+            revision,
+            from,
+        } = request.into_inner();
+        let revision =
+            RevisionId::try_from(revision.as_slice()).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let package = match self.node.package(&revision) {
+            Some(package) => package,
+            None => self
+                .node
+                .fetch_package(&revision, vec![from])
+                .await
+                .map_err(Status::unavailable)?,
+        };
+        self.node
+            .keep(&package)
+            .map_err(|error| Status::internal(format!("keep the package: {error}")))?;
+        Ok(Response::new(wire::KeepReply {}))
+    }
+}
+
+impl ControlServer {
+    async fn build_dataset(&self, dataset: &wire::Dataset, parent: &[u8]) -> Result<wire::Built, wire::BuildFailed> {
+        let parent = match RevisionId::try_from(parent) {
+            Err(_) => None,
+            Ok(id) => Some(self.parent(id).await?),
+        };
+        let sources = self
+            .node
+            .sources(&dataset.sources)
+            .await
+            .map_err(|error| failed(&error.into()))?;
+        let outcome = build_revision(&sources, parent.clone(), BuildOptions::default()).await;
+        let (package, unchanged) = match outcome.map_err(|failure| failed(&failure))? {
+            Outcome::New(package) => (package, false),
+            Outcome::Unchanged => (parent.ok_or_else(|| other("unchanged without a parent"))?, true),
+        };
+        self.node
+            .keep(&package)
+            .map_err(|error| other(&format!("the cache node cannot keep the package: {error}")))?;
+        let summary = package.summary();
+        Ok(wire::Built {
+            revision: package.id().as_bytes().to_vec(),
+            space: package.space().as_bytes().to_vec(),
+            files: summary.files,
+            bytes: summary.bytes,
+            package_bytes: package.bytes().len() as u64,
+            unchanged,
+            awkward_keys: summary.awkward.count,
+            awkward_examples: summary.awkward.examples.clone(),
+        })
+    }
+
+    async fn parent(&self, id: RevisionId) -> Result<Package, wire::BuildFailed> {
+        if let Some(package) = self.node.package(&id) {
+            return Ok(package);
+        }
+        let peers = self
+            .node
+            .ring()
+            .members
+            .into_iter()
+            .map(|member| member.address)
+            .collect();
+        self.node
+            .fetch_package(&id, peers)
+            .await
+            .map_err(|error| wire::BuildFailed {
+                reason: wire::build_failed::Reason::ParentLost.into(),
+                message: format!(
+                    "no cache node has revision {id} any more ({error}); the next build begins a new space"
+                ),
+            })
+    }
+}
+
+fn failed(failure: &BuildFailure) -> wire::BuildFailed {
+    use wire::build_failed::Reason;
+    let reason = match failure {
+        BuildFailure::Origin(OriginError::Unreachable(_) | OriginError::Throttled(_)) => Reason::Unreachable,
+        BuildFailure::Origin(OriginError::Denied(_)) => Reason::Denied,
+        BuildFailure::Origin(OriginError::NotFound(_)) => Reason::NotFound,
+        BuildFailure::Origin(OriginError::Invalid(_)) => Reason::Invalid,
+        BuildFailure::Origin(OriginError::Drifted(_) | OriginError::Other(_)) | BuildFailure::Build(_) => Reason::Other,
+        BuildFailure::Empty(_) => Reason::Empty,
+    };
+    wire::BuildFailed {
+        reason: reason.into(),
+        message: failure.to_string(),
+    }
+}
+
+fn other(message: &str) -> wire::BuildFailed {
+    wire::BuildFailed {
+        reason: wire::build_failed::Reason::Other.into(),
+        message: message.to_owned(),
+    }
+}
+
+fn report(node: &Node, generation: u64) -> wire::NodeReport {
+    let report = node.engine().report();
+    wire::NodeReport {
+        config_generation: generation,
+        spaces: report
+            .spaces
+            .into_iter()
+            .map(|(space, cached_bytes)| wire::SpaceUsage {
+                space: space.as_bytes().to_vec(),
+                cached_bytes,
+            })
+            .collect(),
+        tiers: report
+            .tiers
+            .into_iter()
+            .map(|tier| wire::Tier {
+                name: tier.name,
+                capacity_bytes: tier.capacity_bytes,
+                used_bytes: tier.used_bytes,
+                fault: tier.fault.unwrap_or_default(),
+            })
+            .collect(),
+        drifts: report
+            .drifts
+            .into_iter()
+            .map(|drift| wire::Drift {
+                dataset_uid: String::new(),
+                revision: drift.revision.as_bytes().to_vec(),
+                key: drift.key,
+                seen_at_unix_seconds: drift.seen_at_unix_seconds,
+            })
+            .collect(),
+        missing_packages: node.missing().iter().map(|id| id.as_bytes().to_vec()).collect(),
+    }
+}
+
+/// Whether a report differs from the one before by more than a little: bytes by a MiB, anything else at all.
+fn matters(before: &wire::NodeReport, now: &wire::NodeReport) -> bool {
+    const ENOUGH: u64 = 1 << 20;
+    let without_bytes = |report: &wire::NodeReport| {
+        let mut report = report.clone();
+        report.spaces.iter_mut().for_each(|space| space.cached_bytes = 0);
+        report.tiers.iter_mut().for_each(|tier| tier.used_bytes = 0);
+        report
+    };
+    let moved = before
+        .spaces
+        .iter()
+        .zip(&now.spaces)
+        .any(|(a, b)| a.cached_bytes.abs_diff(b.cached_bytes) >= ENOUGH);
+    moved || without_bytes(before) != without_bytes(now)
+}
