@@ -8,6 +8,7 @@ use penstock::cache_folder::CacheFolder;
 use penstock::local::{Local, Source};
 use penstock_cache_node::report::Counters;
 
+use crate::CAPACITY_BYTES;
 use crate::data::{BIG, Data};
 use crate::download::{Part, download};
 use crate::figure::{Figure, Goal, Reference, median};
@@ -20,8 +21,6 @@ use crate::shown::Shown;
 const READERS: usize = 8;
 /// The reference fetches the big file in parts of this size.
 const PART_BYTES: u64 = 8 << 20;
-/// More than the data.
-const CAPACITY_BYTES: u64 = 100 << 30;
 
 /// The figures of an epoch over the small files and the big one, from `origin`, where the data is the bucket `bucket`.
 ///

@@ -1,6 +1,7 @@
 //! `make bench`: measures Penstock beside a reference of each path, in the same run on the same machine. One line a figure
 //! on standard output, all of them as JSON in a file. Leaves nothing behind.
 
+mod cold;
 mod data;
 mod download;
 mod figure;
@@ -13,22 +14,32 @@ mod revision_build;
 mod rounds;
 mod sendfile_loop;
 mod shown;
+mod volume;
 mod warm;
 
-use std::path::PathBuf;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use penstock::cache_folder::CacheFolder;
+use penstock::local::{Local, Source};
+use penstock_cache_node::origin::s3::{S3Config, S3Origin};
+use penstock_e2e::origin::S3Server;
 use penstock_e2e::stop::Stop;
 use penstock_mounter::reader::PlainFile;
-use penstock_protocol::ids::SpaceId;
-use penstock_revision::{BuildOptions, Listed, Outcome, SourceListing, Version};
 
 use crate::data::{Data, Sizes};
 use crate::figure::{Figure, Goal};
 use crate::rounds::Rounds;
 use crate::shown::Shown;
+use crate::volume::Volume;
+
+const BUCKET: &str = "bench";
+/// More than the data.
+const CAPACITY_BYTES: u64 = 100 << 30;
+const FILLING_READERS: usize = 8;
 
 /// Measures Penstock beside references and prints one line a figure.
 #[derive(Parser)]
@@ -79,7 +90,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-fn run(arguments: &Arguments, scratch: &std::path::Path, stop: &Stop) -> Result<Vec<Figure>> {
+fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>> {
     let wanted = |group: &str| arguments.only.is_empty() || arguments.only.iter().any(|only| only == group);
     let mut all = Vec::new();
     let mut print = |figures: Vec<Figure>| {
@@ -110,40 +121,47 @@ fn run(arguments: &Arguments, scratch: &std::path::Path, stop: &Stop) -> Result<
         stop,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let data = Data::write(&scratch.join("origin/bench"), sizes)?;
-    let mut objects = Vec::new();
-    let mut keys: Vec<String> = data.small().to_vec();
-    keys.push(data::BIG.into());
-    for i in 0..sizes.wide_entries {
-        keys.push(format!("wide/entry-{i:06}"));
-    }
-    for key in keys {
-        let meta = std::fs::metadata(data.folder.join(&key))?;
-        objects.push(Listed {
-            key,
-            bytes: meta.len(),
-            modified_unix_nanos: 0,
-            version: Version::None,
-        });
-    }
-    let listing = SourceListing {
-        identity: "x".into(),
+    let server = S3Server::public_rclone_on(Ipv4Addr::LOCALHOST.into(), scratch)?;
+    let data = Data::write(&server.buckets().join(BUCKET), sizes)?;
+    let source = Source {
         path: String::new(),
-        objects,
+        origin: Arc::new(S3Origin::new(S3Config {
+            bucket: BUCKET.into(),
+            prefix: String::new(),
+            region: server.region.into(),
+            endpoint: format!("http://{}", server.address),
+            virtual_host_style: false,
+            credentials: None,
+        })?),
     };
-    let Outcome::New(package) = penstock_revision::build(SpaceId([1; 16]), None, &[listing], &BuildOptions::default())?
-    else {
-        anyhow::bail!("x")
-    };
-    let flat = scratch.join("flat");
-    flat::write(&package, &data.folder, &flat)?;
-    let open = || -> Result<_> { Ok(Arc::new(PlainFile(std::fs::File::open(&flat)?))) };
-    let ours = Shown::new(&scratch.join("ours"), &package, open()?, runtime.handle())?;
-    let bare = Shown::new(&scratch.join("bare"), &package, open()?, runtime.handle())?;
+    if wanted("cold") {
+        let sources = [source.clone()];
+        print(cold::figures(
+            scratch,
+            (server.address, BUCKET, &sources),
+            &data,
+            &runtime,
+            &rounds,
+        )?);
+    }
+
+    let folder = scratch.join("ours");
+    let cache = CacheFolder::take(&folder, "bench")?;
+    let local = runtime.block_on(Local::open(&[source], &cache, CAPACITY_BYTES))?;
+    let ours = Shown::new(&folder, local.package(), local.reader(), runtime.handle())?;
+    // Everything is cached from here on.
+    let mut everything = data.small_below(ours.root());
+    everything.push(ours.root().join(data::BIG));
+    load::epoch(&everything, 0, FILLING_READERS)?;
     if wanted("warm") {
-        print(warm::figures(ours.root(), &data, &rounds)?);
+        let volume = Volume::of(&data.folder, &scratch.join("ext4/mnt"))?;
+        print(warm::figures(ours.root(), &volume.target, &data, &rounds)?);
     }
     if wanted("first-touch") {
+        let flat = scratch.join("flat");
+        flat::write(local.package(), &data.folder, &flat)?;
+        let plain = Arc::new(PlainFile(std::fs::File::open(&flat)?));
+        let bare = Shown::new(&scratch.join("bare"), local.package(), plain, runtime.handle())?;
         print(first_touch::figures(&ours, &bare, &data, &rounds)?);
     }
     Ok(all)

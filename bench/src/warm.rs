@@ -9,12 +9,11 @@ use crate::figure::{Figure, Goal, Reference};
 use crate::load;
 use crate::rounds::Rounds;
 
-/// The figures of `ours`, a mount of the data, beside the data itself.
+/// The figures of `ours`, a mount of the data, beside `ext4`, the data itself.
 ///
 /// # Errors
 /// When a read fails.
-pub fn figures(ours: &Path, data: &Data, rounds: &Rounds<'_>) -> Result<Vec<Figure>> {
-    let ext4 = &data.folder;
+pub fn figures(ours: &Path, ext4: &Path, data: &Data, rounds: &Rounds<'_>) -> Result<Vec<Figure>> {
     let (our_files, their_files) = (data.small_below(ours), data.small_below(ext4));
     // Everything is read once before: that is what warm means.
     for (root, files) in [(ours, &our_files), (ext4, &their_files)] {

@@ -83,7 +83,11 @@ impl DatasetFile {
             (_, Some(name)) => bail!("it has {} Datasets of the name {name:?}", meant.len()),
         };
         let shown = shown.to_owned();
-        Ok(Self { shown, documents, chosen })
+        Ok(Self {
+            shown,
+            documents,
+            chosen,
+        })
     }
 
     /// The Dataset with its origins, ready to be listed.
@@ -188,7 +192,9 @@ spec: {sources: [{s3: {bucket: three}}]}
             ),
             ("", None, "it has no Dataset"),
         ] {
-            let error = DatasetFile::parse("x.yaml", text, name).err().map(|error| error.to_string());
+            let error = DatasetFile::parse("x.yaml", text, name)
+                .err()
+                .map(|error| error.to_string());
             assert!(error.as_ref().is_some_and(|said| said.contains(sentence)), "{error:?}");
         }
     }

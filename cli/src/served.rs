@@ -17,7 +17,7 @@ use penstock_mounter::{Session, SpaceReader, Start};
 use penstock_protocol::geometry::BLOCK_BYTES;
 use penstock_revision::Package;
 
-use crate::limits::READ_AHEAD_KIB;
+use crate::read_ahead;
 
 /// A served revision. Take it down with [`Served::end`].
 pub struct Served {
@@ -83,12 +83,9 @@ impl Served {
     /// # Errors
     /// When the kernel refuses.
     pub fn show_at(&self, target: &Path) -> Result<()> {
-        erofs::mount(&self.image, target, &self.devices)?;
-        erofs::set_read_ahead_kib(target, READ_AHEAD_KIB).or_else(|error| {
-            // Reads are right without it, only slower.
-            tracing::warn!(%error, "the kernel's default of read-ahead stays");
-            Ok(())
-        })
+        Ok(read_ahead::mounted(|| {
+            erofs::mount(&self.image, target, &self.devices)
+        })?)
     }
 
     /// Whether the session has ended by itself: somebody unmounted or aborted the connection.

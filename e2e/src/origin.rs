@@ -42,17 +42,23 @@ impl S3Server {
     /// # Errors
     /// When it does not start.
     pub fn rclone_on(ip: IpAddr, parent: &Path) -> Result<Self> {
+        Self::rclone_with(ip, parent, &["--auth-key", &format!("{ACCESS_KEY},{SECRET_KEY}")])
+    }
+
+    /// The same, and anybody may read without a signature.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn public_rclone_on(ip: IpAddr, parent: &Path) -> Result<Self> {
+        Self::rclone_with(ip, parent, &[])
+    }
+
+    fn rclone_with(ip: IpAddr, parent: &Path, options: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir_in(parent)?;
         let address = free_address_on(ip)?;
         let child = Command::new(tool("rclone")?)
-            .args([
-                "serve",
-                "s3",
-                "--addr",
-                &address.to_string(),
-                "--auth-key",
-                &format!("{ACCESS_KEY},{SECRET_KEY}"),
-            ])
+            .args(["serve", "s3", "--addr", &address.to_string()])
+            .args(options)
             .args(["--dir-cache-time", "1s", "--vfs-cache-mode", "off"])
             .arg(folder.path())
             .stdin(Stdio::null())

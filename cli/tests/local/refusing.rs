@@ -11,7 +11,10 @@ fn wrong_keys_are_named_as_the_reason() {
     let bucket = Bucket::new();
     bucket.write_yaml(&manifests::secret_with("default", "not-the-key"), "sample");
     let said = bucket.refuses("ls", &[]);
-    assert!(said.contains("refuses access") && said.contains("check the keys"), "{said}");
+    assert!(
+        said.contains("refuses access") && said.contains("check the keys"),
+        "{said}"
+    );
     assert!(!said.contains("not-the-key"), "a secret must not be printed: {said}");
 }
 
