@@ -33,3 +33,10 @@ pub const CAT_BESIDE_A_MOUNT_BYTES: u64 = 256 << 20;
 /// How long a busy unmount is tried again before the person hears of it: the last descriptors of a reader that ends are
 /// closed a moment after it.
 pub const UNMOUNT_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How long the kernel may hold the connection after the image is unmounted: it waits for read-ahead that is on its way
+/// from an origin.
+pub const RELEASE_MAX: Duration = Duration::from_secs(30);
+
+/// Pause between two looks whether it still does; it is over in a moment.
+pub const RELEASE_PAUSE: Duration = Duration::from_millis(10);

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use anyhow::{Context, Result};
 use penstock_buffer::BufferPool;
@@ -16,7 +17,9 @@ use penstock_mounter::limits::{IDLE_BUFFERS_MAX, READ_BYTES_MAX, SESSION_THREADS
 use penstock_mounter::{Session, SpaceReader, Start};
 use penstock_protocol::geometry::BLOCK_BYTES;
 use penstock_revision::Package;
+use rustix::io::Errno;
 
+use crate::limits::{RELEASE_MAX, RELEASE_PAUSE};
 use crate::read_ahead;
 
 /// A served revision. Take it down with [`Served::end`].
@@ -122,7 +125,14 @@ impl Served {
             image,
             devices: _,
         } = self;
-        bind::unmount(&space)?;
+        let started = Instant::now();
+        // Read-ahead that nobody waits for any more holds the connection until it is answered.
+        while let Err(error) = bind::unmount(&space) {
+            if error.errno != Errno::BUSY || started.elapsed() > RELEASE_MAX {
+                return Err(error.into());
+            }
+            std::thread::sleep(RELEASE_PAUSE);
+        }
         session.join();
         fs::remove_file(&image).with_context(|| format!("remove {}", image.display()))
     }
