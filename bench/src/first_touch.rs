@@ -10,7 +10,7 @@ use crate::rounds::Rounds;
 use crate::shown::Shown;
 
 /// Different places that one round of random reads touches, for each reader.
-const RANDOM_READS: usize = 4000;
+pub const RANDOM_READS: usize = 4000;
 
 /// Names of the figures, and the goals that differ between a block on this node and one on another.
 pub struct Names {

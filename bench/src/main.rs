@@ -9,6 +9,7 @@ mod first_touch;
 mod flat;
 mod load;
 mod namespace;
+mod other_node;
 mod random;
 mod revision_build;
 mod rounds;
@@ -29,6 +30,7 @@ use penstock_cache_node::origin::s3::{S3Config, S3Origin};
 use penstock_e2e::origin::S3Server;
 use penstock_e2e::stop::Stop;
 use penstock_mounter::reader::PlainFile;
+use penstock_protocol::control::cache_node as wire;
 
 use crate::data::{Data, Sizes};
 use crate::figure::{Figure, Goal};
@@ -157,12 +159,29 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
         let volume = Volume::of(&data.folder, &scratch.join("ext4/mnt"))?;
         print(warm::figures(ours.root(), &volume.target, &data, &rounds)?);
     }
-    if wanted("first-touch") {
-        let flat = scratch.join("flat");
+    let flat = scratch.join("flat");
+    if wanted("first-touch") || wanted("other-node") {
         flat::write(local.package(), &data.folder, &flat)?;
+    }
+    if wanted("first-touch") {
         let plain = Arc::new(PlainFile(std::fs::File::open(&flat)?));
         let bare = Shown::new(&scratch.join("bare"), local.package(), plain, runtime.handle())?;
         print(first_touch::figures(&ours, &bare, &data, &rounds)?);
+    }
+    if wanted("other-node") {
+        let source = wire::Source {
+            path: String::new(),
+            origin: Some(wire::source::Origin::S3(wire::S3 {
+                bucket: BUCKET.into(),
+                prefix: String::new(),
+                region: server.region.into(),
+                endpoint: format!("http://{}", server.address),
+                credentials: None,
+                virtual_host_style: false,
+            })),
+        };
+        let cached = (local.engine(), local.package(), source);
+        print(other_node::figures(scratch, cached, (&data, &flat), &runtime, &rounds)?);
     }
     Ok(all)
 }
