@@ -1,2 +1,204 @@
-//! CSI services, mount(2) and the keeper of FUSE descriptors
-fn main() {}
+//! The process of the csi container: takes its mount namespace, clears what a predecessor left, and serves the kubelet
+//! until SIGTERM. It never unlinks its sockets: the next one replaces them.
+
+mod args;
+
+use std::fs;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use penstock_csi::folders::Folders;
+use penstock_csi::identity::Identity;
+use penstock_csi::keeper::Keeper;
+use penstock_csi::kubernetes::ApiServer;
+use penstock_csi::limits::{SHUTDOWN_MAX, TIER_SWEEP_INTERVAL};
+use penstock_csi::mounts::LinuxMounts;
+use penstock_csi::node::{MounterIdentity, Node, NodeService, metrics};
+use penstock_csi::proto::csi::identity_server::IdentityServer;
+use penstock_csi::proto::csi::node_server::NodeServer;
+use penstock_csi::proto::pluginregistration::registration_server::RegistrationServer;
+use penstock_csi::registration::Registration;
+use penstock_csi::revisions::Revisions;
+use penstock_csi::tier::{Owner, Tiers};
+use penstock_csi::volume_lock::VolumeLocks;
+use penstock_csi::{namespace, socket};
+use penstock_health::Readiness;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::args::Args;
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    log();
+    let folders = Folders {
+        kubelet: args.kubelet_root.clone(),
+        state: args.state_dir.clone(),
+        private: args.private_dir.clone(),
+    };
+    make_folders(&folders, args.unprivileged_uid)?;
+    // Before the runtime starts its threads, which would stay in the old namespace.
+    namespace::enter(&folders.private).context("take a mount namespace; this needs a privileged container")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.context("start the runtime")?;
+    let ended = runtime.block_on(serve(args, folders));
+    // A call that hangs in the kernel must not keep the process.
+    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    ended
+}
+
+async fn serve(args: Args, folders: Folders) -> Result<()> {
+    let Args {
+        node_name,
+        namespace,
+        mounter_service_account,
+        unprivileged_uid,
+        kubelet_root: _,
+        state_dir: _,
+        private_dir: _,
+        health_listen,
+    } = args;
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        bail!("another TLS provider is installed already");
+    }
+    let client = kube::Client::try_default()
+        .await
+        .context("find the API server; this runs in a pod with a service account, or with KUBECONFIG")?;
+    let (cluster, mounts) = (Arc::new(ApiServer(client)), Arc::new(LinuxMounts));
+    let keeper = Arc::<Keeper>::default();
+    let node = Arc::new(Node {
+        name: node_name,
+        folders: folders.clone(),
+        mounts: mounts.clone(),
+        cluster: cluster.clone(),
+        revisions: Revisions::new(mounts.clone(), keeper.clone(), folders.clone()),
+        tiers: Tiers {
+            folder: folders.tiers(),
+            owner: Owner(unprivileged_uid),
+            mounts,
+            cluster,
+        },
+        mounter: MounterIdentity {
+            namespace,
+            service_account: mounter_service_account,
+        },
+        locks: VolumeLocks::default(),
+    });
+    let cleared = {
+        let node = node.clone();
+        tokio::task::spawn_blocking(move || node.revisions.clear())
+    };
+    cleared.await?.context("look at what a predecessor left")?;
+    let keeper_socket = folders.keeper_socket();
+    keeper
+        .listen(&keeper_socket, unprivileged_uid)
+        .with_context(|| format!("listen at {}", keeper_socket.display()))?;
+
+    let (registered, (refused, refusal)) = (Readiness::default(), watch::channel(None));
+    let health = {
+        let node = node.clone();
+        penstock_health::serve(health_listen, registered.clone(), move || metrics(&node, &keeper))
+    };
+    tokio::spawn(sweep_tiers(node.clone()));
+
+    let ready = Readiness::default();
+    ready.set(true);
+    let csi_socket = folders.csi_socket();
+    let csi = Server::builder()
+        .add_service(IdentityServer::new(Identity { ready }))
+        .add_service(NodeServer::new(NodeService(node)))
+        .serve_with_incoming_shutdown(listen(&csi_socket)?, terminated());
+    let registration = Server::builder()
+        .add_service(RegistrationServer::new(Registration {
+            endpoint: csi_socket.clone(),
+            registered,
+            refused,
+        }))
+        .serve_with_incoming_shutdown(listen(&folders.registration_socket())?, terminated());
+    tracing::info!(socket = %csi_socket.display(), "serving");
+    tokio::select! {
+        served = async { tokio::try_join!(csi, registration) } => {
+            served.context("serve the kubelet")?;
+        }
+        error = health => {
+            error.with_context(|| format!("serve /livez on {health_listen}"))?;
+        }
+        why = refused_registration(refusal) => bail!("the kubelet refused the driver: {why}"),
+        () = overdue() => tracing::warn!("calls were still under way"),
+    }
+    tracing::info!("asked to end; mounts and sockets stay for the next one");
+    Ok(())
+}
+
+fn listen(path: &Path) -> Result<UnixListenerStream> {
+    let listener = socket::listen_at(path).with_context(|| format!("listen at {}", path.display()))?;
+    Ok(UnixListenerStream::new(listener))
+}
+
+/// Ends with SIGTERM; calls under way are then finished.
+async fn terminated() {
+    match signal(SignalKind::terminate()) {
+        Ok(mut terminate) => {
+            terminate.recv().await;
+        }
+        Err(_) => std::future::pending().await,
+    }
+}
+
+async fn overdue() {
+    terminated().await;
+    tokio::time::sleep(SHUTDOWN_MAX).await;
+}
+
+async fn refused_registration(mut refusal: watch::Receiver<Option<String>>) -> String {
+    match refusal.wait_for(Option::is_some).await {
+        Ok(why) => why.clone().unwrap_or_default(),
+        // The server has ended, which the other arm says.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Removes the folders of CacheRuntimes that are gone, at the start and now and then.
+async fn sweep_tiers(node: Arc<Node>) {
+    let mut interval = tokio::time::interval(TIER_SWEEP_INTERVAL);
+    loop {
+        interval.tick().await;
+        if let Err(error) = node.tiers.sweep().await {
+            tracing::warn!(%error, "look for tier folders that nobody wants; it will be done again");
+        }
+    }
+}
+
+fn make_folders(folders: &Folders, unprivileged_uid: u32) -> Result<()> {
+    for folder in [
+        folders.plugin(),
+        folders.keeper(),
+        folders.revisions(),
+        folders.state.clone(),
+        folders.images(),
+        folders.tiers(),
+        folders.spaces(),
+    ] {
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+        made.with_context(|| format!("make the folder {}", folder.display()))?;
+    }
+    // Bound into the mounter's pod, which may pass through but not write.
+    let keeper = folders.keeper();
+    let handed = chown(&keeper, Some(0), Some(unprivileged_uid))
+        .and_then(|()| fs::set_permissions(&keeper, fs::Permissions::from_mode(0o750)));
+    handed.with_context(|| format!("hand {} to the mounter", keeper.display()))
+}
+
+/// Logs from `info` on, or what `RUST_LOG` says.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::builder();
+    let filter = filter
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).init();
+}

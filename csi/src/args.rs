@@ -1,0 +1,43 @@
+//! The command line of the csi container.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Mounts Penstock's volumes for the pods of one node. The only privileged part of Penstock.
+#[derive(Parser, Debug)]
+#[command(version)]
+pub(crate) struct Args {
+    /// Name of the node in Kubernetes.
+    #[arg(long, env = "PENSTOCK_NODE_NAME")]
+    pub(crate) node_name: String,
+
+    /// Namespace of this pod.
+    #[arg(long, env = "PENSTOCK_NAMESPACE")]
+    pub(crate) namespace: String,
+
+    /// Service account of the mounter's pods, in the same namespace.
+    #[arg(long, env = "PENSTOCK_MOUNTER_SERVICE_ACCOUNT", default_value = "penstock-mounter")]
+    pub(crate) mounter_service_account: String,
+
+    /// User and group that mounter and cache nodes run as.
+    #[arg(long, env = "PENSTOCK_UNPRIVILEGED_UID", default_value_t = 65532)]
+    pub(crate) unprivileged_uid: u32,
+
+    /// The kubelet's folder, at the same path in this container, shared both ways.
+    #[arg(long, env = "PENSTOCK_KUBELET_ROOT", default_value = "/var/lib/kubelet")]
+    pub(crate) kubelet_root: PathBuf,
+
+    /// Folder of the node for images and the folders of cache nodes; on ext4, xfs or btrfs.
+    #[arg(long, env = "PENSTOCK_STATE_DIR", default_value = "/var/lib/penstock")]
+    pub(crate) state_dir: PathBuf,
+
+    /// Folder for mounts that only this container sees.
+    #[arg(long, env = "PENSTOCK_PRIVATE_DIR", default_value = "/run/penstock")]
+    pub(crate) private_dir: PathBuf,
+
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "PENSTOCK_HEALTH_LISTEN", default_value = "0.0.0.0:7081")]
+    pub(crate) health_listen: SocketAddr,
+}

@@ -1,0 +1,332 @@
+//! The side that keeps FUSE descriptors and speaks with the unprivileged mounter: one letter a packet, descriptors beside
+//! it. Must not know Kubernetes or mounts.
+//!
+//! ```text
+//! mounter connects ─► Hello ─► is handed every kept space (initialised) ─► newest mounter: asked to fetch and to serve
+//!        its process ends ─► the link ends ─► letters under way fail ─► the next one connects, and so on
+//! ```
+//!
+//! *Lock order*: `spaces`, `links` and `Link::waiting` are never held together, and never while a letter is under way.
+
+mod link;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, PermissionsExt, chown};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use penstock_mount::descriptors;
+use penstock_protocol::control::mounter::{Fetch, FetchedPackage, Serve, Stop, from_mounter, to_mounter};
+use penstock_protocol::ids::{RevisionId, SpaceId};
+use rustix::fs::SealFlags;
+
+use self::link::Link;
+use crate::limits::{FETCH_DEADLINE, PACKAGE_BYTES_MAX, SERVE_DEADLINE, STOP_DEADLINE};
+
+/// Version of the letters that is spoken here.
+const LETTERS_VERSION: u32 = 1;
+
+/// Why the mounter did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum KeeperError {
+    /// None has connected.
+    #[error(
+        "the mounter of this node is not running yet; it will be tried again (see the pods of the DaemonSet penstock-mounter)"
+    )]
+    NoMounter,
+    /// It ended, or does not take letters.
+    #[error("the mounter of this node went away; it will be tried again")]
+    Gone,
+    /// It did not answer.
+    #[error("the mounter of this node did not answer within {0} s; it will be tried again")]
+    Silent(u64),
+    /// It answered that it could not.
+    #[error("{message}")]
+    Failed {
+        /// Its sentence.
+        message: String,
+        /// Whether it may work later.
+        retry: bool,
+    },
+    /// Its answer makes no sense.
+    #[error("the mounter of this node answered nonsense: {0}")]
+    Nonsense(String),
+}
+
+impl KeeperError {
+    /// Whether it may work later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::NoMounter | Self::Gone | Self::Silent(_) => true,
+            Self::Failed { retry, .. } => *retry,
+            Self::Nonsense(_) => false,
+        }
+    }
+}
+
+/// A space that is to be served.
+#[derive(Clone, Debug)]
+pub struct Space {
+    /// The revision whose objects it holds.
+    pub revision: RevisionId,
+    /// Its id.
+    pub space: SpaceId,
+    /// Lengths of its files.
+    pub device_bytes: Vec<u64>,
+    /// Cache nodes to ask first.
+    pub seeds: Vec<String>,
+}
+
+/// The keeper. Shared by all calls.
+#[derive(Default)]
+pub struct Keeper {
+    links: Mutex<Vec<Arc<Link>>>,
+    spaces: Mutex<BTreeMap<u32, Arc<Kept>>>,
+}
+
+struct Kept {
+    space: Space,
+    descriptors: Vec<OwnedFd>,
+}
+
+/// The mounter that began to serve a space.
+pub struct Server(Arc<Link>);
+
+impl Keeper {
+    /// Listens for mounters at `socket`, for processes of the user `uid` only, on a thread of its own.
+    ///
+    /// # Errors
+    /// When the folder of the socket cannot be written.
+    pub fn listen(self: &Arc<Self>, socket: &Path, uid: u32) -> io::Result<()> {
+        let listener = descriptors::listen_at(socket)?;
+        chown(socket, Some(uid), Some(uid))?;
+        fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
+        let keeper = self.clone();
+        std::thread::Builder::new().name("keeper".into()).spawn(move || {
+            loop {
+                match descriptors::accept_peer(listener.as_fd()) {
+                    Ok(peer) => keeper.welcome(peer, uid),
+                    Err(error) => tracing::error!(%error, "accept a mounter"),
+                }
+            }
+        })?;
+        Ok(())
+    }
+
+    fn welcome(self: &Arc<Self>, peer: OwnedFd, uid: u32) {
+        match descriptors::peer(peer.as_fd()) {
+            Ok((found, _)) if found == uid => {}
+            Ok((found, pid)) => {
+                tracing::warn!(uid = found, pid, "refused a process that is not the mounter");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a mounter went away at once");
+                return;
+            }
+        }
+        let keeper = self.clone();
+        let spawned = std::thread::Builder::new().name("mounter".into()).spawn(move || {
+            let link = match Link::open(peer, LETTERS_VERSION) {
+                Ok(link) => Arc::new(link),
+                Err(error) => {
+                    tracing::warn!(%error, "a mounter did not introduce itself");
+                    return;
+                }
+            };
+            tracing::info!("a mounter connected");
+            keeper.links().push(link.clone());
+            let hand_over = {
+                let (keeper, link) = (keeper.clone(), link.clone());
+                move || keeper.hand_over_all(&link)
+            };
+            if let Err(error) = std::thread::Builder::new().name("hand-over".into()).spawn(hand_over) {
+                tracing::error!(%error, "start a thread");
+            }
+            link.receive_answers();
+            keeper.links().retain(|other| !Arc::ptr_eq(other, &link));
+            tracing::warn!("a mounter went away");
+        });
+        if let Err(error) = spawned {
+            tracing::error!(%error, "start a thread");
+        }
+    }
+
+    /// Whether a mounter is there.
+    pub fn has_mounter(&self) -> bool {
+        !self.links().is_empty()
+    }
+
+    /// How many spaces are kept.
+    pub fn kept(&self) -> usize {
+        self.spaces().len()
+    }
+
+    /// Fetches the package of a revision from the cache nodes. Its digest is not checked here.
+    ///
+    /// # Errors
+    /// When there is no mounter, or it cannot.
+    pub fn fetch(&self, revision: &RevisionId, seeds: &[String]) -> Result<Bytes, KeeperError> {
+        let letter = to_mounter::Letter::Fetch(Fetch {
+            revision: revision.as_bytes().to_vec(),
+            seeds: seeds.to_vec(),
+        });
+        match self.newest()?.ask(letter, &[], FETCH_DEADLINE)? {
+            (from_mounter::Letter::FetchedPackage(FetchedPackage { bytes }), descriptors) => {
+                let descriptor = descriptors.into_iter().next();
+                let memory =
+                    descriptor.ok_or_else(|| KeeperError::Nonsense("a package without a descriptor".into()))?;
+                read_sealed(memory, bytes).map(Bytes::from)
+            }
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Lets the mounter serve a fresh connection.
+    ///
+    /// # Errors
+    /// When there is no mounter, or it cannot.
+    pub fn serve(&self, space: &Space, descriptors: &[OwnedFd]) -> Result<Server, KeeperError> {
+        let link = self.newest()?;
+        serve(&link, space, descriptors, false)?;
+        Ok(Server(link))
+    }
+
+    /// Keeps a served connection: every mounter that comes is handed it, until [`Keeper::forget`].
+    pub fn keep(&self, connection: u32, space: Space, descriptors: Vec<OwnedFd>, server: &Server) {
+        let kept = Arc::new(Kept { space, descriptors });
+        self.spaces().insert(connection, kept.clone());
+        // A mounter that came between `serve` and now has not been handed it.
+        let newer = self
+            .links()
+            .last()
+            .filter(|newest| !Arc::ptr_eq(newest, &server.0))
+            .cloned();
+        if let Some(link) = newer {
+            hand_over(&link, connection, &kept);
+        }
+    }
+
+    /// Whether the connection is kept, so that a mounter serves it or will.
+    pub fn keeps(&self, connection: u32) -> bool {
+        self.spaces().contains_key(&connection)
+    }
+
+    /// Gives up a connection that is unmounted.
+    pub fn forget(&self, connection: u32, revision: &RevisionId) {
+        self.spaces().remove(&connection);
+        let letter = to_mounter::Letter::Stop(Stop {
+            revision: revision.as_bytes().to_vec(),
+        });
+        let Ok(link) = self.newest() else { return };
+        // It notices by itself that the connection has ended; the letter lets it forget the revision too.
+        if let Err(error) = link.ask(letter, &[], STOP_DEADLINE) {
+            tracing::warn!(%revision, %error, "the mounter was not told that a revision is unmounted");
+        }
+    }
+
+    fn hand_over_all(&self, link: &Link) {
+        let spaces: Vec<_> = self
+            .spaces()
+            .iter()
+            .map(|(number, kept)| (*number, kept.clone()))
+            .collect();
+        for (connection, kept) in spaces {
+            hand_over(link, connection, &kept);
+        }
+    }
+
+    fn newest(&self) -> Result<Arc<Link>, KeeperError> {
+        self.links().last().cloned().ok_or(KeeperError::NoMounter)
+    }
+
+    fn links(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spaces(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Kept>>> {
+        self.spaces.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn hand_over(link: &Link, connection: u32, kept: &Kept) {
+    let revision = kept.space.revision;
+    match serve(link, &kept.space, &kept.descriptors, true) {
+        Ok(()) => tracing::info!(%revision, connection, "a mounter took a connection over"),
+        Err(error) => tracing::error!(%revision, connection, %error, "a mounter did not take a connection over"),
+    }
+}
+
+fn serve(link: &Link, space: &Space, descriptors: &[OwnedFd], initialised: bool) -> Result<(), KeeperError> {
+    let Space {
+        revision,
+        space,
+        device_bytes,
+        seeds,
+    } = space;
+    let letter = to_mounter::Letter::Serve(Serve {
+        revision: revision.as_bytes().to_vec(),
+        space: space.as_bytes().to_vec(),
+        device_bytes: device_bytes.clone(),
+        seeds: seeds.clone(),
+        initialised,
+    });
+    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    match link.ask(letter, &descriptors, SERVE_DEADLINE)? {
+        (from_mounter::Letter::Serving(_), _) => Ok(()),
+        (other, _) => Err(unexpected(&other)),
+    }
+}
+
+fn unexpected(letter: &from_mounter::Letter) -> KeeperError {
+    KeeperError::Nonsense(format!("an answer to another question: {letter:?}"))
+}
+
+/// The bytes of a memory file that nobody can change any more. The mounter is not trusted: what it sends could be a pipe
+/// that never ends, or change after it was verified.
+fn read_sealed(memory: OwnedFd, bytes: u64) -> Result<Vec<u8>, KeeperError> {
+    let nonsense = |text: String| KeeperError::Nonsense(text);
+    if bytes > PACKAGE_BYTES_MAX {
+        return Err(nonsense(format!(
+            "a package of {bytes} bytes; at most {PACKAGE_BYTES_MAX} are taken"
+        )));
+    }
+    let wanted = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW;
+    match rustix::fs::fcntl_get_seals(&memory) {
+        Ok(seals) if seals.contains(wanted) => {}
+        _ => return Err(nonsense("a package that is no sealed memory file".to_owned())),
+    }
+    let mut content = vec![0; bytes as usize];
+    let read = fs::File::from(memory).read_exact_at(&mut content, 0);
+    read.map_err(|error| nonsense(format!("a package shorter than it says: {error}")))?;
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::MemfdFlags;
+    use std::io::Write;
+
+    fn memory(content: &[u8], seals: SealFlags) -> OwnedFd {
+        let descriptor = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
+        let mut file = fs::File::from(descriptor);
+        file.write_all(content).unwrap();
+        rustix::fs::fcntl_add_seals(&file, seals).unwrap();
+        file.into()
+    }
+
+    #[test]
+    fn only_a_sealed_memory_file_of_its_length_is_taken_for_a_package() {
+        let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW;
+        assert_eq!(read_sealed(memory(b"abc", all), 3).unwrap(), b"abc");
+        assert!(read_sealed(memory(b"abc", SealFlags::GROW), 3).is_err());
+        assert!(read_sealed(memory(b"abc", all), 4).is_err());
+        assert!(read_sealed(memory(b"abc", all), u64::MAX).is_err());
+        assert!(read_sealed(tempfile::tempfile().unwrap().into(), 0).is_err());
+    }
+}

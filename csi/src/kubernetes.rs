@@ -1,0 +1,86 @@
+//! The only file that talks to the API server, and it only reads.
+
+#[cfg(feature = "test-support")]
+pub mod fake;
+
+use async_trait::async_trait;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Client, Resource};
+use penstock_crds::{CacheRuntime, Dataset};
+use serde::de::DeserializeOwned;
+
+use crate::error::Error;
+use crate::limits::API_DEADLINE;
+
+/// What the node asks the cluster. `None` means that there is no such object.
+#[async_trait]
+pub trait Cluster: Send + Sync + 'static {
+    /// A Dataset.
+    async fn dataset(&self, namespace: &str, name: &str) -> Result<Option<Dataset>, Error>;
+    /// A CacheRuntime.
+    async fn cache_runtime(&self, namespace: &str, name: &str) -> Result<Option<CacheRuntime>, Error>;
+    /// All CacheRuntimes, never from a cache that may be behind.
+    async fn cache_runtimes(&self) -> Result<Vec<CacheRuntime>, Error>;
+    /// A pod.
+    async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, Error>;
+    /// A StatefulSet.
+    async fn stateful_set(&self, namespace: &str, name: &str) -> Result<Option<StatefulSet>, Error>;
+}
+
+/// The real thing.
+#[derive(Clone)]
+pub struct ApiServer(pub Client);
+
+impl ApiServer {
+    async fn get<K>(&self, namespace: &str, name: &str) -> Result<Option<K>, Error>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned,
+    {
+        let api = Api::<K>::namespaced(self.0.clone(), namespace);
+        let what = format!("the {} {namespace}/{name}", K::kind(&()));
+        in_time(what, api.get_opt(name)).await
+    }
+}
+
+#[async_trait]
+impl Cluster for ApiServer {
+    async fn dataset(&self, namespace: &str, name: &str) -> Result<Option<Dataset>, Error> {
+        self.get(namespace, name).await
+    }
+
+    async fn cache_runtime(&self, namespace: &str, name: &str) -> Result<Option<CacheRuntime>, Error> {
+        self.get(namespace, name).await
+    }
+
+    async fn cache_runtimes(&self) -> Result<Vec<CacheRuntime>, Error> {
+        let api = Api::<CacheRuntime>::all(self.0.clone());
+        let everything = ListParams::default();
+        let list = in_time("the list of CacheRuntimes".to_owned(), api.list(&everything));
+        Ok(list.await?.items)
+    }
+
+    async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, Error> {
+        self.get(namespace, name).await
+    }
+
+    async fn stateful_set(&self, namespace: &str, name: &str) -> Result<Option<StatefulSet>, Error> {
+        self.get(namespace, name).await
+    }
+}
+
+async fn in_time<T>(what: String, asked: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(API_DEADLINE, asked).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Error::Api {
+            what,
+            why: error.to_string(),
+        }),
+        Err(_) => Err(Error::Api {
+            what,
+            why: format!("no answer within {} s", API_DEADLINE.as_secs()),
+        }),
+    }
+}

@@ -1,0 +1,42 @@
+//! Every bound of the csi container, with its reason.
+
+use std::time::Duration;
+
+/// Descriptors of one FUSE connection, clones included: the mounter reads each on a thread of its own and gains nothing
+/// from more.
+pub const CONNECTION_DESCRIPTORS: usize = 4;
+
+/// How far the kernel reads ahead on a revision. The mounter answers reads of at most 1 MiB.
+pub const READ_AHEAD_KIB: u32 = 1024;
+
+/// Largest revision package that is taken from the mounter: it is held in memory twice while it is verified and written.
+/// A million files take 150 MB.
+pub const PACKAGE_BYTES_MAX: u64 = 4 << 30;
+
+/// How long the mounter may take to fetch a package. It gives up after 20 s by itself; the kubelet gives an RPC two minutes.
+pub const FETCH_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long the mounter may take to begin serving a connection; it only starts threads.
+pub const SERVE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long the mounter may take to note that a revision is no longer served; nothing waits for it but an unpublish.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long the mounter may leave a letter in its queue before it counts as gone (stopped by a signal, say).
+pub const SEND_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long the kernel may take to mount an image: it asks the mounter for a few names. Then the connection is aborted.
+pub const IMAGE_MOUNT_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long the API server may take to answer. The kubelet calls again.
+pub const API_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long statfs(2) may take. A file system that does not answer must not hold the kubelet's only statistics thread.
+pub const STATISTICS_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Pause between two looks for tier folders whose CacheRuntime is gone, for those that no unpublish noticed: a cache node
+/// that had moved to another node. One list request each.
+pub const TIER_SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// How long calls that have begun may go on after SIGTERM.
+pub const SHUTDOWN_MAX: Duration = Duration::from_secs(20);

@@ -1,0 +1,116 @@
+//! What the kernel mounts for us, behind three methods, so that everything above it runs without root too. Must not know
+//! revisions, volumes or Kubernetes.
+
+#[cfg(feature = "test-support")]
+pub mod fake;
+mod read_ahead;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use penstock_mount::bind::Access;
+use penstock_mount::table::{self, Mount};
+use penstock_mount::{MountError, bind, erofs, fuse};
+use rustix::io::Errno;
+
+use crate::limits::CONNECTION_DESCRIPTORS;
+
+/// What is mounted.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A new FUSE connection, for somebody else to serve.
+    Space,
+    /// An EROFS image over the files of a space.
+    Image {
+        /// The image.
+        file: PathBuf,
+        /// The files, in the order of the image's device table.
+        devices: Vec<PathBuf>,
+    },
+    /// A folder that is there already.
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Whether it can be written through.
+        access: Access,
+    },
+}
+
+/// The mounts of a node.
+pub trait Mounts: Send + Sync + 'static {
+    /// All mounts. Never asks a file system, so it cannot hang.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    fn table(&self) -> io::Result<Vec<Mount>>;
+
+    /// Mounts `source` at the folder `target`. A [`Source::Space`] gives its connection and the connection's clones; an
+    /// image may wait for whoever serves its space.
+    ///
+    /// # Errors
+    /// When the kernel refuses; nothing is mounted then.
+    fn mount(&self, source: &Source, target: &Path) -> Result<Vec<OwnedFd>, MountError>;
+
+    /// Unmounts whatever is mounted at `target`; nothing there is fine. The FUSE connection `abort` is ended before, so
+    /// that no unanswered read can make the unmount hang. Something at `target` must hold that connection: numbers are
+    /// reused.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn unmount(&self, target: &Path, abort: Option<u32>) -> Result<(), MountError>;
+}
+
+/// The real thing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LinuxMounts;
+
+impl Mounts for LinuxMounts {
+    fn table(&self) -> io::Result<Vec<Mount>> {
+        table::read()
+    }
+
+    fn mount(&self, source: &Source, target: &Path) -> Result<Vec<OwnedFd>, MountError> {
+        match source {
+            Source::Space => connect(target),
+            Source::Image { file, devices } => {
+                // Another image that is mounted at the same moment gets the same value, which is the same for all.
+                let before = read_ahead::backing_devices();
+                erofs::mount(file, target, devices)?;
+                read_ahead::set_of_new(before);
+                Ok(Vec::new())
+            }
+            Source::Folder { path, access } => {
+                bind::bind(path, target, *access)?;
+                Ok(Vec::new())
+            }
+        }
+    }
+
+    fn unmount(&self, target: &Path, abort: Option<u32>) -> Result<(), MountError> {
+        if let Some(connection) = abort {
+            match fuse::abort(connection) {
+                // It has ended by itself.
+                Err(error) if error.errno == Errno::NOENT => {}
+                ended => ended?,
+            }
+        }
+        // What still uses it (a container that the kubelet lost) keeps its view; the pod's end must not wait for that.
+        bind::unmount(target).or_else(|_| bind::detach(target))
+    }
+}
+
+fn connect(target: &Path) -> Result<Vec<OwnedFd>, MountError> {
+    let connection = fuse::mount(target)?;
+    let clones = (1..CONNECTION_DESCRIPTORS)
+        .map(|_| fuse::clone(&connection))
+        .collect::<Result<Vec<_>, _>>();
+    match clones {
+        Ok(clones) => Ok(std::iter::once(connection).chain(clones).collect()),
+        Err(error) => {
+            drop(connection);
+            let _ = bind::detach(target);
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Mounts that are only written down, and can be told to fail.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use penstock_mount::MountError;
+use penstock_mount::table::Mount;
+use rustix::io::Errno;
+
+use super::{Mounts, Source};
+
+/// A mount table in memory.
+#[derive(Debug, Default)]
+pub struct FakeMounts {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    mounts: Vec<Mount>,
+    devices: u32,
+    failing: Option<(What, Errno)>,
+    aborted: Vec<u32>,
+}
+
+/// A kind of mount, to let it fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum What {
+    /// A FUSE connection.
+    Space,
+    /// An EROFS image.
+    Image,
+    /// A bind.
+    Folder,
+}
+
+impl FakeMounts {
+    /// From now on mounts of this kind fail; `None` heals them.
+    pub fn fail(&self, failing: Option<(What, Errno)>) {
+        self.state().failing = failing;
+    }
+
+    /// The connections that were aborted.
+    pub fn aborted(&self) -> Vec<u32> {
+        self.state().aborted.clone()
+    }
+
+    /// What is mounted, as `file system target`.
+    pub fn shown(&self) -> Vec<String> {
+        let state = self.state();
+        let show = |mount: &Mount| format!("{} {}", mount.file_system, mount.target.display());
+        state.mounts.iter().map(show).collect()
+    }
+
+    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Mounts for FakeMounts {
+    fn table(&self) -> io::Result<Vec<Mount>> {
+        Ok(self.state().mounts.clone())
+    }
+
+    fn mount(&self, source: &Source, target: &Path) -> Result<Vec<OwnedFd>, MountError> {
+        let mut state = self.state();
+        let what = match source {
+            Source::Space => What::Space,
+            Source::Image { .. } => What::Image,
+            Source::Folder { .. } => What::Folder,
+        };
+        let refused = |errno| MountError {
+            operation: "mount at",
+            path: target.to_owned(),
+            errno,
+        };
+        if let Some((_, errno)) = state.failing.filter(|(failing, _)| *failing == what) {
+            return Err(refused(errno));
+        }
+        if !target.is_dir() {
+            return Err(refused(Errno::NOENT));
+        }
+        state.devices += 1;
+        let new = (0, 100 + state.devices);
+        let (file_system, device, source_path) = match source {
+            Source::Space => ("fuse.penstock".to_owned(), new, PathBuf::from("penstock")),
+            Source::Image { file, .. } => ("erofs".to_owned(), new, file.clone()),
+            Source::Folder { path, .. } => match state.mounts.iter().rev().find(|mount| mount.target == *path) {
+                Some(mount) => (mount.file_system.clone(), mount.device, mount.source.clone()),
+                None => ("ext4".to_owned(), (8, 1), PathBuf::from("/dev/sda1")),
+            },
+        };
+        let root = match source {
+            Source::Folder { path, .. } if file_system == "ext4" => path.clone(),
+            _ => PathBuf::from("/"),
+        };
+        state.mounts.push(Mount {
+            device,
+            root,
+            target: target.to_owned(),
+            options: "ro".to_owned(),
+            file_system,
+            source: source_path,
+        });
+        match what {
+            What::Space => {
+                let null = File::open("/dev/null").map_err(|_| refused(Errno::NOENT))?;
+                Ok(vec![null.into()])
+            }
+            What::Image | What::Folder => Ok(Vec::new()),
+        }
+    }
+
+    fn unmount(&self, target: &Path, abort: Option<u32>) -> Result<(), MountError> {
+        let mut state = self.state();
+        state.aborted.extend(abort);
+        state.mounts.retain(|mount| mount.target != target);
+        Ok(())
+    }
+}

@@ -1,0 +1,386 @@
+//! The revisions that are mounted on this node: one EROFS mount each, bound into every pod that uses it, so that all share
+//! one page cache.
+//!
+//! ```text
+//! image on disk? ─no─► package from the mounter, verified ─► image
+//!      │
+//! FUSE mount ─► mounter serves it ─► EROFS mount ─► kept ─► bind to the target        (first pod)
+//!                                                           bind to the target        (every further pod)
+//! last bind gone ─► connection aborted ─► EROFS unmounted ─► FUSE unmounted ─► image removed
+//! ```
+//!
+//! Who uses what is read from the mount table each time, never remembered: after a restart of this container it is still
+//! true. Only the descriptors are in memory. A mount whose descriptors are lost goes on for its pods (the kernel has the
+//! warm data, the mounter the connection) but is not given to new pods: they get a mount of their own.
+//!
+//! Teardown aborts the connection first. Nobody uses it by then, and a read that nobody answers would make the unmount
+//! hang in the kernel for ever.
+//!
+//! *Lock order*: the lock of a revision is held while it is mounted, bound or unmounted; within it the keeper's.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use penstock_mount::MountError;
+use penstock_mount::bind::Access;
+use penstock_mount::table::Mount;
+use penstock_protocol::ids::{RevisionId, SpaceId};
+use rustix::io::Errno;
+
+use crate::error::Error;
+use crate::folders::Folders;
+use crate::images::{ImageFile, Images};
+use crate::keeper::{Keeper, Space};
+use crate::limits::IMAGE_MOUNT_DEADLINE;
+use crate::mounts::{Mounts, Source};
+
+/// The type of the file system of a revision, in the mount table.
+const IMAGE_TYPE: &str = "erofs";
+
+/// What a Dataset's status says about the revision to mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its id.
+    pub revision: RevisionId,
+    /// Its space.
+    pub space: SpaceId,
+    /// Cache nodes to ask first.
+    pub seeds: Vec<String>,
+}
+
+/// The mounted revisions.
+pub struct Revisions {
+    mounts: Arc<dyn Mounts>,
+    keeper: Arc<Keeper>,
+    images: Images,
+    folders: Folders,
+    locks: Mutex<HashMap<RevisionId, Arc<Mutex<()>>>>,
+}
+
+/// A mounted revision, from the mount table.
+struct Mounted {
+    revision: RevisionId,
+    connection: u32,
+    path: PathBuf,
+    device: (u32, u32),
+}
+
+impl Revisions {
+    /// The revisions below `folders`.
+    pub fn new(mounts: Arc<dyn Mounts>, keeper: Arc<Keeper>, folders: Folders) -> Self {
+        Self {
+            mounts,
+            keeper,
+            images: Images::new(folders.images()),
+            folders,
+            locks: Mutex::default(),
+        }
+    }
+
+    /// Shows a revision at the folder `target`, read-only. Blocks.
+    ///
+    /// # Errors
+    /// Nothing new is mounted then.
+    pub fn publish(&self, wanted: &Wanted, target: &Path) -> Result<(), Error> {
+        let lock = self.lock_of(&wanted.revision);
+        let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = self.mounted(&self.table()?);
+        let usable = ours
+            .into_iter()
+            .find(|mounted| mounted.revision == wanted.revision && self.keeper.keeps(mounted.connection));
+        let mounted = match usable {
+            Some(mounted) => mounted,
+            None => self.mount(wanted)?,
+        };
+        let source = Source::Folder {
+            path: mounted.path.clone(),
+            access: Access::ReadOnly,
+        };
+        if let Err(refused) = self.mounts.mount(&source, target) {
+            self.end_if_unused(&mounted)?;
+            return Err(refused.into());
+        }
+        Ok(())
+    }
+
+    /// Unmounts `target`, where the file system `device` is mounted, and the revision if that was its last user. Blocks.
+    ///
+    /// # Errors
+    /// When the kernel refuses; a repeated call goes on where this one stopped.
+    pub fn unpublish(&self, target: &Path, device: (u32, u32)) -> Result<(), Error> {
+        let ours = self
+            .mounted(&self.table()?)
+            .into_iter()
+            .find(|mounted| mounted.device == device);
+        let Some(mounted) = ours else {
+            return Ok(self.mounts.unmount(target, None)?);
+        };
+        let lock = self.lock_of(&mounted.revision);
+        let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.mounts.unmount(target, None)?;
+        self.end_if_unused(&mounted)
+    }
+
+    /// Whether a mount shows a revision.
+    pub fn shows_revision(mount: &Mount) -> bool {
+        mount.file_system == IMAGE_TYPE
+    }
+
+    /// Removes what a predecessor left: mounts that no pod uses, folders without a mount, images of no mounted revision.
+    /// Call it before anything is published.
+    ///
+    /// # Errors
+    /// When the mount table or the disk cannot be read; what one mount refuses is only logged.
+    pub fn clear(&self) -> Result<(), Error> {
+        for mounted in self.mounted(&self.table()?) {
+            let revision = mounted.revision;
+            match self.end_if_unused(&mounted) {
+                Ok(()) => tracing::info!(%revision, connection = mounted.connection, "found a mounted revision"),
+                Err(error) => tracing::error!(%revision, %error, "a mount of a predecessor is left"),
+            }
+        }
+        let ours = self.mounted(&self.table()?);
+        for revision in self.images.all()? {
+            if !ours.iter().any(|mounted| mounted.revision == revision) {
+                self.images.remove(&revision)?;
+            }
+        }
+        // Fails, as it should, for the folders on which something is mounted.
+        for folder in folders_in(&self.folders.revisions()) {
+            folders_in(&folder)
+                .iter()
+                .for_each(|mount_point| drop(fs::remove_dir(mount_point)));
+            drop(fs::remove_dir(&folder));
+        }
+        Ok(())
+    }
+
+    /// How many revisions are mounted, for the metrics.
+    pub fn count(&self) -> usize {
+        self.table().map(|table| self.mounted(&table).len()).unwrap_or_default()
+    }
+
+    fn mount(&self, wanted: &Wanted) -> Result<Mounted, Error> {
+        let Wanted { revision, space, seeds } = wanted;
+        let image = match self.images.find(revision)? {
+            Some(image) => image,
+            None => {
+                let package = self.keeper.fetch(revision, seeds)?;
+                self.images.write(revision, space, package)?
+            }
+        };
+        let space_folder = new_folder(&self.folders.spaces().join(revision.to_string()))?;
+        let mut undo = Undo {
+            mounts: &*self.mounts,
+            connection: None,
+            space: Some(space_folder.clone()),
+            image: None,
+        };
+        let descriptors = self.mounts.mount(&Source::Space, &space_folder)?;
+        let connection = self.connection_at(&space_folder)?;
+        undo.connection = Some(connection);
+
+        let space = Space {
+            revision: *revision,
+            space: *space,
+            device_bytes: image.device_bytes.clone(),
+            seeds: seeds.clone(),
+        };
+        let server = self.keeper.serve(&space, &descriptors)?;
+
+        let path = self.folders.revision(revision, connection);
+        fs::create_dir_all(&path).map_err(Error::file("make the folder", &path))?;
+        undo.image = Some(path.clone());
+        self.mount_image(&image, &space_folder, &path, &mut undo)?;
+        let table = self.table()?;
+        let device = table
+            .iter()
+            .rev()
+            .find(|mount| mount.target == path)
+            .map(|mount| mount.device);
+        let device = device.ok_or_else(|| Error::Internal(format!("{} is not mounted after all", path.display())))?;
+        self.keeper.keep(connection, space, descriptors, &server);
+        undo.disarm();
+        tracing::info!(%revision, connection, "mounted a revision");
+        Ok(Mounted {
+            revision: *revision,
+            connection,
+            path,
+            device,
+        })
+    }
+
+    /// The kernel asks whoever serves the space for its files while it mounts the image; if nobody answers in time, the
+    /// connection is aborted, which ends the wait.
+    fn mount_image(&self, image: &ImageFile, space: &Path, target: &Path, undo: &mut Undo<'_>) -> Result<(), Error> {
+        let devices = (0..image.device_bytes.len()).map(|number| space.join(number.to_string()));
+        let source = Source::Image {
+            file: image.path.clone(),
+            devices: devices.collect(),
+        };
+        let (sender, receiver) = sync_channel(1);
+        let (mounts, target) = (self.mounts.clone(), target.to_owned());
+        let mount = move || drop(sender.try_send(mounts.mount(&source, &target)));
+        let thread = std::thread::Builder::new().name("mount".into()).spawn(mount);
+        thread.map_err(|error| Error::Internal(format!("start a thread: {error}")))?;
+        match receiver.recv_timeout(IMAGE_MOUNT_DEADLINE) {
+            Ok(mounted) => {
+                mounted?;
+                Ok(())
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Internal("the thread that mounts ended".to_owned())),
+            Err(RecvTimeoutError::Timeout) => {
+                undo.end_space();
+                // Whatever became of it, it is over now, and unmounted on the way out.
+                let _ = receiver.recv_timeout(IMAGE_MOUNT_DEADLINE);
+                Err(Error::NotReady(format!(
+                    "the mounter of this node did not answer the kernel within {} s; it will be tried again",
+                    IMAGE_MOUNT_DEADLINE.as_secs()
+                )))
+            }
+        }
+    }
+
+    fn end_if_unused(&self, mounted: &Mounted) -> Result<(), Error> {
+        let Mounted {
+            revision,
+            connection,
+            path,
+            device,
+        } = mounted;
+        let table = self.table()?;
+        let used = |mount: &&Mount| mount.device == *device && mount.target != *path;
+        if table.iter().any(|mount| used(&mount)) {
+            return Ok(());
+        }
+        if table.iter().any(|mount| mount.target == *path) {
+            self.mounts.unmount(path, Some(*connection))?;
+        }
+        let is_space = |mount: &&Mount| {
+            mount.device.1 == *connection
+                && mount.file_system.starts_with("fuse")
+                && mount.target.starts_with(self.folders.spaces())
+        };
+        if let Some(space) = table.iter().find(is_space) {
+            self.mounts.unmount(&space.target, None)?;
+            remove_folder(&space.target);
+        }
+        self.keeper.forget(*connection, revision);
+        remove_folder(path);
+        let others = self.mounted(&self.table()?);
+        if !others.iter().any(|other| other.revision == *revision) {
+            self.images.remove(revision)?;
+        }
+        tracing::info!(%revision, connection, "unmounted a revision that nobody uses any more");
+        Ok(())
+    }
+
+    fn connection_at(&self, space: &Path) -> Result<u32, Error> {
+        let table = self.table()?;
+        let mount = table.iter().rev().find(|mount| mount.target == space);
+        let mount = mount.ok_or_else(|| MountError {
+            operation: "find the FUSE connection at",
+            path: space.to_owned(),
+            errno: Errno::NOENT,
+        })?;
+        Ok(mount.device.1)
+    }
+
+    fn mounted(&self, table: &[Mount]) -> Vec<Mounted> {
+        let mounted = table
+            .iter()
+            .filter(|mount| Self::shows_revision(mount))
+            .filter_map(|mount| {
+                let (revision, connection) = self.folders.revision_of(&mount.target)?;
+                Some(Mounted {
+                    revision,
+                    connection,
+                    path: mount.target.clone(),
+                    device: mount.device,
+                })
+            });
+        mounted.collect()
+    }
+
+    fn table(&self) -> Result<Vec<Mount>, Error> {
+        self.mounts
+            .table()
+            .map_err(Error::file("read", Path::new("/proc/self/mountinfo")))
+    }
+
+    fn lock_of(&self, revision: &RevisionId) -> Arc<Mutex<()>> {
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that nobody holds are made anew when they are needed.
+        locks.retain(|_, lock| Arc::strong_count(lock) > 1);
+        locks.entry(*revision).or_default().clone()
+    }
+}
+
+/// Undoes a mount that did not come to its end.
+struct Undo<'a> {
+    mounts: &'a dyn Mounts,
+    connection: Option<u32>,
+    space: Option<PathBuf>,
+    image: Option<PathBuf>,
+}
+
+impl Undo<'_> {
+    fn disarm(mut self) {
+        (self.space, self.image) = (None, None);
+    }
+
+    /// Only while the FUSE mount is there the number means our connection, so both end at once, and only once.
+    fn end_space(&mut self) {
+        if let Some(space) = self.space.take() {
+            self.end(&space, self.connection);
+        }
+    }
+
+    fn end(&self, path: &Path, abort: Option<u32>) {
+        if let Err(error) = self.mounts.unmount(path, abort) {
+            tracing::error!(%error, "a mount is left");
+        }
+        remove_folder(path);
+    }
+}
+
+impl Drop for Undo<'_> {
+    fn drop(&mut self) {
+        self.end_space();
+        if let Some(image) = self.image.take() {
+            self.end(&image, None);
+        }
+    }
+}
+
+/// A folder that was not there before, below `parent`.
+fn new_folder(parent: &Path) -> Result<PathBuf, Error> {
+    fs::create_dir_all(parent).map_err(Error::file("make the folder", parent))?;
+    for number in 0..u32::MAX {
+        let folder = parent.join(number.to_string());
+        match fs::create_dir(&folder) {
+            Ok(()) => return Ok(folder),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(Error::file("make the folder", &folder)(error)),
+        }
+    }
+    Err(Error::Internal(format!("{} is full", parent.display())))
+}
+
+/// Removes a mount point, and its parent when it was the last in it.
+fn remove_folder(path: &Path) {
+    if let Err(error) = fs::remove_dir(path) {
+        tracing::warn!(path = %path.display(), %error, "a folder is left");
+    }
+    // Other mounts of the revision may be in it.
+    path.parent().map(fs::remove_dir);
+}
+
+fn folders_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten();
+    entries.filter_map(|entry| Some(entry.ok()?.path())).collect()
+}

@@ -1,0 +1,59 @@
+//! One call per target at a time. The CSI specification: "The CO SHOULD ensure that there is no other call in-flight for
+//! the volume ... the SP MAY return ABORTED". The key is the target, not the volume: pods that share a Dataset start
+//! together, and what they share is guarded by [`crate::revisions`].
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::Error;
+
+/// The targets that are being worked on.
+#[derive(Clone, Debug, Default)]
+pub struct VolumeLocks(Arc<Mutex<HashSet<PathBuf>>>);
+
+/// Holds a target until it is dropped.
+#[derive(Debug)]
+pub struct VolumeLock {
+    target: PathBuf,
+    locks: VolumeLocks,
+}
+
+impl VolumeLocks {
+    /// Locks `target`, or refuses at once.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] when another call holds it.
+    pub fn lock(&self, target: &Path) -> Result<VolumeLock, Error> {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !held.insert(target.to_owned()) {
+            return Err(Error::Busy(target.to_owned()));
+        }
+        Ok(VolumeLock {
+            target: target.to_owned(),
+            locks: self.clone(),
+        })
+    }
+}
+
+impl Drop for VolumeLock {
+    fn drop(&mut self) {
+        let mut held = self.locks.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.remove(&self.target);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_call_for_a_target_is_refused_until_the_first_has_ended() {
+        let locks = VolumeLocks::default();
+        let first = locks.lock(Path::new("/a")).unwrap();
+        assert!(matches!(locks.lock(Path::new("/a")), Err(Error::Busy(_))));
+        let _other = locks.lock(Path::new("/b")).unwrap();
+        drop(first);
+        locks.lock(Path::new("/a")).unwrap();
+    }
+}
