@@ -122,3 +122,12 @@ fn metrics(node: &Node) -> String {
     }
     text
 }
+
+/// Logs from `info` on, or what `RUST_LOG` says.
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::builder();
+    let filter = filter
+        .with_default_directive(tracing::level_filters::LevelFilter::INFO.into())
+        .from_env_lossy();
+    tracing_subscriber::fmt().with_env_filter(filter).init();
+}

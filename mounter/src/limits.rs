@@ -35,3 +35,6 @@ pub const READ_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Pause before the mounter connects again to a csi container that went away: short, because a starting pod waits for it.
 pub const KEEPER_RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a package is asked for before csi is told to try again; the kubelet gives an RPC two minutes.
+pub const FETCH_DEADLINE: Duration = Duration::from_secs(20);

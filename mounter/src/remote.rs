@@ -24,9 +24,12 @@ impl SpaceReader for RemoteSpace {
     }
 
     async fn read(&self, range: BlockRange, into: &mut [u8]) -> Result<(), ReadFailure> {
-        self.client.read(&self.revision, &self.space, range, into).await.map_err(|error| match error {
-            ClientError::Drifted(text) => ReadFailure::Drifted(text),
-            other => ReadFailure::Unavailable(other.to_string()),
-        })
+        self.client
+            .read(&self.revision, &self.space, range, into)
+            .await
+            .map_err(|error| match error {
+                ClientError::Drifted(text) => ReadFailure::Drifted(text),
+                other => ReadFailure::Unavailable(other.to_string()),
+            })
     }
 }

@@ -1,1 +1,25 @@
-//! The controllers of Dataset and CacheRuntime
+//! The operator: turns Datasets and CacheRuntimes into cache nodes, revisions and volumes.
+//!
+//! ```text
+//! watch ─► reconcile: observe ─► validate ─► desired ─► apply ─► status        (one file per kind, a folder for its steps)
+//!                         │                                ▲
+//!                         ├─► links: one gRPC stream per cache node: configuration out, reports in
+//!                         └─► builds: asks a cache node for the next revision; `commit` writes it by optimistic lock
+//! ```
+//!
+//! The only writer to the API server is [`apply`] (and [`commit`] for `status.revision`). Bytes never pass through here.
+
+pub mod apply;
+pub mod builds;
+pub mod cache_runtime;
+pub mod commit;
+pub mod conditions;
+pub mod context;
+pub mod dataset;
+pub mod error;
+pub mod lease;
+pub mod limits;
+pub mod links;
+pub mod names;
+pub mod sources;
+pub mod uninstall;

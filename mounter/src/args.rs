@@ -1,0 +1,19 @@
+//! The command line of the mounter.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+
+/// Answers the kernel's reads of cold blocks on one node. Needs no privilege: the csi container hands the connections over.
+#[derive(Parser, Debug)]
+#[command(version)]
+pub(crate) struct Args {
+    /// The socket of the csi container.
+    #[arg(long, env = "PENSTOCK_KEEPER_SOCKET", default_value = "/keeper/socket")]
+    pub(crate) keeper_socket: PathBuf,
+
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "PENSTOCK_HEALTH_LISTEN", default_value = "0.0.0.0:7082")]
+    pub(crate) health_listen: SocketAddr,
+}

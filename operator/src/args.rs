@@ -1,0 +1,52 @@
+//! The command line of the operator.
+
+use std::net::SocketAddr;
+
+use clap::{Args as ClapArgs, Parser, Subcommand};
+
+/// Turns Datasets and CacheRuntimes into cache nodes, revisions and volumes.
+#[derive(Parser, Debug)]
+#[command(version)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Runs the controllers, when it is this process' turn.
+    Run(Run),
+    /// Fails and names what is in use while there are Datasets or CacheRuntimes: the chart's pre-delete hook.
+    CheckUninstall,
+}
+
+#[derive(ClapArgs, Debug)]
+pub(crate) struct Run {
+    /// Image of the cache nodes.
+    #[arg(long, env = "PENSTOCK_IMAGE")]
+    pub(crate) image: String,
+
+    /// Pull policy of that image.
+    #[arg(long, env = "PENSTOCK_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    pub(crate) image_pull_policy: String,
+
+    /// Secrets to pull it with, in the namespaces of the CacheRuntimes.
+    #[arg(long, env = "PENSTOCK_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    pub(crate) image_pull_secrets: Vec<String>,
+
+    /// Domain of the cluster's names.
+    #[arg(long, env = "PENSTOCK_CLUSTER_DOMAIN", default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+
+    /// Namespace of the operator.
+    #[arg(long, env = "POD_NAMESPACE")]
+    pub(crate) namespace: String,
+
+    /// Name of this process in the election of a leader.
+    #[arg(long, env = "POD_NAME")]
+    pub(crate) identity: String,
+
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "PENSTOCK_HEALTH_LISTEN", default_value = "0.0.0.0:7092")]
+    pub(crate) health_listen: SocketAddr,
+}

@@ -1,0 +1,290 @@
+//! The objects that a CacheRuntime owns: pure.
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use kube::{Resource, ResourceExt};
+use penstock_crds::{
+    BULK_PORT, CONTROL_PORT, CSI_DRIVER, CacheRuntime, CacheRuntimeSpec, HEALTH_PORT, Medium, Tier, TierVolume,
+    bytes_of,
+};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::context::Facts;
+use crate::error::Error;
+use crate::names::{CACHE_USER, runtime_labels};
+
+/// Where the tier is in the container.
+const TIER_FOLDER: &str = "/cache";
+/// A cache node holds buffers and presence, and the tier itself when that is memory.
+const MEMORY_REQUEST: &str = "128Mi";
+
+/// Everything that a CacheRuntime owns.
+pub struct Children {
+    /// Identity of the cache nodes; has no rights.
+    pub service_account: ServiceAccount,
+    /// Gives each cache node a name of its own.
+    pub service: Service,
+    /// Who may connect.
+    pub network_policy: NetworkPolicy,
+    /// One cache node at a time may be drained.
+    pub disruption_budget: PodDisruptionBudget,
+    /// The cache nodes.
+    pub stateful_set: StatefulSet,
+}
+
+/// The children of `runtime`.
+///
+/// # Errors
+/// When one of ours does not have the shape of its kind.
+pub fn children(runtime: &CacheRuntime, facts: &Facts) -> Result<Children, Error> {
+    let name = runtime.name_any();
+    let labels = runtime_labels(&name);
+    let metadata = json!({
+        "name": name,
+        "namespace": runtime.namespace(),
+        "labels": labels,
+        "ownerReferences": [runtime.controller_owner_ref(&())],
+    });
+    let selector = json!({"matchLabels": labels});
+    Ok(Children {
+        service_account: shaped(
+            "build the ServiceAccount",
+            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata, "automountServiceAccountToken": false}),
+        )?,
+        service: shaped("build the Service", service(&metadata, &json!(labels)))?,
+        network_policy: shaped(
+            "build the NetworkPolicy",
+            network_policy(&metadata, &selector, &facts.namespace),
+        )?,
+        disruption_budget: shaped(
+            "build the PodDisruptionBudget",
+            json!({"apiVersion": "policy/v1", "kind": "PodDisruptionBudget", "metadata": metadata,
+                   "spec": {"maxUnavailable": 1, "selector": selector}}),
+        )?,
+        stateful_set: shaped(
+            "build the StatefulSet",
+            stateful_set(runtime, facts, &metadata, &selector, &json!(labels)),
+        )?,
+    })
+}
+
+fn service(metadata: &Value, labels: &Value) -> Value {
+    let port = |name: &str, port: u16| json!({"name": name, "port": port, "targetPort": name, "protocol": "TCP"});
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": metadata,
+        "spec": {
+            "clusterIP": "None",
+            // A node is told its configuration before it is ready, so it needs its name before.
+            "publishNotReadyAddresses": true,
+            "selector": labels,
+            "ports": [port("bulk", BULK_PORT), port("control", CONTROL_PORT)],
+        },
+    })
+}
+
+fn network_policy(metadata: &Value, selector: &Value, operator_namespace: &str) -> Value {
+    let operator = json!({
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "penstock", "app.kubernetes.io/component": "operator"}},
+    });
+    let mounter = json!({
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}},
+        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "penstock", "app.kubernetes.io/component": "mounter"}},
+    });
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata,
+        "spec": {
+            "podSelector": selector,
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [mounter, {"podSelector": selector}], "ports": [{"port": "bulk"}]},
+                {"from": [operator], "ports": [{"port": "control"}]},
+                {"ports": [{"port": "health"}]},
+            ],
+        },
+    })
+}
+
+fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selector: &Value, labels: &Value) -> Value {
+    let CacheRuntimeSpec {
+        replicas,
+        tiers,
+        node_selector,
+        tolerations,
+        resources,
+    } = &runtime.spec;
+    // The schema allows exactly one.
+    let tier = tiers.first();
+    let probe = |path: &str, period: u32| json!({"httpGet": {"path": path, "port": "health"}, "periodSeconds": period});
+    let pull_secrets: Vec<Value> = facts
+        .image_pull_secrets
+        .iter()
+        .map(|name| json!({"name": name}))
+        .collect();
+    let container = json!({
+        "name": "cache-node",
+        "image": facts.image,
+        "imagePullPolicy": facts.image_pull_policy,
+        "command": ["/bin/penstock-cache-node"],
+        "args": tier.map(tier_argument).into_iter().collect::<Vec<_>>(),
+        "ports": [
+            {"name": "bulk", "containerPort": BULK_PORT, "protocol": "TCP"},
+            {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
+            {"name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP"},
+        ],
+        "readinessProbe": probe("/readyz", 2),
+        "livenessProbe": probe("/livez", 10),
+        "resources": resources.as_ref().map_or_else(|| json!({"requests": {"memory": MEMORY_REQUEST}}), |given| json!(given)),
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": tier.map(|tier| json!({"name": "tier", "mountPath": format!("{TIER_FOLDER}/{}", tier.name)})).into_iter().collect::<Vec<_>>(),
+    });
+    json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata,
+        "spec": {
+            "replicas": replicas,
+            "serviceName": runtime.name_any(),
+            "podManagementPolicy": "Parallel",
+            "selector": selector,
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "serviceAccountName": runtime.name_any(),
+                    "automountServiceAccountToken": false,
+                    "enableServiceLinks": false,
+                    "terminationGracePeriodSeconds": 15,
+                    "imagePullSecrets": pull_secrets,
+                    "nodeSelector": node_selector,
+                    "tolerations": tolerations,
+                    "securityContext": {
+                        "runAsNonRoot": true,
+                        "runAsUser": CACHE_USER,
+                        "runAsGroup": CACHE_USER,
+                        "fsGroup": CACHE_USER,
+                        "fsGroupChangePolicy": "OnRootMismatch",
+                        "seccompProfile": {"type": "RuntimeDefault"},
+                    },
+                    "affinity": {"podAntiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
+                        {"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname", "labelSelector": selector}},
+                    ]}},
+                    "containers": [container],
+                    "volumes": tier.map(|tier| tier_volume(runtime, tier)).into_iter().collect::<Vec<_>>(),
+                },
+            },
+        },
+    })
+}
+
+fn tier_argument(tier: &Tier) -> String {
+    let Tier {
+        name,
+        medium: _,
+        capacity,
+        volume: _,
+    } = tier;
+    // The pattern of the schema admits only what this understands, up to the size of the number.
+    format!(
+        "--tier={name}={TIER_FOLDER}/{name}:{}",
+        bytes_of(capacity).unwrap_or(u64::MAX)
+    )
+}
+
+fn tier_volume(runtime: &CacheRuntime, tier: &Tier) -> Value {
+    let Tier {
+        name,
+        medium,
+        capacity,
+        volume,
+    } = tier;
+    match (volume, medium) {
+        (TierVolume::Node, _) => json!({
+            "name": "tier",
+            "csi": {"driver": CSI_DRIVER, "volumeAttributes": {"cacheRuntime": runtime.name_any(), "tier": name}},
+        }),
+        (TierVolume::EmptyDir, Medium::Memory) => {
+            json!({"name": "tier", "emptyDir": {"medium": "Memory", "sizeLimit": capacity}})
+        }
+        (TierVolume::EmptyDir, Medium::SSD | Medium::HDD) => json!({"name": "tier", "emptyDir": {}}),
+    }
+}
+
+fn shaped<K: DeserializeOwned>(step: &'static str, value: Value) -> Result<K, Error> {
+    serde_json::from_value(value).map_err(|source| Error::Shape { step, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> Facts {
+        Facts {
+            image: "penstock:1".into(),
+            image_pull_policy: "IfNotPresent".into(),
+            image_pull_secrets: vec!["pull".into()],
+            cluster_domain: "cluster.local".into(),
+            namespace: "penstock-system".into(),
+        }
+    }
+
+    fn runtime(tier: Value) -> CacheRuntime {
+        serde_json::from_value(json!({
+            "apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime",
+            "metadata": {"name": "pool", "namespace": "vision", "uid": "u-1"},
+            "spec": {"replicas": 3, "tiers": [tier]},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn cache_nodes_satisfy_the_restricted_level() {
+        let children = children(
+            &runtime(json!({"name": "ssd", "medium": "SSD", "capacity": "2Gi"})),
+            &facts(),
+        )
+        .unwrap();
+        let pod = children.stateful_set.spec.unwrap().template.spec.unwrap();
+        let security = pod.security_context.unwrap();
+        assert_eq!(
+            (
+                security.run_as_non_root,
+                security.seccomp_profile.unwrap().type_.as_str()
+            ),
+            (Some(true), "RuntimeDefault")
+        );
+        let container = &pod.containers[0];
+        let security = container.security_context.clone().unwrap();
+        assert_eq!(security.allow_privilege_escalation, Some(false));
+        assert_eq!(security.capabilities.unwrap().drop.unwrap(), ["ALL"]);
+        assert_eq!(container.args.clone().unwrap(), ["--tier=ssd=/cache/ssd:2147483648"]);
+        assert!(pod.volumes.unwrap().iter().all(|volume| volume.host_path.is_none()));
+    }
+
+    #[test]
+    fn a_tier_becomes_the_volume_that_was_asked_for() {
+        for (tier, expected) in [
+            (
+                json!({"name": "a", "medium": "SSD", "capacity": "1Gi"}),
+                json!({"csi": {"driver": "csi.penstock.io", "volumeAttributes": {"cacheRuntime": "pool", "tier": "a"}}}),
+            ),
+            (
+                json!({"name": "a", "medium": "HDD", "capacity": "1Gi", "volume": "EmptyDir"}),
+                json!({"emptyDir": {}}),
+            ),
+            (
+                json!({"name": "a", "medium": "Memory", "capacity": "1Gi", "volume": "EmptyDir"}),
+                json!({"emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}),
+            ),
+        ] {
+            let runtime = runtime(tier);
+            let mut volume = tier_volume(&runtime, &runtime.spec.tiers[0]);
+            volume.as_object_mut().unwrap().remove("name");
+            assert_eq!(volume, expected);
+        }
+    }
+}

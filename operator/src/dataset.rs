@@ -1,0 +1,225 @@
+//! The controller of Datasets: revisions, volumes, and where they stand.
+
+pub mod decide;
+pub mod desired;
+mod observe;
+mod status;
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::runtime::controller::Action;
+use kube::runtime::events::EventType;
+use kube::runtime::reflector::ObjectRef;
+use kube::{Api, Resource, ResourceExt};
+use penstock_crds::{Dataset, Revision, condition};
+use penstock_protocol::control::cache_node as wire;
+use penstock_protocol::ids::{RevisionId, SpaceId};
+
+use crate::builds::{Order, State};
+use crate::commit::commit;
+use crate::context::{Context, now};
+use crate::error::Error;
+use crate::limits::{ERROR_PAUSE, OLDER_REVISIONS_MAX, WAIT_INTERVAL};
+use crate::names::{FINALIZER, volume};
+use crate::{apply, conditions};
+use decide::Next;
+use observe::{Claim, Observed};
+
+/// Whether a Dataset uses a CacheRuntime of its namespace: by name, or because it was chosen for it.
+pub fn uses(dataset: &Dataset, runtime: &str) -> bool {
+    let chosen = dataset.status.as_ref().and_then(|status| status.runtime.as_deref());
+    dataset.spec.runtime.as_deref().or(chosen) == Some(runtime)
+}
+
+/// Ids of the revisions that cache nodes serve, the newest first.
+pub fn announced(dataset: &Dataset) -> Vec<Vec<u8>> {
+    let revision = dataset.status.as_ref().and_then(|status| status.revision.as_ref());
+    let ids = revision
+        .into_iter()
+        .flat_map(|revision| std::iter::once(&revision.id).chain(&revision.older));
+    ids.filter_map(|id| Some(id.parse::<RevisionId>().ok()?.as_bytes().to_vec()))
+        .collect()
+}
+
+/// Brings one Dataset nearer to its spec.
+///
+/// # Errors
+/// When the API server refuses; it is tried again.
+pub async fn reconcile(dataset: Arc<Dataset>, context: Arc<Context>) -> Result<Action, Error> {
+    let namespace = dataset.namespace().ok_or(Error::Incomplete("namespace"))?;
+    let api: Api<Dataset> = Api::namespaced(context.client.clone(), &namespace);
+    if dataset.metadata.deletion_timestamp.is_some() {
+        return clean_up(&dataset, &api, &namespace, &context).await;
+    }
+    if !dataset.finalizers().iter().any(|name| name == FINALIZER) {
+        apply::add_finalizer(&api, &dataset).await?;
+        return Ok(Action::await_change());
+    }
+    let mut observed = observe::observe(&dataset, &namespace, &context).await?;
+    let next = decide::next(&dataset, &observed, now().0);
+    let action = act(&dataset, &api, &next, &mut observed, &context).await?;
+    apply_volume(&dataset, &namespace, &mut observed, &context).await?;
+    status::write(&api, &dataset, &observed, &next).await?;
+    Ok(action)
+}
+
+/// What to do after a failed reconcile.
+pub fn error_policy(dataset: Arc<Dataset>, error: &Error, _: Arc<Context>) -> Action {
+    if !error.is_conflict() {
+        tracing::warn!(dataset = dataset.name_any(), namespace = dataset.namespace(), %error, "reconcile a Dataset");
+    }
+    Action::requeue(ERROR_PAUSE)
+}
+
+async fn act(
+    dataset: &Dataset,
+    api: &Api<Dataset>,
+    next: &Next,
+    observed: &mut Observed,
+    context: &Context,
+) -> Result<Action, Error> {
+    let uid = dataset.uid().unwrap_or_default();
+    match next {
+        Next::Commit(built) => {
+            if !built.unchanged {
+                let revision = revision(dataset, built, &observed.sources_digest);
+                commit(api, dataset, &revision).await?;
+                let note = format!(
+                    "revision {} has {} files",
+                    &revision.id[..12.min(revision.id.len())],
+                    revision.files
+                );
+                let about = dataset.object_ref(&());
+                context
+                    .event(&about, EventType::Normal, "RevisionCommitted", note)
+                    .await;
+                observed.revision = Some(revision);
+            }
+            context.builds.clear(&uid);
+            observed.build = State::Idle;
+            observed.looked_at = Some(now());
+            observed.handled_refresh = decide::asked_refresh(dataset);
+            Ok(Action::requeue(WAIT_INTERVAL))
+        }
+        Next::Build { parent } => {
+            let request = wire::BuildRequest {
+                dataset: Some(wire::Dataset {
+                    uid: uid.clone(),
+                    namespace: dataset.namespace().unwrap_or_default(),
+                    name: dataset.name_any(),
+                    sources: observed.sources.clone().unwrap_or_default(),
+                    revisions: Vec::new(),
+                }),
+                parent: parent.map(|parent| parent.as_bytes().to_vec()).unwrap_or_default(),
+            };
+            let hosts = observed.linked_hosts.clone();
+            let before = observed.build.clone();
+            context.builds.start(Order {
+                dataset: ObjectRef::from_obj(dataset),
+                uid,
+                request,
+                hosts,
+            });
+            // What is said stays what the last build came to, until this one is done.
+            observed.build = if matches!(before, State::Failed { .. }) {
+                before
+            } else {
+                State::Running
+            };
+            Ok(Action::await_change())
+        }
+        Next::Wait(pause) => Ok(Action::requeue(*pause)),
+        Next::Rest => Ok(Action::await_change()),
+    }
+}
+
+fn revision(dataset: &Dataset, built: &wire::Built, sources_digest: &str) -> Revision {
+    let before = dataset.status.as_ref().and_then(|status| status.revision.clone());
+    let older = before
+        .iter()
+        .flat_map(|before| std::iter::once(&before.id).chain(&before.older));
+    let id = RevisionId::try_from(built.revision.as_slice())
+        .map(|id| id.to_string())
+        .unwrap_or_default();
+    Revision {
+        parent: before.as_ref().map(|before| before.id.clone()),
+        older: older
+            .filter(|old| **old != id)
+            .take(OLDER_REVISIONS_MAX)
+            .cloned()
+            .collect(),
+        id,
+        space: SpaceId::try_from(built.space.as_slice())
+            .map(|space| space.to_string())
+            .unwrap_or_default(),
+        files: i64::try_from(built.files).unwrap_or(i64::MAX),
+        bytes: i64::try_from(built.bytes).unwrap_or(i64::MAX),
+        awkward_keys: i64::try_from(built.awkward_keys).unwrap_or(i64::MAX),
+        awkward_examples: built
+            .awkward_examples
+            .iter()
+            .take(8)
+            .map(|text| text.chars().take(500).collect())
+            .collect(),
+        sources_digest: sources_digest.to_owned(),
+        created_at: now().0.to_string(),
+    }
+}
+
+/// Volume and claim, once there is something to mount; a claim that is not ours is left alone.
+async fn apply_volume(
+    dataset: &Dataset,
+    namespace: &str,
+    observed: &mut Observed,
+    context: &Context,
+) -> Result<(), Error> {
+    let Some(revision) = &observed.revision else {
+        return Ok(());
+    };
+    if matches!(observed.claim, Claim::Foreign | Claim::Leaving) {
+        return Ok(());
+    }
+    let (wanted_volume, wanted_claim) = desired::volume_and_claim(dataset, namespace, revision.bytes)?;
+    let volumes: Api<PersistentVolume> = Api::all(context.client.clone());
+    if observed.volume_is_released {
+        apply::forget_claim(&volumes, &volume(&dataset.uid().unwrap_or_default())).await?;
+    }
+    if !observed.volume_exists {
+        apply::apply_with(&volumes, "apply the PersistentVolume", &wanted_volume).await?;
+    }
+    if observed.claim == Claim::Missing {
+        apply::apply(&context.client, "apply the PersistentVolumeClaim", &wanted_claim).await?;
+        observed.claim = Claim::Pending;
+    }
+    Ok(())
+}
+
+/// Claim, then volume, then the finalizer; says which pods it waits for.
+async fn clean_up(dataset: &Dataset, api: &Api<Dataset>, namespace: &str, context: &Context) -> Result<Action, Error> {
+    if !dataset.finalizers().iter().any(|name| name == FINALIZER) {
+        return Ok(Action::await_change());
+    }
+    let (name, uid) = (dataset.name_any(), dataset.uid().unwrap_or_default());
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
+    let claim = claims.get_opt(&name).await.map_err(Error::api("get the claim"))?;
+    if let Some(claim) = claim.filter(|claim| observe::is_ours(claim, &uid)) {
+        if claim.metadata.deletion_timestamp.is_none() {
+            apply::delete(&claims, &name).await?;
+        }
+        let pods = observe::pods_using(&context.client, namespace, &name).await?;
+        if !pods.is_empty() {
+            let message = format!(
+                "waits until these pods no longer mount it: {}",
+                conditions::names(&pods)
+            );
+            let blocked = conditions::Wanted::new(condition::DELETION_BLOCKED, true, "MountedByPods", message);
+            status::write_blocked(api, dataset, blocked).await?;
+        }
+        return Ok(Action::requeue(WAIT_INTERVAL / 5));
+    }
+    apply::delete(&Api::<PersistentVolume>::all(context.client.clone()), &volume(&uid)).await?;
+    context.builds.clear(&uid);
+    apply::remove_finalizer(api, dataset).await?;
+    Ok(Action::await_change())
+}

@@ -1,0 +1,202 @@
+//! Everything that a reconcile of a Dataset looks at, in one place.
+
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::ListParams;
+use kube::{Api, Client, ResourceExt};
+use penstock_crds::{CacheRuntime, Dataset, Revision};
+use penstock_protocol::control::cache_node as wire;
+use penstock_protocol::ids::{RevisionId, SpaceId};
+
+use crate::builds::State;
+use crate::cache_runtime::members::Members;
+use crate::context::Context;
+use crate::dataset::{decide, desired};
+use crate::error::Error;
+use crate::names::volume;
+use crate::sources::{Unusable, secrets, wire_sources};
+
+/// Most seeds that a mount is given.
+const SEEDS_MAX: usize = 16;
+
+/// The claim of a Dataset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim {
+    /// There is none.
+    Missing,
+    /// Ours, not bound yet.
+    Pending,
+    /// Ours and bound.
+    Bound,
+    /// Ours, being deleted.
+    Leaving,
+    /// Somebody else's.
+    Foreign,
+}
+
+/// What was seen.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    /// The CacheRuntime to use, or why there is none.
+    pub runtime: Result<CacheRuntime, String>,
+    /// Cache nodes that are linked now, the one to ask for a build first.
+    pub linked_hosts: Vec<String>,
+    /// `host:port` where mounts begin to ask.
+    pub seeds: Vec<String>,
+    /// What a cache node is told, or which Secret is missing.
+    pub sources: Result<Vec<wire::Source>, Unusable>,
+    /// Digest of the sources in the spec.
+    pub sources_digest: String,
+    /// The build under way.
+    pub build: State,
+    /// The committed revision.
+    pub revision: Option<Revision>,
+    /// The claim.
+    pub claim: Claim,
+    /// Whether the volume is there.
+    pub volume_exists: bool,
+    /// Whether its old claim is gone, so that it cannot be bound.
+    pub volume_is_released: bool,
+    /// Bytes of the space on all cache nodes; `None` when none is linked.
+    pub cached_bytes: Option<u64>,
+    /// Keys of objects that changed at the origin before they were cached.
+    pub drifted: Vec<String>,
+    /// When the sources were last looked at.
+    pub looked_at: Option<Time>,
+    /// The refresh that was last acted upon.
+    pub handled_refresh: Option<String>,
+}
+
+/// Looks at everything.
+///
+/// # Errors
+/// When the API server cannot be asked.
+pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Context) -> Result<Observed, Error> {
+    let runtimes: Api<CacheRuntime> = Api::namespaced(context.client.clone(), namespace);
+    let runtimes = runtimes
+        .list(&ListParams::default())
+        .await
+        .map_err(Error::api("list CacheRuntimes"))?
+        .items;
+    let runtime = decide::choose_runtime(dataset.spec.runtime.as_deref(), runtimes);
+    let key = (
+        namespace.to_owned(),
+        runtime.as_ref().map(ResourceExt::name_any).unwrap_or_default(),
+    );
+    let reports = context.links.reports(&key);
+    let members = runtime
+        .as_ref()
+        .ok()
+        .map(|runtime| Members::of(runtime, &context.facts.cluster_domain));
+
+    let spec_sources = &dataset.spec.sources;
+    let sources = wire_sources(spec_sources, &secrets(&context.client, namespace, spec_sources).await?);
+    let status = dataset.status.clone().unwrap_or_default();
+    let uid = dataset.uid().unwrap_or_default();
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
+    let claim = claims
+        .get_opt(&dataset.name_any())
+        .await
+        .map_err(Error::api("get the claim"))?;
+    let volumes: Api<PersistentVolume> = Api::all(context.client.clone());
+    let volume = volumes
+        .get_opt(&volume(&uid))
+        .await
+        .map_err(Error::api("get the volume"))?;
+    let phase = volume.as_ref().and_then(|volume| volume.status.as_ref()?.phase.clone());
+    let space = status
+        .revision
+        .as_ref()
+        .and_then(|revision| revision.space.parse::<SpaceId>().ok());
+    let cached = |report: &wire::NodeReport| {
+        let of_space = report
+            .spaces
+            .iter()
+            .filter(|usage| space.is_some_and(|space| usage.space == space.as_bytes()));
+        of_space.map(|usage| usage.cached_bytes).sum::<u64>()
+    };
+    let ids = super::announced(dataset);
+    Ok(Observed {
+        linked_hosts: build_order(&uid, reports.keys().cloned().collect()),
+        seeds: members.map(|members| members.seeds(SEEDS_MAX)).unwrap_or_default(),
+        sources,
+        sources_digest: desired::sources_digest(spec_sources),
+        build: context.builds.state(&uid),
+        claim: claim_state(claim.as_ref(), &uid),
+        volume_exists: volume.is_some(),
+        volume_is_released: matches!(phase.as_deref(), Some("Released" | "Failed")) && claim.is_none(),
+        cached_bytes: (!reports.is_empty()).then(|| reports.values().map(cached).sum()),
+        drifted: drifted(reports.values(), &ids),
+        looked_at: status.last_refresh_time,
+        handled_refresh: status.last_handled_refresh,
+        revision: status.revision,
+        runtime,
+    })
+}
+
+/// Another node is asked first for each Dataset, so that builds spread.
+fn build_order(uid: &str, mut hosts: Vec<String>) -> Vec<String> {
+    if !hosts.is_empty() {
+        let first = uid.bytes().map(usize::from).sum::<usize>() % hosts.len();
+        hosts.rotate_left(first);
+    }
+    hosts
+}
+
+fn drifted<'a>(reports: impl Iterator<Item = &'a wire::NodeReport>, ids: &[Vec<u8>]) -> Vec<String> {
+    let drifts = reports
+        .flat_map(|report| &report.drifts)
+        .filter(|drift| ids.contains(&drift.revision));
+    let mut keys: Vec<String> = drifts
+        .map(|drift| {
+            let revision = RevisionId::try_from(drift.revision.as_slice())
+                .map(|id| id.to_string())
+                .unwrap_or_default();
+            format!("{} (revision {})", drift.key, &revision[..12.min(revision.len())])
+        })
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+fn claim_state(claim: Option<&PersistentVolumeClaim>, uid: &str) -> Claim {
+    match claim {
+        None => Claim::Missing,
+        Some(claim) if !is_ours(claim, uid) => Claim::Foreign,
+        Some(claim) if claim.metadata.deletion_timestamp.is_some() => Claim::Leaving,
+        Some(claim) if claim.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Bound") => {
+            Claim::Bound
+        }
+        Some(_) => Claim::Pending,
+    }
+}
+
+/// Whether a claim belongs to the Dataset with this UID.
+pub(super) fn is_ours(claim: &PersistentVolumeClaim, uid: &str) -> bool {
+    claim.owner_references().iter().any(|owner| owner.uid == uid)
+}
+
+/// Names of the pods that mount a claim and have not ended.
+pub(super) async fn pods_using(client: &Client, namespace: &str, claim: &str) -> Result<Vec<String>, Error> {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
+    let unfinished = ListParams::default().fields("status.phase!=Succeeded,status.phase!=Failed");
+    let pods = pods.list(&unfinished).await.map_err(Error::api("list pods"))?;
+    let mounts = |pod: &Pod| {
+        let volumes = pod
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.volumes.as_ref())
+            .into_iter()
+            .flatten();
+        volumes
+            .filter_map(|volume| volume.persistent_volume_claim.as_ref())
+            .any(|source| source.claim_name == claim)
+    };
+    Ok(pods
+        .items
+        .iter()
+        .filter(|pod| mounts(pod))
+        .map(ResourceExt::name_any)
+        .collect())
+}

@@ -1,0 +1,188 @@
+//! Leader election by a Lease: a pure decision and a loop around it. Who loses the lease ends its process, because nothing
+//! in it may go on writing.
+
+use std::time::Duration;
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::{Api, Client};
+
+use crate::limits::{LEASE_DURATION, LEASE_RENEW_INTERVAL};
+
+/// Name of the Lease.
+pub const NAME: &str = "penstock-operator";
+
+/// What to do about the lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Write our name.
+    Take,
+    /// Somebody else holds it.
+    Wait,
+}
+
+fn verdict(spec: Option<&LeaseSpec>, identity: &str, now: Timestamp) -> Verdict {
+    let Some(spec) = spec else { return Verdict::Take };
+    let holder = spec.holder_identity.as_deref().unwrap_or("");
+    if holder.is_empty() || holder == identity {
+        return Verdict::Take;
+    }
+    let duration = Duration::from_secs(spec.lease_duration_seconds.unwrap_or(15).unsigned_abs().into());
+    let renewed = spec.renew_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0);
+    let age = Duration::try_from(now.duration_since(renewed)).unwrap_or_default();
+    if age > duration { Verdict::Take } else { Verdict::Wait }
+}
+
+/// Leadership of one process.
+pub struct Leadership {
+    api: Api<Lease>,
+    identity: String,
+}
+
+impl Leadership {
+    /// Waits until this process leads.
+    pub async fn acquire(client: Client, namespace: &str, identity: String) -> Self {
+        let leadership = Self {
+            api: Api::namespaced(client, namespace),
+            identity,
+        };
+        loop {
+            match leadership.try_once().await {
+                Ok(Verdict::Take) => return leadership,
+                Ok(Verdict::Wait) => {}
+                Err(error) => tracing::debug!(%error, "ask for the lease"),
+            }
+            tokio::time::sleep(LEASE_RENEW_INTERVAL).await;
+        }
+    }
+
+    /// Renews until it cannot any more; then the process must end.
+    pub async fn keep(self) {
+        let mut renewed = Timestamp::now();
+        loop {
+            tokio::time::sleep(LEASE_RENEW_INTERVAL).await;
+            match tokio::time::timeout(LEASE_RENEW_INTERVAL, self.try_once()).await {
+                Ok(Ok(Verdict::Take)) => renewed = Timestamp::now(),
+                Ok(Ok(Verdict::Wait)) => return,
+                Ok(Err(_)) | Err(_) => {}
+            }
+            let age = Duration::try_from(Timestamp::now().duration_since(renewed)).unwrap_or_default();
+            // Before anybody else may take it.
+            if age + LEASE_RENEW_INTERVAL > LEASE_DURATION {
+                return;
+            }
+        }
+    }
+
+    /// Gives the lease back, so that the next one need not wait for it to run out.
+    pub async fn release(client: Client, namespace: &str, identity: &str) {
+        let api: Api<Lease> = Api::namespaced(client, namespace);
+        let Ok(Some(mut lease)) = api.get_opt(NAME).await else {
+            return;
+        };
+        if let Some(spec) = lease
+            .spec
+            .as_mut()
+            .filter(|spec| spec.holder_identity.as_deref() == Some(identity))
+        {
+            spec.holder_identity = None;
+            if let Err(error) = api.replace(NAME, &PostParams::default(), &lease).await {
+                tracing::debug!(%error, "give the lease back; it runs out by itself");
+            }
+        }
+    }
+
+    async fn try_once(&self) -> Result<Verdict, kube::Error> {
+        let now = Timestamp::now();
+        let found = self.api.get_opt(NAME).await?;
+        let verdict = verdict(
+            found.as_ref().and_then(|lease| lease.spec.as_ref()),
+            &self.identity,
+            now,
+        );
+        if verdict == Verdict::Wait {
+            return Ok(verdict);
+        }
+        let before = found.as_ref().and_then(|lease| lease.spec.clone()).unwrap_or_default();
+        let is_mine = before.holder_identity.as_deref() == Some(&self.identity);
+        let spec = LeaseSpec {
+            holder_identity: Some(self.identity.clone()),
+            lease_duration_seconds: Some(LEASE_DURATION.as_secs() as i32),
+            renew_time: Some(MicroTime(now)),
+            acquire_time: if is_mine {
+                before.acquire_time
+            } else {
+                Some(MicroTime(now))
+            },
+            lease_transitions: Some(before.lease_transitions.unwrap_or(0) + i32::from(!is_mine)),
+            ..LeaseSpec::default()
+        };
+        let outcome = match found {
+            // With the version that was read: of two that try, one is refused.
+            Some(lease) => {
+                self.api
+                    .replace(
+                        NAME,
+                        &PostParams::default(),
+                        &Lease {
+                            spec: Some(spec),
+                            ..lease
+                        },
+                    )
+                    .await
+            }
+            None => {
+                let metadata = ObjectMeta {
+                    name: Some(NAME.to_owned()),
+                    ..ObjectMeta::default()
+                };
+                self.api
+                    .create(
+                        &PostParams::default(),
+                        &Lease {
+                            metadata,
+                            spec: Some(spec),
+                        },
+                    )
+                    .await
+            }
+        };
+        match outcome {
+            Ok(_) => Ok(Verdict::Take),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Verdict::Wait),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(by: &str, renewed_at: i64) -> LeaseSpec {
+        LeaseSpec {
+            holder_identity: Some(by.to_owned()),
+            lease_duration_seconds: Some(15),
+            renew_time: Some(MicroTime(Timestamp::from_second(renewed_at).unwrap())),
+            ..LeaseSpec::default()
+        }
+    }
+
+    #[test]
+    fn a_lease_is_taken_when_it_is_free_ours_or_run_out() {
+        let now = Timestamp::from_second(1000).unwrap();
+        for (spec, expected) in [
+            (None, Verdict::Take),
+            (Some(held("", 999)), Verdict::Take),
+            (Some(held("me", 10)), Verdict::Take),
+            (Some(held("other", 990)), Verdict::Wait),
+            (Some(held("other", 985)), Verdict::Wait),
+            (Some(held("other", 984)), Verdict::Take),
+            (Some(held("other", 2000)), Verdict::Wait),
+        ] {
+            assert_eq!(verdict(spec.as_ref(), "me", now), expected, "{spec:?}");
+        }
+    }
+}

@@ -1,0 +1,35 @@
+//! Every bound of the operator, with its reason.
+
+use std::time::Duration;
+
+/// A leader that could not renew for this long has lost; client-go's default.
+pub const LEASE_DURATION: Duration = Duration::from_secs(15);
+/// How often a leader renews; four tries fit into the lease.
+pub const LEASE_RENEW_INTERVAL: Duration = Duration::from_secs(3);
+
+/// Builds at the same time: each lists a whole origin and keeps a cache node busy.
+pub const BUILDS_MAX: usize = 4;
+/// How long a build may take. A million objects take minutes to list from a slow origin.
+pub const BUILD_MAX: Duration = Duration::from_secs(3600);
+/// Pause after a failed build, doubled with each failure ...
+pub const BUILD_PAUSE_MIN: Duration = Duration::from_secs(2);
+/// ... up to this: short enough that a mended Secret or endpoint heals while somebody watches.
+pub const BUILD_PAUSE_MAX: Duration = Duration::from_secs(15);
+/// Nodes that hold a package before it is committed.
+pub const PACKAGE_COPIES: usize = 2;
+/// Older revisions that pods may still mount; what is older is forgotten by the cache nodes.
+pub const OLDER_REVISIONS_MAX: usize = 31;
+
+/// Pause between attempts to reach a cache node.
+pub const LINK_PAUSE: Duration = Duration::from_secs(1);
+/// How long connecting to a cache node may take.
+pub const CONNECT_MAX: Duration = Duration::from_secs(3);
+
+/// How often Secrets are looked at again: there is no right to watch all of them.
+pub const SECRET_LOOK_INTERVAL: Duration = Duration::from_secs(60);
+/// How soon something that somebody else has to do first is looked at again.
+pub const WAIT_INTERVAL: Duration = Duration::from_secs(5);
+/// Pause after a reconcile failed.
+pub const ERROR_PAUSE: Duration = Duration::from_secs(3);
+/// Names in a message: enough to act upon.
+pub const NAMES_SHOWN_MAX: usize = 5;

@@ -1,0 +1,164 @@
+//! One gRPC stream to every cache node: the whole configuration out (now, at each change and after each reconnect), reports
+//! in. A cache node that restarted is complete again as soon as the stream is.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kube::runtime::reflector::ObjectRef;
+use penstock_crds::CacheRuntime;
+use penstock_protocol::control::cache_node as wire;
+use penstock_protocol::control::cache_node::cache_node_client::CacheNodeClient;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+use tokio_stream::wrappers::WatchStream;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::limits::{CONNECT_MAX, LINK_PAUSE};
+use crate::names;
+
+/// Namespace and name of a CacheRuntime.
+pub type RuntimeKey = (String, String);
+
+/// All links; clones share them.
+#[derive(Clone)]
+pub struct Links(Arc<Shared>);
+
+struct Shared {
+    runtimes: Mutex<HashMap<RuntimeKey, Runtime>>,
+    changed: mpsc::UnboundedSender<ObjectRef<CacheRuntime>>,
+}
+
+#[derive(Default)]
+struct Runtime {
+    config: wire::NodeConfig,
+    nodes: BTreeMap<String, Node>,
+}
+
+struct Node {
+    config: watch::Sender<wire::NodeConfig>,
+    report: Option<wire::NodeReport>,
+    task: AbortHandle,
+}
+
+impl Links {
+    /// Links that say in `changed` which CacheRuntime has news.
+    pub fn new(changed: mpsc::UnboundedSender<ObjectRef<CacheRuntime>>) -> Self {
+        Self(Arc::new(Shared {
+            runtimes: Mutex::default(),
+            changed,
+        }))
+    }
+
+    /// Sends `config` to exactly these hosts. Nothing is sent when nothing changed.
+    pub fn set(&self, key: &RuntimeKey, hosts: &[String], config: wire::NodeConfig) {
+        let mut runtimes = self.lock();
+        let runtime = runtimes.entry(key.clone()).or_default();
+        let same = wire::NodeConfig {
+            generation: runtime.config.generation,
+            ..config.clone()
+        } == runtime.config;
+        if !same {
+            let generation = runtime.config.generation + 1;
+            runtime.config = wire::NodeConfig { generation, ..config };
+            for node in runtime.nodes.values() {
+                node.config.send_replace(runtime.config.clone());
+            }
+        }
+        runtime.nodes.retain(|host, node| {
+            let stays = hosts.contains(host);
+            if !stays {
+                node.task.abort();
+            }
+            stays
+        });
+        for host in hosts {
+            if !runtime.nodes.contains_key(host) {
+                let (sender, receiver) = watch::channel(runtime.config.clone());
+                let task = tokio::spawn(self.clone().keep(key.clone(), host.clone(), receiver)).abort_handle();
+                runtime.nodes.insert(
+                    host.clone(),
+                    Node {
+                        config: sender,
+                        report: None,
+                        task,
+                    },
+                );
+            }
+        }
+    }
+
+    /// Ends the links of a CacheRuntime that is gone.
+    pub fn remove(&self, key: &RuntimeKey) {
+        if let Some(runtime) = self.lock().remove(key) {
+            runtime.nodes.values().for_each(|node| node.task.abort());
+        }
+    }
+
+    /// The newest report of every cache node that is linked now, by host.
+    pub fn reports(&self, key: &RuntimeKey) -> BTreeMap<String, wire::NodeReport> {
+        let runtimes = self.lock();
+        let nodes = runtimes.get(key).map(|runtime| &runtime.nodes);
+        nodes
+            .into_iter()
+            .flatten()
+            .filter_map(|(host, node)| Some((host.clone(), node.report.clone()?)))
+            .collect()
+    }
+
+    async fn keep(self, key: RuntimeKey, host: String, config: watch::Receiver<wire::NodeConfig>) {
+        loop {
+            if let Err(error) = self.once(&key, &host, config.clone()).await {
+                tracing::debug!(host, %error, "the link to a cache node");
+            }
+            if self.set_report(&key, &host, None) {
+                tracing::info!(host, "lost the link to a cache node");
+            }
+            tokio::time::sleep(LINK_PAUSE).await;
+        }
+    }
+
+    async fn once(
+        &self,
+        key: &RuntimeKey,
+        host: &str,
+        config: watch::Receiver<wire::NodeConfig>,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let mut client = connect(host).await?;
+        let mut reports = client.link(WatchStream::new(config)).await?.into_inner();
+        tracing::info!(host, "linked to a cache node");
+        while let Some(report) = reports.message().await? {
+            self.set_report(key, host, Some(report));
+        }
+        Ok(())
+    }
+
+    /// True when there was a report before.
+    fn set_report(&self, key: &RuntimeKey, host: &str, report: Option<wire::NodeReport>) -> bool {
+        let mut runtimes = self.lock();
+        let Some(node) = runtimes.get_mut(key).and_then(|runtime| runtime.nodes.get_mut(host)) else {
+            return false;
+        };
+        let before = node.report.take();
+        let changed = before != report;
+        node.report = report;
+        drop(runtimes);
+        if changed {
+            // The receiver ends with the process.
+            let _ = self.0.changed.send(ObjectRef::new(&key.1).within(&key.0));
+        }
+        before.is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<RuntimeKey, Runtime>> {
+        self.0.runtimes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A client of the control protocol of a cache node.
+///
+/// # Errors
+/// When nobody answers there.
+pub async fn connect(host: &str) -> Result<CacheNodeClient<Channel>, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(names::control_url(host))?.connect_timeout(CONNECT_MAX);
+    Ok(CacheNodeClient::new(endpoint.connect().await?))
+}

@@ -1,0 +1,103 @@
+//! From the sources of a spec to what a cache node is told, with the keys of their Secrets.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use penstock_crds::{AddressingStyle, S3Source, Source};
+use penstock_protocol::control::cache_node as wire;
+
+use crate::error::Error;
+
+/// Secrets by name; `None` for one that does not exist.
+pub type Secrets = BTreeMap<String, Option<Secret>>;
+
+/// Why the sources cannot be told to a cache node.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// The Secret is not there (yet).
+    #[error(
+        "the Secret {0} does not exist in this namespace; create it with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    )]
+    NoSecret(String),
+    /// The Secret lacks a key.
+    #[error("the Secret {0} has no key {1}; it needs AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")]
+    NoKey(String, &'static str),
+}
+
+/// Every Secret that the sources name.
+///
+/// # Errors
+/// When the API server cannot be asked.
+pub async fn secrets(client: &Client, namespace: &str, sources: &[Source]) -> Result<Secrets, Error> {
+    let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
+    let mut secrets = Secrets::new();
+    for reference in sources
+        .iter()
+        .filter_map(|source| source.s3.as_ref()?.credentials_secret_ref.as_ref())
+    {
+        if !secrets.contains_key(&reference.name) {
+            let secret = api.get_opt(&reference.name).await.map_err(Error::api("get a Secret"))?;
+            secrets.insert(reference.name.clone(), secret);
+        }
+    }
+    Ok(secrets)
+}
+
+/// What a cache node is told of the sources.
+///
+/// # Errors
+/// The first source that cannot be used.
+pub fn wire_sources(sources: &[Source], secrets: &Secrets) -> Result<Vec<wire::Source>, Unusable> {
+    sources
+        .iter()
+        .filter_map(|source| Some((source, source.s3.as_ref()?)))
+        .map(|(source, s3)| {
+            let credentials = credentials(s3, secrets)?;
+            let S3Source {
+                bucket,
+                prefix,
+                region,
+                endpoint,
+                addressing_style,
+                credentials_secret_ref: _,
+            } = s3.clone();
+            let virtual_host_style = addressing_style == AddressingStyle::VirtualHost;
+            let s3 = wire::S3 {
+                bucket,
+                prefix,
+                region,
+                endpoint,
+                credentials,
+                virtual_host_style,
+            };
+            Ok(wire::Source {
+                path: source.path.clone(),
+                origin: Some(wire::source::Origin::S3(s3)),
+            })
+        })
+        .collect()
+}
+
+fn credentials(s3: &S3Source, secrets: &Secrets) -> Result<Option<wire::Credentials>, Unusable> {
+    let Some(reference) = &s3.credentials_secret_ref else {
+        return Ok(None);
+    };
+    let name = &reference.name;
+    let secret = secrets
+        .get(name)
+        .and_then(Option::as_ref)
+        .ok_or_else(|| Unusable::NoSecret(name.clone()))?;
+    let key = |key: &'static str| {
+        let bytes = secret.data.as_ref().and_then(|data| data.get(key));
+        bytes
+            .and_then(|bytes| String::from_utf8(bytes.0.clone()).ok())
+            .map(|text| text.trim().to_owned())
+    };
+    let needed = |name_of_key: &'static str| key(name_of_key).ok_or_else(|| Unusable::NoKey(name.clone(), name_of_key));
+    Ok(Some(wire::Credentials {
+        access_key_id: needed("AWS_ACCESS_KEY_ID")?,
+        secret_access_key: needed("AWS_SECRET_ACCESS_KEY")?,
+        session_token: key("AWS_SESSION_TOKEN").unwrap_or_default(),
+    }))
+}
