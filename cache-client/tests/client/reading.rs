@@ -1,0 +1,161 @@
+use std::time::{Duration, Instant};
+
+use penstock_cache_client::ClientError;
+use penstock_protocol::frame::Status;
+
+use crate::fake_node::{Behaviour, FakeNode};
+use crate::scene::{PATIENT, SHORT, SPACE, Scene, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_owner_is_asked_and_nobody_else() {
+    let scene = Scene::new(3, PATIENT);
+    for (address, bytes) in [(0, 4096), (4096, 1 << 20), (1 << 20, 4 << 20), (8192, 9 << 20)] {
+        scene.read(address, bytes).await.unwrap();
+    }
+    // The last one is above the bound of one request, so it is three.
+    assert_eq!(scene.reads(), [6, 0, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_reads_at_once_get_their_own_bytes() {
+    let scene = Scene::new(2, PATIENT);
+    let reads = (0..200u64).map(|i| {
+        let client = scene.client.clone();
+        tokio::spawn(async move { crate::scene::read(&client, i * 65536 + i % 16 * 4096, 65536).await })
+    });
+    for read in reads.collect::<Vec<_>>() {
+        read.await.unwrap().unwrap();
+    }
+    assert_eq!(scene.reads(), [200, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_owner_is_replaced_by_the_next_within_two_seconds() {
+    let scene = Scene::new(3, PATIENT);
+    scene.read(0, 4096).await.unwrap();
+    scene.nodes[0].kill();
+    let killed = Instant::now();
+    scene.read(4096, 1 << 20).await.unwrap();
+    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
+    for block in 0..100 {
+        scene.read(block * 4096, 4096).await.unwrap();
+    }
+    assert_eq!(scene.reads(), [1, 101, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_in_flight_survive_a_kill() {
+    let scene = Scene::new(2, PATIENT);
+    scene.nodes[0].behave(Behaviour::Late(Duration::from_secs(60)));
+    let reads: Vec<_> = (0..32u64)
+        .map(|i| {
+            let client = scene.client.clone();
+            tokio::spawn(async move { crate::scene::read(&client, i * 4096, 4096).await })
+        })
+        .collect();
+    until("all reads are in flight", || scene.reads()[0] == 32).await;
+    scene.nodes[0].kill();
+    for read in reads {
+        read.await.unwrap().unwrap();
+    }
+    assert_eq!(scene.reads(), [32, 32]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_comes_back_at_its_address_is_asked_again() {
+    let mut scene = Scene::new(1, PATIENT);
+    scene.read(0, 4096).await.unwrap();
+    let address = scene.nodes[0].socket_address();
+    scene.nodes[0].kill();
+    let (client, started) = (scene.client.clone(), Instant::now());
+    let waiting = tokio::spawn(async move { crate::scene::read(&client, 4096, 4096).await });
+    scene.nodes[0] = FakeNode::start_at(SPACE, address);
+    waiting.await.unwrap().unwrap();
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_the_owner_does_wrong_the_next_one_is_right() {
+    for behaviour in [
+        Behaviour::Refuse(Status::UnknownRevision),
+        Behaviour::Refuse(Status::Busy),
+        Behaviour::Refuse(Status::OriginUnavailable),
+        Behaviour::Refuse(Status::Internal),
+        Behaviour::Refuse(Status::Unsupported),
+        Behaviour::Damage,
+        Behaviour::Garbage,
+        Behaviour::HangUp,
+        Behaviour::Confuse,
+        Behaviour::Exaggerate,
+    ] {
+        let scene = Scene::new(2, PATIENT);
+        scene.nodes[0].behave(behaviour);
+        let started = Instant::now();
+        for _ in 0..3 {
+            scene.read(8192, 1 << 20).await.unwrap();
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(2),
+            "{behaviour:?} took {:?}",
+            started.elapsed()
+        );
+        assert_eq!(scene.reads()[1], 3, "{behaviour:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_block_is_never_delivered() {
+    let scene = Scene::new(2, SHORT);
+    scene.nodes.iter().for_each(|node| node.behave(Behaviour::Damage));
+    let error = scene.read(0, 4096).await.unwrap_err();
+    assert!(
+        matches!(&error, ClientError::Unavailable { last, .. } if last.contains("damaged")),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_is_drifted_only_when_nobody_has_its_block_any_more() {
+    let scene = Scene::new(2, PATIENT);
+    let drifted = Behaviour::Refuse(Status::Drifted);
+    scene.nodes[0].behave(drifted);
+    scene.read(0, 4096).await.unwrap();
+    scene.nodes[1].behave(drifted);
+    let started = Instant::now();
+    let error = scene.read(0, 4096).await.unwrap_err();
+    assert!(
+        matches!(&error, ClientError::Drifted(said) if said.contains("refuse")),
+        "{error}"
+    );
+    assert!(
+        started.elapsed() < Duration::from_secs(2),
+        "it is final, so nobody waits for the deadline"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_nodes_are_asked_until_they_have_time() {
+    let scene = Scene::new(2, PATIENT);
+    scene
+        .nodes
+        .iter()
+        .for_each(|node| node.behave(Behaviour::Refuse(Status::Busy)));
+    let client = scene.client.clone();
+    let waiting = tokio::spawn(async move { crate::scene::read(&client, 0, 4096).await });
+    until("both were asked twice", || scene.reads()[1] >= 2).await;
+    scene.nodes[0].behave(Behaviour::Serve);
+    waiting.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_the_deadline_the_error_says_who_said_what() {
+    let scene = Scene::new(2, SHORT);
+    scene
+        .nodes
+        .iter()
+        .for_each(|node| node.behave(Behaviour::Refuse(Status::OriginUnavailable)));
+    let started = Instant::now();
+    let text = scene.read(0, 4096).await.unwrap_err().to_string();
+    assert!(started.elapsed() < 10 * SHORT, "{:?}", started.elapsed());
+    assert!(text.contains("127.0.0.1:") && text.contains("told to refuse"), "{text}");
+}
