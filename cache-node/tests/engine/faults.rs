@@ -88,14 +88,15 @@ async fn a_flipped_bit_is_noticed_and_fetched_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_cut_and_foreign_files_are_missing_data_and_nothing_worse() {
-    let damages: [(&str, fn(&std::path::Path)); 6] = [
+    type Inflict = fn(&std::path::Path);
+    let damages: [(&str, Inflict); 6] = [
         ("cut data", |path| {
             fs::OpenOptions::new()
                 .write(true)
                 .open(path)
                 .unwrap()
                 .set_len(4096)
-                .unwrap()
+                .unwrap();
         }),
         ("empty data", |path| fs::write(path, b"").unwrap()),
         ("no data", |path| fs::remove_file(path).unwrap()),
@@ -105,10 +106,10 @@ async fn damaged_cut_and_foreign_files_are_missing_data_and_nothing_worse() {
                 .open(path.with_extension("side"))
                 .unwrap()
                 .set_len(9000)
-                .unwrap()
+                .unwrap();
         }),
         ("foreign side", |path| {
-            fs::write(path.with_extension("side"), vec![0xFF; 73_728]).unwrap()
+            fs::write(path.with_extension("side"), vec![0xFF; 73_728]).unwrap();
         }),
         ("no side", |path| fs::remove_file(path.with_extension("side")).unwrap()),
     ];
@@ -154,4 +155,28 @@ async fn spaces_that_no_revision_uses_are_removed() {
     assert_eq!(scene.engine.report().tiers[0].used_bytes, 0);
     assert_eq!(fs::read_dir(scene.folder.path().join("v1")).unwrap().count(), 0);
     assert!(matches!(scene.read("a").await, Err(ReadError::UnknownRevision(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_torn_side_file_is_missing_data_and_nothing_worse() {
+    for (from, upto, with) in [
+        (4096, 6144, 0xFF),
+        (8192, 12_288, 0x00),
+        (4096, 4100, 0x00),
+        (8192, 73_728, 0xA5),
+    ] {
+        let scene = Scene::with(&[("a", 400_000), ("b", 5000)]).await;
+        for key in ["a", "b"] {
+            scene.read(key).await.unwrap();
+        }
+        let side = fs::OpenOptions::new().write(true).open(file(&scene, ".side")).unwrap();
+        side.write_all_at(&vec![with; upto - from], from as u64).unwrap();
+        let restarted = scene.restarted();
+        for (seed, (key, bytes)) in [("a", 400_000), ("b", 5000)].into_iter().enumerate() {
+            assert!(
+                scene.read_with(&restarted, key).await.unwrap() == content(seed as u64, bytes),
+                "{key} after {with:#x} at {from}..{upto}"
+            );
+        }
+    }
 }

@@ -10,6 +10,8 @@ use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Extent, Outcome, Package, SourceListing, build};
 
+use crate::generated::byte;
+
 pub struct Scene {
     pub origin: FakeOrigin,
     pub engine: Engine,
@@ -19,9 +21,7 @@ pub struct Scene {
 
 /// Bytes that differ from block to block.
 pub fn content(seed: u64, bytes: usize) -> Vec<u8> {
-    (0..bytes as u64)
-        .map(|i| (i.wrapping_mul(2_654_435_761).wrapping_add(seed * 977 + (i >> 12) * 31) >> 5) as u8)
-        .collect()
+    (0..bytes as u64).map(|at| byte(seed, at)).collect()
 }
 
 impl Scene {

@@ -2,9 +2,11 @@
 
 use penstock_protocol::geometry::BlockRange;
 
+use crate::generated::{Generated, bytes};
 use crate::scene::{Scene, content, read};
 
 const MIB: usize = 1 << 20;
+const PAGE: u64 = 1 << 20;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn many_readers_of_a_small_object_cost_one_request() {
@@ -94,4 +96,104 @@ async fn a_node_that_shares_the_space_fetches_nothing_beyond_its_stripe() {
             .unwrap();
     }
     assert_eq!(scene.origin.asked_bytes(), 64 * MIB as u64);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_goes_away_in_the_middle_of_a_body_costs_nothing() {
+    let (origin, folder) = (Generated::one(PAGE), tempfile::tempdir().unwrap());
+    let package = origin.package().await;
+    let engine = origin.engine(&package, folder.path(), 1 << 40);
+    origin.allow(PAGE / 2);
+    let range = BlockRange::new(0, PAGE).unwrap();
+    let first = {
+        let (engine, package) = (engine.clone(), package.clone());
+        tokio::spawn(async move { read(&engine, &package, range).await })
+    };
+    while origin.asked().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    first.abort();
+    assert!(first.await.unwrap_err().is_cancelled());
+    let second = {
+        let (engine, package) = (engine.clone(), package.clone());
+        tokio::spawn(async move { read(&engine, &package, range).await })
+    };
+    origin.allow(u64::MAX);
+    assert!(second.await.unwrap().unwrap() == bytes(0..PAGE));
+    assert_eq!(origin.asked_bytes(), PAGE);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_origin_failed_to_bring_ahead_is_brought_ahead_again() {
+    let (origin, folder) = (Generated::one(128 * PAGE), tempfile::tempdir().unwrap());
+    let package = origin.package().await;
+    let engine = origin.engine(&package, folder.path(), 1 << 40);
+    let mut at = 0;
+    while at < 16 * PAGE {
+        read(&engine, &package, BlockRange::new(at, PAGE).unwrap())
+            .await
+            .unwrap();
+        at += PAGE;
+    }
+    // The window that is on its way and what follows fails; the readers' own reads do not.
+    origin.fail_beyond(Some(at + 2 * PAGE));
+    for _ in 0..2 {
+        read(&engine, &package, BlockRange::new(at, PAGE).unwrap()).await.ok();
+        at += PAGE;
+    }
+    origin.fail_beyond(None);
+    let before = origin.asked().len();
+    while at < 128 * PAGE {
+        read(&engine, &package, BlockRange::new(at, PAGE).unwrap())
+            .await
+            .unwrap();
+        at += PAGE;
+    }
+    let requests = origin.asked().len() - before;
+    assert!(
+        requests <= 24,
+        "{requests} requests for 110 MiB after the origin was back"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn readers_of_more_stripes_than_are_kept_open_cost_each_byte_once() {
+    const STRIPES: u64 = 1100;
+    let (origin, folder) = (Generated::one(STRIPES << 26), tempfile::tempdir().unwrap());
+    let package = origin.package().await;
+    let engine = origin.engine(&package, folder.path(), 1 << 40);
+    let readers: Vec<_> = (0..8u64)
+        .map(|reader| {
+            let (engine, package) = (engine.clone(), package.clone());
+            tokio::spawn(async move {
+                for step in 0..2 * STRIPES {
+                    // Pieces of 128 KiB in one word of the presence bitmap, in another order for each reader.
+                    let stripe = step * (2 * reader + 3) % STRIPES;
+                    let at = (stripe << 26) + (16 << 20) + (step + reader) % 2 * (128 << 10);
+                    let got = read(&engine, &package, BlockRange::new(at, 4096).unwrap())
+                        .await
+                        .unwrap();
+                    assert!(got == bytes(at..at + 4096));
+                }
+            })
+        })
+        .collect();
+    for reader in readers {
+        reader.await.unwrap();
+    }
+    let mut asked = origin.asked();
+    asked.sort_unstable_by_key(|range| range.start);
+    let twice = asked.windows(2).filter(|two| two[0].end > two[1].start).count();
+    assert_eq!(
+        twice,
+        0,
+        "requests of {} that asked for what was asked for before",
+        asked.len()
+    );
+    let (_, held) = engine.report().spaces[0];
+    assert_eq!(
+        held,
+        origin.asked_bytes(),
+        "bytes that the engine says it holds, and bytes that came"
+    );
 }
