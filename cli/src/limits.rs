@@ -20,8 +20,9 @@ pub const DATASET_FILE_BYTES_MAX: u64 = 16 << 20;
 /// Bytes that `penstock cat` asks for at once: four of the largest ranges of the engine, so that it reads ahead.
 pub const CAT_BYTES: u64 = 4 << 20;
 
-/// How far the kernel reads ahead, in KiB: one request of the largest size that FUSE has, always one ahead of the reader.
-pub const READ_AHEAD_KIB: u32 = 1024;
+/// How far the kernel reads ahead, in KiB. What is read at once is copied twice and checked once on its way, and does so in
+/// the CPU's own cache: 256 KiB gave 2.35 GiB/s where 1 MiB gave 1.99. The engine reads further ahead from origins.
+pub const READ_AHEAD_KIB: u32 = 256;
 
 /// Pause before a read asks an origin again that did not answer the engine's own attempts.
 pub const READ_RETRY_PAUSE: Duration = Duration::from_secs(1);
