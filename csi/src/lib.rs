@@ -9,6 +9,7 @@
 //! Only [`kubernetes`] talks to the API server; only [`mounts`] and [`namespace`] change the kernel's mounts. Nothing here
 //! opens a connection to a cache node or an origin: bytes come through the unprivileged mounter and are verified.
 
+pub mod authority;
 pub mod error;
 pub mod folders;
 pub mod identity;

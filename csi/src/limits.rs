@@ -26,7 +26,7 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
 pub const SEND_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long the kernel may take to mount an image: it asks the mounter for a few names. Then the connection is aborted.
-pub const IMAGE_MOUNT_DEADLINE: Duration = Duration::from_secs(20);
+pub const IMAGE_MOUNT_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the API server may take to answer. The kubelet calls again.
 pub const API_DEADLINE: Duration = Duration::from_secs(10);

@@ -24,11 +24,13 @@ use penstock_csi::registration::Registration;
 use penstock_csi::revisions::Revisions;
 use penstock_csi::tier::{Owner, Tiers};
 use penstock_csi::volume_lock::VolumeLocks;
-use penstock_csi::{namespace, socket};
+use penstock_csi::{authority, namespace, socket};
 use penstock_health::Readiness;
+use tokio::io::DuplexStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
 
 use crate::args::Args;
@@ -135,9 +137,9 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
     Ok(())
 }
 
-fn listen(path: &Path) -> Result<UnixListenerStream> {
+fn listen(path: &Path) -> Result<impl Stream<Item = std::io::Result<DuplexStream>> + use<>> {
     let listener = socket::listen_at(path).with_context(|| format!("listen at {}", path.display()))?;
-    Ok(UnixListenerStream::new(listener))
+    Ok(UnixListenerStream::new(listener).map(|stream| stream.map(authority::corrected)))
 }
 
 /// Ends with SIGTERM; calls under way are then finished.

@@ -17,8 +17,10 @@ const MODIFIED_UNIX_SECONDS: u64 = 0;
 /// What goes into an image.
 #[derive(Clone, Debug, Default)]
 pub struct Image {
-    /// Full name with tag, as the container runtime will know it.
-    pub name: String,
+    /// Full names with tag, as the container runtime will know it; at least one.
+    pub names: Vec<String>,
+    /// As OCI calls it; `architecture()` for that of this program.
+    pub architecture: String,
     /// Entries of the layer.
     pub entries: Vec<Entry>,
     /// The command; may be empty.
@@ -79,11 +81,17 @@ impl Entry {
 /// # Errors
 /// When a file cannot be read, two entries have one path, or `out` cannot be written.
 pub fn write(image: &Image, out: &mut impl Write) -> Result<()> {
+    if image.names.is_empty() || image.names.iter().any(|name| tag(name).is_empty()) {
+        bail!(
+            "an image needs a name with a tag, such as localhost/penstock:1, not {:?}",
+            image.names
+        );
+    }
     let layer = layer(&image.entries)?;
     let layer_digest = digest(&layer);
     let environment = [vec!["PATH=/bin".to_owned()], image.environment.clone()].concat();
     let configuration = serde_json::to_vec(&json!({
-        "architecture": architecture()?,
+        "architecture": image.architecture,
         "os": "linux",
         "config": {
             "Entrypoint": image.entrypoint,
@@ -98,10 +106,15 @@ pub fn write(image: &Image, out: &mut impl Write) -> Result<()> {
         "config": descriptor("application/vnd.oci.image.config.v1+json", &configuration),
         "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
     }))?;
-    let mut top = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
-    let tag = image.name.rsplit(':').next().unwrap_or_default();
-    top["annotations"] = json!({"io.containerd.image.name": image.name, "org.opencontainers.image.ref.name": tag});
-    let index = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": [top]}))?;
+    // One manifest under each name; the runtime stores its blobs once.
+    let named = |name: &String| {
+        let mut top = descriptor("application/vnd.oci.image.manifest.v1+json", &manifest);
+        top["platform"] = json!({"architecture": image.architecture, "os": "linux"});
+        top["annotations"] = json!({"io.containerd.image.name": name, "org.opencontainers.image.ref.name": tag(name)});
+        top
+    };
+    let manifests: Vec<Value> = image.names.iter().map(named).collect();
+    let index = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": manifests}))?;
 
     let mut tar = tar::Builder::new(out);
     append(&mut tar, "oci-layout", 0o644, br#"{"imageLayoutVersion":"1.0.0"}"#)?;
@@ -114,8 +127,17 @@ pub fn write(image: &Image, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
+/// What follows the colon of a name's last part; a colon before it belongs to a registry's port.
+fn tag(name: &str) -> &str {
+    let last = name.rsplit('/').next().unwrap_or_default();
+    last.split_once(':').map_or("", |(_, tag)| tag)
+}
+
 /// The architecture that this program was built for, as OCI calls it.
-fn architecture() -> Result<&'static str> {
+///
+/// # Errors
+/// When OCI's name of it is not known here.
+pub fn architecture() -> Result<&'static str> {
     match std::env::consts::ARCH {
         "x86_64" => Ok("amd64"),
         "aarch64" => Ok("arm64"),
@@ -200,7 +222,8 @@ mod tests {
             mode: 0o1777,
         };
         Image {
-            name: "localhost/x:1".into(),
+            names: vec!["localhost:5000/x:1".into(), "localhost/y:2".into()],
+            architecture: "arm64".into(),
             entries: vec![text("etc/b"), link, text("etc/a"), folder],
             ..Image::default()
         }
@@ -240,10 +263,23 @@ mod tests {
             content.clone()
         };
         let index: Value = serde_json::from_slice(&files["index.json"]).unwrap();
+        assert_eq!(index["manifests"][0]["digest"], index["manifests"][1]["digest"]);
+        assert_eq!(
+            index["manifests"][1]["annotations"]["io.containerd.image.name"],
+            "localhost/y:2"
+        );
+        assert_eq!(index["manifests"][0]["platform"]["architecture"], "arm64");
         let manifest: Value = serde_json::from_slice(&blob(&index["manifests"][0])).unwrap();
         let configuration: Value = serde_json::from_slice(&blob(&manifest["config"])).unwrap();
         let layer = blob(&manifest["layers"][0]);
         assert_eq!(configuration["rootfs"]["diff_ids"][0], digest(&layer));
+    }
+
+    #[test]
+    fn a_name_without_a_tag_is_refused() {
+        let mut untagged = image();
+        untagged.names = vec!["localhost:5000/x".into()];
+        assert!(write(&untagged, &mut Vec::new()).is_err());
     }
 
     #[test]

@@ -15,12 +15,18 @@ struct Args {
     /// The tar.
     #[arg(long)]
     output: PathBuf,
-    /// Full name with tag.
+    /// Full name with tag; several are names of one image.
+    #[arg(long = "name", required = true)]
+    names: Vec<String>,
+    /// As OCI calls it, when the files are not for this machine's.
     #[arg(long)]
-    name: String,
-    /// SOURCE=PATH: a file, executable.
-    #[arg(long = "file", value_parser = pair)]
-    files: Vec<(String, String)>,
+    architecture: Option<String>,
+    /// SOURCE=PATH[:MODE]: a file, executable (755) unless an octal mode is given.
+    #[arg(long = "file", value_parser = file)]
+    files: Vec<(String, String, u32)>,
+    /// PATH[:MODE]: a folder, 755 unless an octal mode is given.
+    #[arg(long = "dir", value_parser = path_and_mode)]
+    folders: Vec<(String, u32)>,
     /// TARGET=PATH: a symbolic link.
     #[arg(long = "link", value_parser = pair)]
     links: Vec<(String, String)>,
@@ -48,11 +54,33 @@ fn pair(text: &str) -> Result<(String, String), String> {
     Ok((source.to_owned(), path.trim_start_matches('/').to_owned()))
 }
 
+fn file(text: &str) -> Result<(String, String, u32), String> {
+    let (source, path) = pair(text)?;
+    let (path, mode) = path_and_mode(&path)?;
+    Ok((source, path, mode))
+}
+
+fn path_and_mode(text: &str) -> Result<(String, u32), String> {
+    let (path, mode) = match text.rsplit_once(':') {
+        Some((path, mode)) => {
+            let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777);
+            (
+                path,
+                mode.ok_or_else(|| format!("what follows the colon of {text:?} is no octal mode"))?,
+            )
+        }
+        None => (text, 0o755),
+    };
+    Ok((path.trim_matches('/').to_owned(), mode))
+}
+
 fn main() -> Result<()> {
     let Args {
         output,
-        name,
+        names,
+        architecture,
         files,
+        folders,
         links,
         entrypoint,
         environment,
@@ -62,11 +90,12 @@ fn main() -> Result<()> {
     } = Args::parse();
     let mut entries: Vec<Entry> = files
         .into_iter()
-        .map(|(source, path)| Entry::File {
+        .map(|(source, path, mode)| Entry::File {
             source: source.into(),
             path,
-            mode: 0o755,
+            mode,
         })
+        .chain(folders.into_iter().map(|(path, mode)| Entry::Folder { path, mode }))
         .chain(links.into_iter().map(|(target, path)| Entry::Link { target, path }))
         .collect();
     if ca_bundle {
@@ -92,10 +121,15 @@ fn main() -> Result<()> {
             mode: 0o1777,
         });
     }
+    let architecture = match architecture {
+        Some(name) => name,
+        None => penstock_image::architecture()?.to_owned(),
+    };
     let file = File::create(&output).with_context(|| format!("write {}", output.display()))?;
     write(
         &Image {
-            name,
+            names,
+            architecture,
             entries,
             entrypoint,
             environment,

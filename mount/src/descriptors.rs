@@ -1,8 +1,12 @@
 //! Packets with descriptors over a Unix SEQPACKET socket: how FUSE connections change hands.
+#![allow(
+    unsafe_code,
+    reason = "rustix takes the peer's process id for non-zero, which it is not across pid namespaces"
+)]
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::net::{
@@ -60,13 +64,28 @@ pub fn connect_to(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// User id and process id of the peer, as the kernel knows them.
+/// User id and process id of the peer, as the kernel knows them; the process id is 0 for a peer in another pid namespace.
 ///
 /// # Errors
 /// When the socket is not connected.
 pub fn peer(socket: BorrowedFd<'_>) -> io::Result<(u32, i32)> {
-    let credentials = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok((credentials.uid.as_raw(), credentials.pid.as_raw_nonzero().get()))
+    let mut credentials = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut bytes = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `bytes` bytes to `credentials`, which outlives the call.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut credentials).cast(),
+            &raw mut bytes,
+        )
+    };
+    if result == 0 {
+        Ok((credentials.uid, credentials.pid))
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Sends one packet. Waits while the peer's queue is full.

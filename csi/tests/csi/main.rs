@@ -1,1 +1,8 @@
+//! The csi container's services over fake and real mounts. Needs root for the real ones.
 
+mod controller;
+mod mounter;
+mod publishing;
+mod sanity;
+mod scene;
+mod tiers;

@@ -1,0 +1,25 @@
+// What holds a pod's namespaces: waits for its end and reaps what is left to it. In C, because every pod has one: it takes
+// 700 KB of disk and next to no memory.
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void end(int signal) {
+    (void)signal;
+    _exit(0);
+}
+
+static void reap(int signal) {
+    (void)signal;
+    while (waitpid(-1, 0, WNOHANG) > 0) {
+    }
+}
+
+int main(void) {
+    signal(SIGTERM, end);
+    signal(SIGINT, end);
+    signal(SIGCHLD, reap);
+    for (;;) {
+        pause();
+    }
+}
