@@ -3,6 +3,7 @@
 mod controller;
 mod mounter;
 mod publishing;
+mod registration;
 mod sanity;
 mod scene;
 mod tiers;

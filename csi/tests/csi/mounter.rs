@@ -1,0 +1,225 @@
+//! A mounter played by the test: it fetches packages from memory, and serves either for real, with the product's FUSE
+//! session over bytes that are computed from their address, or only in words.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use penstock_buffer::BufferPool;
+use penstock_mount::descriptors;
+use penstock_mounter::limits::READ_BYTES_MAX;
+use penstock_mounter::{ReadFailure, Session, SpaceReader, Start, TryRead};
+use penstock_protocol::control::mounter::{
+    Failed, FetchedPackage, FromMounter, Hello, Serve, Serving, Stopped, ToMounter, from_mounter, to_mounter,
+};
+use penstock_protocol::geometry::BlockRange;
+use penstock_protocol::ids::RevisionId;
+use penstock_revision::Package;
+use prost::Message;
+use rustix::fs::{MemfdFlags, SealFlags};
+
+/// How it serves.
+#[derive(Clone)]
+pub enum Serves {
+    /// With FUSE sessions.
+    Really(tokio::runtime::Handle),
+    /// As before, but no read is ever answered.
+    Stuck(tokio::runtime::Handle),
+    /// It only says so.
+    InWords,
+    /// It never answers.
+    Never,
+}
+
+/// A connected mounter.
+pub struct TestMounter {
+    socket: Arc<OwnedFd>,
+    seen: Arc<Mutex<Seen>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What it was asked.
+#[derive(Default)]
+pub struct Seen {
+    pub fetched: Vec<RevisionId>,
+    pub served: Vec<Serve>,
+    pub descriptors: usize,
+    pub stopped: usize,
+    /// A read waits for ever.
+    pub stuck: Arc<AtomicBool>,
+}
+
+impl TestMounter {
+    /// Connects to the keeper and introduces itself.
+    pub fn connect(socket: &Path, packages: &[Package], serves: Serves) -> Self {
+        let packages: HashMap<_, _> = packages.iter().map(|package| (package.id(), package.clone())).collect();
+        Self::connect_with(socket, packages, serves)
+    }
+
+    /// As [`TestMounter::connect`]; it answers with these packages whatever they are.
+    pub fn connect_with(socket: &Path, packages: HashMap<RevisionId, Package>, serves: Serves) -> Self {
+        let socket = Arc::new(descriptors::connect_to(socket).unwrap());
+        let seen = Arc::<Mutex<Seen>>::default();
+        send(&socket, 0, from_mounter::Letter::Hello(Hello { version: 1 }), None);
+        let thread = {
+            let (socket, seen) = (socket.clone(), seen.clone());
+            std::thread::spawn(move || answer_letters(&socket, &packages, &serves, &seen))
+        };
+        Self {
+            socket,
+            seen,
+            thread: Some(thread),
+        }
+    }
+
+    /// What it was asked.
+    pub fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap()
+    }
+}
+
+impl Drop for TestMounter {
+    fn drop(&mut self) {
+        descriptors::shut_down(&*self.socket);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap();
+        }
+    }
+}
+
+/// Waits until `is_so`.
+pub fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < Duration::from_secs(20), "waited for {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn answer_letters(socket: &OwnedFd, packages: &HashMap<RevisionId, Package>, serves: &Serves, seen: &Mutex<Seen>) {
+    let mut sessions = Vec::new();
+    while let Ok(Some(packet)) = descriptors::receive(socket.as_fd()) {
+        let ToMounter { id, letter } = ToMounter::decode(packet.bytes.as_slice()).unwrap();
+        match letter.unwrap() {
+            to_mounter::Letter::Fetch(fetch) => {
+                let revision = RevisionId::try_from(fetch.revision.as_slice()).unwrap();
+                seen.lock().unwrap().fetched.push(revision);
+                match packages.get(&revision) {
+                    Some(package) => {
+                        let bytes = package.bytes().len() as u64;
+                        let letter = from_mounter::Letter::FetchedPackage(FetchedPackage { bytes });
+                        send(socket, id, letter, Some(sealed(package.bytes())));
+                    }
+                    None => {
+                        let message = "no cache node has the package: cache-0.cache:7070 refused".to_owned();
+                        send(
+                            socket,
+                            id,
+                            from_mounter::Letter::Failed(Failed { message, retry: true }),
+                            None,
+                        );
+                    }
+                }
+            }
+            to_mounter::Letter::Serve(serve) => {
+                let mut seen = seen.lock().unwrap();
+                seen.descriptors = packet.descriptors.len();
+                match serves {
+                    Serves::Really(runtime) => {
+                        sessions.push(session(&serve, packet.descriptors, runtime, Arc::new(Computed)));
+                    }
+                    Serves::Stuck(runtime) => {
+                        let reader = Arc::new(Stuck(seen.stuck.clone()));
+                        sessions.push(session(&serve, packet.descriptors, runtime, reader));
+                    }
+                    Serves::InWords => {}
+                    Serves::Never => continue,
+                }
+                seen.served.push(serve);
+                send(socket, id, from_mounter::Letter::Serving(Serving {}), None);
+            }
+            to_mounter::Letter::Stop(_) => {
+                seen.lock().unwrap().stopped += 1;
+                send(socket, id, from_mounter::Letter::Stopped(Stopped {}), None);
+            }
+        }
+    }
+}
+
+fn session(
+    serve: &Serve,
+    descriptors: Vec<OwnedFd>,
+    runtime: &tokio::runtime::Handle,
+    reader: Arc<dyn SpaceReader>,
+) -> Session {
+    Session::start(Start {
+        descriptors,
+        device_bytes: serve.device_bytes.clone(),
+        reader,
+        buffers: BufferPool::new(READ_BYTES_MAX + 2 * 4096, 4),
+        runtime: runtime.clone(),
+        initialised: serve.initialised,
+        name: "test".into(),
+    })
+    .unwrap()
+}
+
+/// The byte of a space at `address`.
+pub fn byte_at(address: u64) -> u8 {
+    (address / 4096 * 7 + address % 251) as u8
+}
+
+struct Computed;
+
+#[async_trait]
+impl SpaceReader for Computed {
+    fn try_read(&self, range: BlockRange, into: &mut [u8]) -> TryRead {
+        for (address, byte) in (range.address()..).zip(into) {
+            *byte = byte_at(address);
+        }
+        TryRead::Hit
+    }
+
+    async fn read(&self, _: BlockRange, _: &mut [u8]) -> Result<(), ReadFailure> {
+        unreachable!("every read is a hit")
+    }
+}
+
+struct Stuck(Arc<AtomicBool>);
+
+#[async_trait]
+impl SpaceReader for Stuck {
+    fn try_read(&self, _: BlockRange, _: &mut [u8]) -> TryRead {
+        TryRead::Miss
+    }
+
+    async fn read(&self, _: BlockRange, _: &mut [u8]) -> Result<(), ReadFailure> {
+        self.0.store(true, Ordering::SeqCst);
+        std::future::pending().await
+    }
+}
+
+fn sealed(bytes: &[u8]) -> OwnedFd {
+    let memory = rustix::fs::memfd_create("package", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+    let mut file = std::fs::File::from(memory);
+    file.write_all(bytes).unwrap();
+    rustix::fs::fcntl_add_seals(&file, SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW).unwrap();
+    file.into()
+}
+
+fn send(socket: &OwnedFd, id: u64, letter: from_mounter::Letter, descriptor: Option<OwnedFd>) {
+    let bytes = FromMounter {
+        id,
+        letter: Some(letter),
+    }
+    .encode_to_vec();
+    let descriptors: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+    // The keeper may have gone; the test sees that elsewhere.
+    let _ = descriptors::send(socket.as_fd(), &bytes, &descriptors);
+}

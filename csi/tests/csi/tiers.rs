@@ -1,0 +1,170 @@
+//! Volumes for our own pods: folders of cache nodes, and the keeper's socket.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use penstock_crds::{CacheRuntime, CacheRuntimeSpec, Medium, Tier, TierVolume};
+use tonic::Code;
+
+use crate::scene::{NAMESPACE, Scene};
+
+const TIER: &[(&str, &str)] = &[("cacheRuntime", "pool"), ("tier", "ssd")];
+
+fn owner(api_version: &str, kind: &str, name: &str, uid: &str) -> Option<Vec<OwnerReference>> {
+    Some(vec![OwnerReference {
+        api_version: api_version.into(),
+        kind: kind.into(),
+        name: name.into(),
+        uid: uid.into(),
+        controller: Some(true),
+        block_owner_deletion: None,
+    }])
+}
+
+fn metadata(name: &str, uid: &str, owner_references: Option<Vec<OwnerReference>>) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(name.into()),
+        namespace: Some(NAMESPACE.into()),
+        uid: Some(uid.into()),
+        owner_references,
+        ..ObjectMeta::default()
+    }
+}
+
+/// A CacheRuntime `pool` with a StatefulSet, a cache node `pool-cache-0`, and a stranger.
+fn runtime(scene: &Scene) {
+    let key = |name: &str| (NAMESPACE.to_owned(), name.to_owned());
+    let spec = CacheRuntimeSpec {
+        replicas: 1,
+        tiers: vec![Tier {
+            name: "ssd".into(),
+            medium: Medium::SSD,
+            capacity: "1Gi".into(),
+            volume: TierVolume::Node,
+        }],
+        node_selector: Default::default(),
+        tolerations: Vec::new(),
+        resources: None,
+    };
+    let mut runtime = CacheRuntime::new("pool", spec);
+    runtime.metadata = metadata("pool", "runtime-uid", None);
+    let set = StatefulSet {
+        metadata: metadata(
+            "pool-cache",
+            "set-uid",
+            owner("penstock.io/v1alpha1", "CacheRuntime", "pool", "runtime-uid"),
+        ),
+        ..StatefulSet::default()
+    };
+    let mut objects = scene.cluster.objects();
+    objects.cache_runtimes.insert(key("pool"), runtime);
+    objects.stateful_sets.insert(key("pool-cache"), set);
+    let of_set = owner("apps/v1", "StatefulSet", "pool-cache", "set-uid");
+    for (name, owners) in [
+        ("pool-cache-0", of_set.clone()),
+        ("stranger", None),
+        ("stranger-0", of_set),
+    ] {
+        let pod = Pod {
+            metadata: metadata(name, &format!("uid-of-{name}"), owners),
+            ..Pod::default()
+        };
+        objects.pods.insert(key(name), pod);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_node_gets_its_folder_again_until_its_runtime_is_gone() {
+    let scene = Scene::real();
+    runtime(&scene);
+    let folder = scene.folders.tiers().join("runtime-uid/ssd/pool-cache-0");
+    scene.publish("pool-cache-0", TIER).await.unwrap();
+    scene.publish("pool-cache-0", TIER).await.unwrap();
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
+    fs::write(scene.target("pool-cache-0").join("stripe"), "cached").unwrap();
+    scene.unpublish("pool-cache-0").await.unwrap();
+    scene.node.tiers.sweep().await.unwrap();
+    assert_eq!(
+        fs::read(folder.join("stripe")).unwrap(),
+        b"cached",
+        "it outlives the pod"
+    );
+
+    scene.publish("pool-cache-0", TIER).await.unwrap();
+    for runtime in scene.cluster.objects().cache_runtimes.values_mut() {
+        runtime.metadata.deletion_timestamp = Some(Time(Default::default()));
+    }
+    scene.node.tiers.sweep().await.unwrap();
+    assert!(folder.exists(), "the pod still has it");
+    scene.unpublish("pool-cache-0").await.unwrap();
+    scene.node.tiers.sweep().await.unwrap();
+    assert!(!folder.exists());
+    assert_eq!(scene.mounted(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_else_gets_a_folder() {
+    let (scene, mounts) = Scene::fake();
+    runtime(&scene);
+    for (pod, attributes) in [
+        ("stranger", TIER),
+        ("stranger-0", TIER),
+        ("unknown", TIER),
+        ("pool-cache-0", &[("cacheRuntime", "pool"), ("tier", "hdd")][..]),
+        ("pool-cache-0", &[("cacheRuntime", "other"), ("tier", "ssd")]),
+    ] {
+        let refused = scene.publish(pod, attributes).await.unwrap_err();
+        assert_eq!(
+            refused.code(),
+            Code::PermissionDenied,
+            "{pod} {attributes:?}: {refused}"
+        );
+    }
+    let elsewhere = scene
+        .publish_as("pool-cache-0", "default", "other", TIER)
+        .await
+        .unwrap_err();
+    assert_eq!(elsewhere.code(), Code::PermissionDenied);
+    assert_eq!(mounts.shown(), Vec::<String>::new());
+    assert!(!scene.folders.tiers().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_removed_while_the_cluster_does_not_answer() {
+    let (scene, _) = Scene::fake();
+    runtime(&scene);
+    scene.publish("pool-cache-0", TIER).await.unwrap();
+    scene.unpublish("pool-cache-0").await.unwrap();
+    scene.cluster.objects().cache_runtimes.clear();
+    scene.cluster.objects().unreachable = true;
+    // A sweep that the unpublish began may still run, and have seen the cluster without the runtime: then it is right.
+    let swept = scene.node.tiers.sweep().await;
+    assert!(swept.is_err() || !scene.folders.tiers().join("runtime-uid").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_mounter_gets_the_keepers_socket() {
+    let (scene, mounts) = Scene::fake();
+    let socket = &[("keeper", "socket")];
+    for (service_account, namespace) in [
+        ("default", "penstock-system"),
+        ("penstock-mounter", NAMESPACE),
+        ("default", NAMESPACE),
+    ] {
+        let refused = scene
+            .publish_as("m", service_account, namespace, socket)
+            .await
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+    }
+    scene
+        .publish_as("m", "penstock-mounter", "penstock-system", socket)
+        .await
+        .unwrap();
+    assert_eq!(mounts.shown().len(), 1);
+    scene.unpublish("m").await.unwrap();
+    assert_eq!(mounts.shown(), Vec::<String>::new());
+}
