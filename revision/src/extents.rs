@@ -1,4 +1,4 @@
-//! The table from addresses to objects: chunks of [`CHUNK_EXTENTS`] extents in address order, each compressed on its own,
+//! The table from addresses to objects: chunks of at most [`CHUNK_EXTENTS`] extents in address order, each compressed on its own,
 //! with an index of first addresses, so that looking up an address decodes one chunk.
 //!
 //! A chunk before compression is a run of entries: `gap` (blocks between the end of the extent before and this one),
@@ -7,12 +7,9 @@
 
 use penstock_protocol::geometry::{BLOCK_BYTES, round_up_to_block};
 
+use crate::limits::{CHUNK_BYTES_CLOSE, CHUNK_BYTES_MAX, CHUNK_EXTENTS};
 use crate::object::{Extent, ObjectVersion, Version};
 
-/// Extents of a chunk: large enough to compress (about 15 KB), small enough to decode in some ten microseconds.
-pub(crate) const CHUNK_EXTENTS: usize = 256;
-/// Most bytes of a decoded chunk: 256 keys of 1024 bytes (the limit of S3) and as much again for the rest.
-const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// Bytes of an entry of the index: first address and offset of the chunk.
 pub(crate) const INDEX_ENTRY_BYTES: usize = 16;
 /// Compression level: 3 is the default of zstd; higher ones gained under 3 % here.
@@ -27,12 +24,31 @@ pub struct DamagedExtents;
 pub(crate) fn encode(extents: &[Extent]) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
     let (mut index, mut chunks) = (Vec::new(), Vec::new());
     let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
-    for chunk in extents.chunks(CHUNK_EXTENTS) {
+    let mut rest = extents;
+    while !rest.is_empty() {
+        let (chunk, behind) = rest.split_at(chunk_length(rest));
+        rest = behind;
         index.extend_from_slice(&chunk[0].address.to_le_bytes());
         index.extend_from_slice(&(chunks.len() as u64).to_le_bytes());
         chunks.extend_from_slice(&compressor.compress(&encode_chunk(chunk))?);
     }
     Ok((index, chunks))
+}
+
+/// How many extents the next chunk takes.
+fn chunk_length(extents: &[Extent]) -> usize {
+    let mut bytes = 0;
+    let fits = |extent: &&Extent| {
+        let before = bytes;
+        let tag = if let Version::ETag(tag) = &extent.object.version {
+            tag.len()
+        } else {
+            0
+        };
+        bytes += extent.object.key.len() + tag;
+        before < CHUNK_BYTES_CLOSE
+    };
+    extents.iter().take(CHUNK_EXTENTS).take_while(fits).count()
 }
 
 fn encode_chunk(extents: &[Extent]) -> Vec<u8> {

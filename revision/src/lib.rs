@@ -11,6 +11,7 @@
 pub mod build;
 pub mod erofs;
 mod extents;
+pub mod limits;
 pub mod object;
 pub mod package;
 mod space;

@@ -12,20 +12,19 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use penstock_protocol::geometry::{BlockRange, round_up_to_block};
+use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, round_up_to_block};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 
 use crate::erofs;
 use crate::extents::{self, DamagedExtents, INDEX_ENTRY_BYTES};
+use crate::limits::{
+    CHUNK_EXTENTS, DECODED_CHUNKS_MAX, IMAGE_BYTES_ALWAYS, IMAGE_BYTES_MAX, IMAGE_RATIO_MAX, SPACE_BYTES_MAX,
+};
 use crate::object::Extent;
 use crate::tree::Awkward;
 
 const MAGIC: &[u8; 8] = b"PSTKREV1";
 const HEADER_BYTES: usize = 8 + 16 + 32 + 5 * 8 + 32;
-/// Most bytes of an image: 10⁸ files of 130 bytes each would be 13 GB; more needs packages that are read lazily.
-const IMAGE_BYTES_MAX: u64 = 16 << 30;
-/// Decoded chunks that a package keeps: 64 × 256 extents, about 2 MB.
-const DECODED_CHUNKS_MAX: usize = 64;
 /// Level 1 of zstd: an image of 1 M files compresses in under a second, and higher levels gained little.
 const ZSTD_LEVEL: i32 = 1;
 
@@ -144,11 +143,17 @@ impl Package {
                 .ok_or(PackageError::Damaged("a part is longer than the whole"))
         };
         let (facts, index, chunks, image) = (part(0)?, part(1)?, part(2)?, part(3)?);
-        if !rest.is_empty() || length(4) > IMAGE_BYTES_MAX {
+        let image_bytes_max = IMAGE_BYTES_ALWAYS
+            .max(image.len() as u64 * IMAGE_RATIO_MAX)
+            .min(IMAGE_BYTES_MAX);
+        if !rest.is_empty() || length(4) > image_bytes_max {
             return Err(PackageError::Damaged("its length differs from the header's"));
         }
         let Facts { summary, sources } =
             serde_json::from_slice(&facts).map_err(|_| PackageError::Damaged("the summary makes no sense"))?;
+        if summary.space_bytes > SPACE_BYTES_MAX || !summary.space_bytes.is_multiple_of(BLOCK_BYTES) {
+            return Err(PackageError::Damaged("the end of the space makes no sense"));
+        }
         let inner = Inner {
             id: RevisionId(*blake3::hash(&bytes).as_bytes()),
             space,
@@ -250,9 +255,14 @@ impl Package {
         })
     }
 
-    /// Whether this revision has exactly this image and end of space.
-    pub(crate) fn has_same_tree(&self, image: &[u8], space_bytes: u64) -> bool {
-        self.summary().space_bytes == space_bytes && self.0.image_digest == *blake3::hash(image).as_bytes()
+    /// How many extents there are at most.
+    pub(crate) fn extent_count_max(&self) -> usize {
+        self.0.index.len() * CHUNK_EXTENTS
+    }
+
+    /// Whether this revision has exactly this image and summary.
+    pub(crate) fn is_same(&self, image: &[u8], summary: &Summary) -> bool {
+        self.summary() == summary && self.0.image_digest == *blake3::hash(image).as_bytes()
     }
 
     fn chunk(&self, chunk: usize) -> Result<Arc<Vec<Extent>>, DamagedExtents> {

@@ -1,9 +1,12 @@
 //! Gives addresses to objects: append-only, block-aligned.
 //!
 //! *Guarantees*: an extent of at most one page never crosses a stripe, so one cache node holds a small object whole and one
-//! request fetches it; no extent crosses a device of the EROFS image.
+//! request fetches it; an extent crosses devices of the EROFS image only when it is larger than one, and then begins with
+//! one, so that a file is one chunk or a run of whole devices.
 
 use penstock_protocol::geometry::{DEVICE_BYTES, PAGE_BYTES, STRIPE_BYTES, round_up_to_block};
+
+use crate::limits::{OBJECT_BYTES_MAX, SPACE_BYTES_MAX};
 
 /// The end of a space that grows.
 #[derive(Debug)]
@@ -21,9 +24,9 @@ impl Space {
         self.end
     }
 
-    /// The address of a new extent of `bytes` bytes; `None` when no device can hold it or the space is full.
+    /// The address of a new extent of `bytes` bytes; `None` when the object is too large or the space full.
     pub(crate) fn append(&mut self, bytes: u64) -> Option<u64> {
-        if bytes == 0 || bytes > DEVICE_BYTES {
+        if bytes == 0 || bytes > OBJECT_BYTES_MAX {
             return None;
         }
         let rounded = round_up_to_block(bytes);
@@ -37,7 +40,7 @@ impl Space {
         } else {
             self.end
         };
-        self.end = address.checked_add(rounded)?;
+        self.end = address.checked_add(rounded).filter(|end| *end <= SPACE_BYTES_MAX)?;
         Some(address)
     }
 }
@@ -55,7 +58,9 @@ mod tests {
             (STRIPE_BYTES - 4096, PAGE_BYTES + 1, Some(STRIPE_BYTES - 4096)),
             (DEVICE_BYTES - 4096, PAGE_BYTES + 1, Some(DEVICE_BYTES)),
             (4096, DEVICE_BYTES, Some(DEVICE_BYTES)),
-            (0, DEVICE_BYTES + 1, None),
+            (4096, DEVICE_BYTES + 1, Some(DEVICE_BYTES)),
+            (0, OBJECT_BYTES_MAX + 1, None),
+            (SPACE_BYTES_MAX - 4096, 4097, None),
             (0, 0, None),
             (u64::MAX - 4095, 4096, None),
         ] {

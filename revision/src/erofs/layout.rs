@@ -1,5 +1,7 @@
 //! Numbers and records of the on-disk format that writer and reader share. All integers are little-endian.
 
+use penstock_protocol::geometry::DEVICE_BYTES;
+
 /// Offset of the superblock.
 pub(super) const SUPER_OFFSET: usize = 1024;
 /// Bytes of the superblock.
@@ -35,7 +37,6 @@ pub(super) const LAYOUT_CHUNKS: u16 = 4;
 
 /// Chunk format: bits 0 to 4 are log2 of the chunk in blocks, this one says that there are 8-byte indexes.
 pub(super) const CHUNK_INDEXES: u16 = 0x20;
-pub(super) const CHUNK_BITS_MASK: u16 = 0x1f;
 
 pub(super) const FILE_TYPE_REGULAR: u8 = 1;
 pub(super) const FILE_TYPE_DIRECTORY: u8 = 2;
@@ -44,9 +45,9 @@ pub(super) const S_IFMT: u16 = 0o170_000;
 pub(super) const S_IFREG: u16 = 0o100_000;
 pub(super) const S_IFDIR: u16 = 0o040_000;
 
-/// log2, in blocks, of the smallest chunk that holds a file of `bytes` bytes.
+/// log2, in blocks, of the chunks of a file of `bytes` bytes: the smallest that holds it, at most a device.
 pub(super) fn chunk_bits(bytes: u64) -> u16 {
-    let blocks = bytes.div_ceil(BLOCK as u64).max(1);
+    let blocks = bytes.min(DEVICE_BYTES).div_ceil(BLOCK as u64).max(1);
     blocks.next_power_of_two().trailing_zeros() as u16
 }
 
@@ -56,4 +57,9 @@ pub(super) fn super_checksum(block: &[u8]) -> u32 {
     let mut bytes = block[SUPER_OFFSET..BLOCK].to_vec();
     bytes[4..8].fill(0);
     !crc32c::crc32c(&bytes)
+}
+
+/// How many chunks a file of `bytes` bytes has: one, or a whole device each.
+pub(super) fn chunk_count(bytes: u64) -> usize {
+    bytes.div_ceil(DEVICE_BYTES) as usize
 }

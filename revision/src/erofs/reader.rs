@@ -5,9 +5,7 @@ use bytes::Bytes;
 use penstock_protocol::geometry::DEVICE_BYTES;
 
 use super::layout::*;
-
-/// Deepest nesting of folders that [`Image::check`] accepts: keys of S3 have at most 1024 bytes, so 1025 parts.
-const DEPTH_MAX: usize = 1100;
+use crate::limits::{IMAGE_PATH_BYTES_MAX, NAME_BYTES_MAX, OBJECT_BYTES_MAX};
 
 /// Why an image is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -134,6 +132,9 @@ impl Image {
             return Err(damaged("the device table makes no sense"));
         }
         let (root, inodes) = (NodeId(image.u16(at + 14)?.into()), image.u64(at + 16)?);
+        if inodes > (image.bytes.len() / INODE_BYTES) as u64 {
+            return Err(damaged("it has no room for the nodes that it promises"));
+        }
         Ok(Self {
             devices,
             root,
@@ -201,20 +202,29 @@ impl Image {
     }
 
     fn file_address(&self, inode: usize, bytes: u64, format: u32) -> Result<u64, Damaged> {
-        let index = inode + INODE_BYTES;
-        let (device, block) = (self.u16(index + 2)?, u64::from(self.u32(index + 4)?));
-        let one_chunk =
-            format == u32::from(chunk_bits(bytes) | CHUNK_INDEXES) && format & 0xffff & u32::from(CHUNK_BITS_MASK) < 32;
-        let device_bytes = usize::from(device)
-            .checked_sub(1)
-            .and_then(|slot| self.devices.get(slot));
-        let offset = block * BLOCK as u64;
-        match device_bytes {
-            Some(end) if one_chunk && offset.checked_add(bytes).is_some_and(|upto| upto <= *end) => {
-                Ok(u64::from(device - 1) * DEVICE_BYTES + offset)
-            }
-            _ => Err(Damaged("a file lies outside of its device".to_owned())),
+        let outside = || Damaged("a file lies outside of its device".to_owned());
+        if bytes > OBJECT_BYTES_MAX || format != u32::from(chunk_bits(bytes) | CHUNK_INDEXES) {
+            return Err(outside());
         }
+        let count = chunk_count(bytes);
+        let mut first = None;
+        for chunk in 0..count {
+            let index = inode + INODE_BYTES + chunk * CHUNK_INDEX_BYTES;
+            let (device, offset) = (
+                usize::from(self.u16(index + 2)?),
+                u64::from(self.u32(index + 4)?) * BLOCK as u64,
+            );
+            let slot = device.checked_sub(1).ok_or_else(outside)?;
+            let in_chunk = (bytes - chunk as u64 * DEVICE_BYTES).min(DEVICE_BYTES);
+            let end = self.devices.get(slot).ok_or_else(outside)?;
+            let address = slot as u64 * DEVICE_BYTES + offset;
+            let follows = first.is_none_or(|first| address == first + chunk as u64 * DEVICE_BYTES);
+            if self.u16(index)? != 0 || offset + in_chunk > *end || !follows {
+                return Err(outside());
+            }
+            first.get_or_insert(address);
+        }
+        first.ok_or_else(outside)
     }
 
     /// The entries of a folder in their order on disk, without `.` and `..`.
@@ -229,23 +239,52 @@ impl Image {
 
     fn raw_entries(&self, node: NodeId) -> Result<Vec<Entry>, Damaged> {
         let inode = self.inode(node)?;
-        let Data::Directory { block, tail } = inode.data else {
+        let mut entries = Vec::new();
+        for block in 0..self.folder_blocks(node, &inode)? {
+            self.entries_of_block(self.folder_block(&inode, block)?, &mut entries)?;
+        }
+        Ok(entries)
+    }
+
+    /// How many blocks a folder has.
+    fn folder_blocks(&self, node: NodeId, inode: &Inode) -> Result<usize, Damaged> {
+        if !inode.is_directory() {
             return Err(Damaged(format!("node {} is no folder", node.0)));
-        };
+        }
         let bytes = usize::try_from(inode.bytes)
             .ok()
             .filter(|bytes| *bytes <= self.bytes.len());
         let bytes = bytes.ok_or_else(|| Damaged(format!("folder {} is longer than the image", node.0)))?;
-        let mut entries = Vec::new();
-        for start in (0..bytes).step_by(BLOCK) {
-            let length = (bytes - start).min(BLOCK);
-            let at = match tail {
-                Some(tail) if bytes - start < BLOCK => tail,
-                _ => block as usize * BLOCK + start,
-            };
-            self.entries_of_block(self.slice(at, length)?, &mut entries)?;
+        Ok(bytes.div_ceil(BLOCK))
+    }
+
+    fn folder_block(&self, inode: &Inode, number: usize) -> Result<&[u8], Damaged> {
+        let Data::Directory { block, tail } = inode.data else {
+            return Err(Damaged("a file has no entries".to_owned()));
+        };
+        let length = (inode.bytes as usize - number * BLOCK).min(BLOCK);
+        let at = match tail {
+            Some(tail) if length < BLOCK => tail,
+            _ => (block as usize + number) * BLOCK,
+        };
+        self.slice(at, length)
+    }
+
+    /// The entry `name` of a folder; reads as few blocks as a binary search needs.
+    fn find(&self, node: NodeId, inode: &Inode, name: &str) -> Result<Option<NodeId>, Damaged> {
+        let (mut low, mut high) = (0, self.folder_blocks(node, inode)?);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let mut entries = Vec::new();
+            self.entries_of_block(self.folder_block(inode, middle)?, &mut entries)?;
+            match entries.binary_search_by(|entry| entry.name.as_str().cmp(name)) {
+                Ok(at) => return Ok(Some(entries[at].node)),
+                Err(0) => high = middle,
+                Err(at) if at == entries.len() => low = middle + 1,
+                Err(_) => return Ok(None),
+            }
         }
-        Ok(entries)
+        Ok(None)
     }
 
     fn entries_of_block(&self, block: &[u8], entries: &mut Vec<Entry>) -> Result<(), Damaged> {
@@ -290,13 +329,13 @@ impl Image {
     pub fn lookup(&self, path: &str) -> Result<Option<NodeId>, Damaged> {
         let mut node = self.root;
         for name in path.split('/').filter(|name| !name.is_empty() && *name != ".") {
-            if !self.inode(node)?.is_directory() {
+            let inode = self.inode(node)?;
+            if !inode.is_directory() {
                 return Ok(None);
             }
-            let entries = self.raw_entries(node)?;
-            match entries.binary_search_by(|entry| entry.name.as_str().cmp(name)) {
-                Ok(at) => node = entries[at].node,
-                Err(_) => return Ok(None),
+            match self.find(node, &inode, name)? {
+                Some(found) => node = found,
+                None => return Ok(None),
             }
         }
         Ok(Some(node))
@@ -308,42 +347,67 @@ impl Image {
     /// When the tree is damaged: legal names in order, `.` and `..` right, no node seen twice, every file inside its device.
     pub fn walk(&self, mut visit: impl FnMut(&str, NodeId, &Inode)) -> Result<Counts, Damaged> {
         let mut counts = Counts::default();
-        let mut seen = 0u64;
-        let mut stack = vec![(String::new(), self.root, self.root)];
-        while let Some((path, node, parent)) = stack.pop() {
-            let inode = self.inode(node)?;
-            seen += 1;
-            if seen > self.inodes {
-                return Err(Damaged("it has more nodes than it says, or a cycle".to_owned()));
-            }
-            if node != self.root {
-                visit(&path, node, &inode);
-            }
-            if !inode.is_directory() {
-                counts.files += 1;
-                counts.bytes = counts.bytes.saturating_add(inode.bytes);
+        let mut seen = vec![false; self.bytes.len() / INODE_SLOT_BYTES];
+        let mut path = String::new();
+        self.enter(self.root, &mut seen)?;
+        let mut open = vec![self.open_folder(&path, self.root, self.root)?];
+        counts.directories += 1;
+        while let Some(folder) = open.last_mut() {
+            path.truncate(folder.path_bytes);
+            let Some(entry) = folder.entries.next() else {
+                open.pop();
+                continue;
+            };
+            if entry.name == "." || entry.name == ".." {
                 continue;
             }
-            counts.directories += 1;
-            let entries = self.raw_entries(node)?;
-            legal(&path, &entries, node, parent)?;
-            for entry in entries
-                .into_iter()
-                .rev()
-                .filter(|entry| entry.name != "." && entry.name != "..")
-            {
-                let below = if path.is_empty() {
-                    entry.name
-                } else {
-                    format!("{path}/{}", entry.name)
-                };
-                stack.push((below, entry.node, node));
+            let parent = folder.node;
+            if !path.is_empty() {
+                path.push('/');
+            }
+            path.push_str(&entry.name);
+            if path.len() > IMAGE_PATH_BYTES_MAX {
+                return Err(Damaged(format!("a path has more than {IMAGE_PATH_BYTES_MAX} bytes")));
+            }
+            self.enter(entry.node, &mut seen)?;
+            let inode = self.inode(entry.node)?;
+            if inode.is_directory() != entry.is_directory {
+                return Err(Damaged(format!("{path:?} is not what its folder says")));
+            }
+            visit(&path, entry.node, &inode);
+            if inode.is_directory() {
+                counts.directories += 1;
+                open.push(self.open_folder(&path, entry.node, parent)?);
+            } else {
+                counts.files += 1;
+                counts.bytes = counts.bytes.saturating_add(inode.bytes);
             }
         }
-        if seen != self.inodes {
-            return Err(Damaged("it has fewer nodes than it says".to_owned()));
+        if counts.files + counts.directories != self.inodes {
+            return Err(Damaged("it has more or fewer nodes than it says".to_owned()));
         }
         Ok(counts)
+    }
+
+    /// Marks a node; a node that is seen twice would make a walk endless.
+    fn enter(&self, node: NodeId, seen: &mut [bool]) -> Result<(), Damaged> {
+        let mark = usize::try_from(node.0).ok().and_then(|slot| seen.get_mut(slot));
+        match mark {
+            Some(mark) if !*mark => *mark = true,
+            Some(_) => return Err(Damaged(format!("node {} is there twice", node.0))),
+            None => return Err(Damaged(format!("node {} lies nowhere", node.0))),
+        }
+        Ok(())
+    }
+
+    fn open_folder(&self, path: &str, node: NodeId, parent: NodeId) -> Result<OpenFolder, Damaged> {
+        let entries = self.raw_entries(node)?;
+        legal(path, &entries, node, parent)?;
+        Ok(OpenFolder {
+            node,
+            path_bytes: path.len(),
+            entries: entries.into_iter(),
+        })
     }
 
     /// Walks the whole tree for its faults; call it before the kernel mounts bytes of somebody else.
@@ -380,11 +444,16 @@ impl Image {
     }
 }
 
+/// A folder that a walk is in.
+struct OpenFolder {
+    node: NodeId,
+    path_bytes: usize,
+    entries: std::vec::IntoIter<Entry>,
+}
+
 fn legal(path: &str, entries: &[Entry], node: NodeId, parent: NodeId) -> Result<(), Damaged> {
-    let fault = |what: &str| Err(Damaged(format!("the folder {path:?} {what}")));
-    if path.bytes().filter(|byte| *byte == b'/').count() > DEPTH_MAX {
-        return fault("is too deep");
-    }
+    let shown: String = path.chars().take(200).collect();
+    let fault = |what: &str| Err(Damaged(format!("the folder {shown:?} {what}")));
     if !entries.is_sorted_by(|a, b| a.name < b.name) {
         return fault("is not in order");
     }
@@ -397,7 +466,8 @@ fn legal(path: &str, entries: &[Entry], node: NodeId, parent: NodeId) -> Result<
     if dot(".") != Some((node, true)) || dot("..") != Some((parent, true)) {
         return fault("has no right `.` and `..`");
     }
-    let bad_name = |entry: &&Entry| entry.name.is_empty() || entry.name.len() > 255 || entry.name.contains(['/', '\0']);
+    let bad_name =
+        |entry: &&Entry| entry.name.is_empty() || entry.name.len() > NAME_BYTES_MAX || entry.name.contains(['/', '\0']);
     match entries.iter().find(bad_name) {
         Some(entry) => fault(&format!("has the name {:?}", entry.name)),
         None => Ok(()),

@@ -7,6 +7,7 @@
 use penstock_protocol::geometry::DEVICE_BYTES;
 
 use super::layout::*;
+use crate::limits::{DEVICES_MAX, OBJECT_BYTES_MAX};
 
 /// One folder or file. The root is the first; a folder stands before what is in it.
 #[derive(Clone, Debug)]
@@ -48,9 +49,12 @@ pub enum WriteError {
     /// Block numbers of an image have 32 bits.
     #[error("the names need more than 16 TiB")]
     TooLarge,
-    /// The device table has at most 65,535 entries.
-    #[error("the space needs more than 65535 devices of 8 TiB")]
+    /// More than [`DEVICES_MAX`].
+    #[error("the space needs more than {DEVICES_MAX} devices of 8 TiB")]
     TooManyDevices,
+    /// A file does not lie in one device, nor begin with one and fill the next.
+    #[error("a file lies outside of the devices")]
+    OutsideDevices,
 }
 
 /// Where an inode and its data lie.
@@ -72,7 +76,13 @@ struct Place {
 /// # Errors
 /// When a field of the format cannot hold the tree.
 pub fn write(nodes: &[ImageNode<'_>], devices: &[u64]) -> Result<Vec<u8>, WriteError> {
-    let device_count = u16::try_from(devices.len()).map_err(|_| WriteError::TooManyDevices)?;
+    if devices.len() > DEVICES_MAX {
+        return Err(WriteError::TooManyDevices);
+    }
+    let device_count = devices.len() as u16;
+    if nodes.iter().any(|node| !fits(node, devices)) {
+        return Err(WriteError::OutsideDevices);
+    }
     let table_end = SUPER_OFFSET + SUPER_BYTES + devices.len() * DEVICE_SLOT_BYTES;
     let (places, image_bytes) = place(nodes, table_end.next_multiple_of(INODE_SLOT_BYTES))?;
     let mut image = vec![0; image_bytes];
@@ -92,13 +102,36 @@ pub fn write(nodes: &[ImageNode<'_>], devices: &[u64]) -> Result<Vec<u8>, WriteE
     Ok(image)
 }
 
+fn fits(node: &ImageNode<'_>, devices: &[u64]) -> bool {
+    let NodeKind::File {
+        bytes: bytes @ 1..,
+        address,
+    } = node.kind
+    else {
+        return true;
+    };
+    let (first, offset) = ((address / DEVICE_BYTES) as usize, address % DEVICE_BYTES);
+    let in_one = bytes <= DEVICE_BYTES && devices.get(first).is_some_and(|end| offset + bytes <= *end);
+    let count = chunk_count(bytes);
+    let fills = || {
+        let last = devices
+            .get(first + count - 1)
+            .is_some_and(|end| (bytes - 1) % DEVICE_BYTES < *end);
+        offset == 0
+            && bytes <= OBJECT_BYTES_MAX
+            && last
+            && devices[first..first + count - 1].iter().all(|end| *end == DEVICE_BYTES)
+    };
+    address.is_multiple_of(BLOCK as u64) && (in_one || fills())
+}
+
 fn place(nodes: &[ImageNode<'_>], start: usize) -> Result<(Vec<Place>, usize), WriteError> {
     let mut places = vec![Place::default(); nodes.len()];
     let mut at = start;
     for (number, node) in nodes.iter().enumerate() {
         let tail = match node.kind {
             NodeKind::File { bytes: 0, .. } => 0,
-            NodeKind::File { .. } => CHUNK_INDEX_BYTES,
+            NodeKind::File { bytes, .. } => CHUNK_INDEX_BYTES * chunk_count(bytes),
             NodeKind::Directory { children } => {
                 for child in children {
                     places[*child as usize].parent = number as u32;
@@ -175,9 +208,11 @@ fn write_inode(image: &mut [u8], number: u32, node: &ImageNode<'_>, place: &Plac
         }
         NodeKind::File { bytes: 0, .. } => (LAYOUT_PLAIN, S_IFREG, 0, 0, 1),
         NodeKind::File { bytes, address } => {
-            let index = at + INODE_BYTES;
-            put16(image, index + 2, (address / DEVICE_BYTES) as u16 + 1);
-            put32(image, index + 4, (address % DEVICE_BYTES / BLOCK as u64) as u32);
+            for chunk in 0..chunk_count(bytes) {
+                let index = at + INODE_BYTES + chunk * CHUNK_INDEX_BYTES;
+                put16(image, index + 2, (address / DEVICE_BYTES) as u16 + 1 + chunk as u16);
+                put32(image, index + 4, (address % DEVICE_BYTES / BLOCK as u64) as u32);
+            }
             (
                 LAYOUT_CHUNKS,
                 S_IFREG,

@@ -1,0 +1,45 @@
+//! Every bound of this crate: name, number, reason.
+
+use penstock_protocol::geometry::DEVICE_BYTES;
+
+/// Longest name that Linux file systems hold (NAME_MAX), in bytes.
+pub const NAME_BYTES_MAX: usize = 255;
+/// Longest path below the root, in bytes: a path given to the kernel has at most 4,095 (PATH_MAX without its NUL), and the
+/// path of the mount point must fit in front of it.
+pub const PATH_BYTES_MAX: usize = 3840;
+/// Longest path of the tree at which a source may stand, in bytes; what is left must do for its keys.
+pub const SOURCE_PATH_BYTES_MAX: usize = 1024;
+/// Longest path that an image may have: the longest of ours with the suffix that a clash of names may add.
+pub const IMAGE_PATH_BYTES_MAX: usize = 4095;
+/// Longest key, in bytes. S3, GCS and Azure allow 1,024, HDFS 8,000.
+pub const KEY_BYTES_MAX: usize = 16 << 10;
+/// Longest version, in bytes. Entity tags have some tens.
+pub const VERSION_BYTES_MAX: usize = 8 << 10;
+/// Longest object: far above S3 (50 TB), and its indexes of chunks always fit behind its inode.
+pub const OBJECT_BYTES_MAX: u64 = 32 * DEVICE_BYTES;
+/// Most devices of an image: 8 PiB. The number of the root's inode has 16 bits and lies behind the device table, which
+/// would allow 16,000; but a mount names every device.
+pub const DEVICES_MAX: usize = 1024;
+/// Where a space ends at the latest.
+pub const SPACE_BYTES_MAX: u64 = DEVICES_MAX as u64 * DEVICE_BYTES;
+/// Most examples of awkward keys that a revision keeps: enough to understand, few enough for a status.
+pub const EXAMPLES_MAX: usize = 8;
+/// Most characters of a key in an example.
+pub const EXAMPLE_CHARACTERS_MAX: usize = 120;
+/// Below this much that is dead a new space is not worth fetching everything again.
+pub const DEAD_BYTES_MIN: u64 = 1 << 30;
+/// Most bytes of an image: 10⁸ files of 130 bytes each would be 13 GB; more needs packages that are read lazily.
+pub const IMAGE_BYTES_MAX: u64 = 16 << 30;
+/// Most bytes of an image for each byte of its compressed form, so that a small package cannot claim a large memory.
+/// Ours have 3 to 30.
+pub const IMAGE_RATIO_MAX: u64 = 512;
+/// An image may always have this much, whatever its compressed length.
+pub const IMAGE_BYTES_ALWAYS: u64 = 4 << 20;
+/// Extents of a chunk: large enough to compress (about 15 KB), small enough to decode in some ten microseconds.
+pub const CHUNK_EXTENTS: usize = 256;
+/// A chunk is closed when it has this many bytes, long keys or not.
+pub const CHUNK_BYTES_CLOSE: usize = 256 << 10;
+/// Most bytes of a decoded chunk: what closes it, the largest entry, and the numbers of all entries.
+pub const CHUNK_BYTES_MAX: usize = CHUNK_BYTES_CLOSE + KEY_BYTES_MAX + VERSION_BYTES_MAX + CHUNK_EXTENTS * 64;
+/// Decoded chunks that a package keeps: 64 × 256 extents, about 2 MB.
+pub const DECODED_CHUNKS_MAX: usize = 64;
