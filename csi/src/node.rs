@@ -225,19 +225,16 @@ impl Node {
 
     /// Whether a mount shows the keeper's folder or one of a tier; the table has paths within their file system.
     fn is_own_folder(&self, mount: &Mount) -> bool {
-        let ends_like = |folder: PathBuf, names: usize| {
-            let tail: PathBuf = folder
-                .iter()
-                .skip(folder.iter().count().saturating_sub(names))
-                .collect();
-            tail
-        };
-        let keeper = ends_like(self.folders.keeper(), 3);
-        let tiers = ends_like(self.folders.tiers(), 1);
+        let keeper = last_names(&self.folders.keeper(), 3);
+        let tiers = last_names(&self.folders.tiers(), 1);
         // <uid>/<tier>/<pod> below it.
         let above = mount.root.ancestors().nth(3);
         mount.root.ends_with(keeper) || above.is_some_and(|above| above.ends_with(tiers))
     }
+}
+
+fn last_names(path: &Path, count: usize) -> PathBuf {
+    path.iter().skip(path.iter().count().saturating_sub(count)).collect()
 }
 
 fn reason(dataset: &Dataset) -> String {

@@ -150,7 +150,10 @@ impl Revisions {
             }
         }
         // Fails, as it should, for the folders on which something is mounted.
-        for folder in folders_in(&self.folders.revisions()) {
+        for folder in [self.folders.revisions(), self.folders.spaces()]
+            .iter()
+            .flat_map(|parent| folders_in(parent))
+        {
             folders_in(&folder)
                 .iter()
                 .for_each(|mount_point| drop(fs::remove_dir(mount_point)));

@@ -15,7 +15,7 @@ pub fn secret_with(namespace: &str, secret_key: &str) -> String {
         "apiVersion: v1
 kind: Secret
 metadata: {{name: origin, namespace: {namespace}}}
-stringData: {{AWS_ACCESS_KEY_ID: {ACCESS_KEY}, AWS_SECRET_ACCESS_KEY: {secret_key}}}
+stringData: {{AWS_ACCESS_KEY_ID: {ACCESS_KEY}, AWS_SECRET_ACCESS_KEY: {secret_key:?}}}
 "
     )
 }

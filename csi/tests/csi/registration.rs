@@ -21,8 +21,8 @@ async fn client(socket: &Path) -> RegistrationClient<Channel> {
         let socket = socket.clone();
         async move { UnixStream::connect(socket).await.map(TokioIo::new) }
     });
-    let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector);
-    RegistrationClient::new(channel.await.unwrap())
+    let endpoint = Endpoint::from_static("http://localhost");
+    RegistrationClient::new(endpoint.connect_with_connector(connector).await.unwrap())
 }
 
 #[tokio::test]

@@ -135,14 +135,14 @@ async fn nobody_else_gets_a_folder() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_removed_while_the_cluster_does_not_answer() {
     let (scene, _) = Scene::fake();
-    runtime(&scene);
-    scene.publish("pool-cache-0", TIER).await.unwrap();
-    scene.unpublish("pool-cache-0").await.unwrap();
-    scene.cluster.objects().cache_runtimes.clear();
+    let folder = scene.folders.tiers().join("runtime-uid/ssd/pool-cache-0");
+    fs::create_dir_all(&folder).unwrap();
     scene.cluster.objects().unreachable = true;
-    // A sweep that the unpublish began may still run, and have seen the cluster without the runtime: then it is right.
-    let swept = scene.node.tiers.sweep().await;
-    assert!(swept.is_err() || !scene.folders.tiers().join("runtime-uid").exists());
+    assert!(scene.node.tiers.sweep().await.is_err());
+    assert!(folder.exists());
+    scene.cluster.objects().unreachable = false;
+    scene.node.tiers.sweep().await.unwrap();
+    assert!(!folder.exists());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -55,7 +55,7 @@ fn kill_cache_node(ns: &str, pod: &str) -> Result<()> {
     let uid = kubectl(["get", "pod", pod, "-n", ns, "-o", "jsonpath={.metadata.uid}"])?;
     // The pod's own processes are those in its memory cgroup; PID 1 of the container is the cache node.
     let line = format!(
-        "for p in $(pgrep -f /bin/penstock-cache-node); do grep -q {uid} /proc/$p/cgroup && kill -9 $p && echo killed; done"
+        "for p in $(pgrep -f /bin/penstock-cache-node); do grep -q {uid} /proc/$p/cgroup && kill -9 $p && echo killed; done; true"
     );
     let out = penstock_e2e::node::shell(&node, &line)?;
     ensure!(out.contains("killed"), "no cache node process of {pod} on {node}");
