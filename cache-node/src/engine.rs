@@ -9,7 +9,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use penstock_buffer::{Buffer, BufferPool};
@@ -17,15 +17,18 @@ use penstock_protocol::checksum::block_checksum;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES, round_up_to_block};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_revision::{Extent, Package};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::fetch::Fetch;
+use crate::fetch::{Fetch, Source};
+use crate::follow::FollowedReads;
 use crate::inflight::{self, Arrived, InFlight, Unit};
 use crate::limits::{
-    DAMAGED_BLOCK_ATTEMPTS_MAX, DRIFTS_REPORTED_MAX, FOLLOWED_READS_MAX, ORIGIN_REQUESTS_MAX, UNIT_BYTES_MAX,
+    DAMAGED_BLOCK_ATTEMPTS_MAX, DRIFTS_REPORTED_MAX, ORIGIN_BUFFERS_KEPT, ORIGIN_REQUESTS_MAX, SOURCE_REQUESTS_MAX,
+    UNIT_BYTES_MAX,
 };
 use crate::origin::{Origin, OriginError};
-use crate::plan::{self, Followed, Reach};
+use crate::plan::Reach;
 use crate::report::{Counters, Drift, Report};
 use crate::store::{Look, Store};
 
@@ -109,29 +112,35 @@ pub(crate) struct Inner {
     pub(crate) in_flight: InFlight,
     pub(crate) counters: Counters,
     pub(crate) origin_requests: Arc<Semaphore>,
+    /// How many more requests each source may be sent, by its identity.
+    requests: Mutex<HashMap<String, Arc<Semaphore>>>,
     pub(crate) buffers: BufferPool,
     revisions: RwLock<HashMap<RevisionId, Arc<Announced>>>,
-    followed: Mutex<HashMap<(SpaceId, u64), Followed>>,
+    followed: FollowedReads,
+    /// Where what nobody waits for is done.
+    runtime: Handle,
     drifts: Mutex<VecDeque<Drift>>,
     sharded: AtomicBool,
 }
 
 struct Announced {
+    id: RevisionId,
     package: Package,
     /// By the number of the source in the package; `None` when the Dataset no longer has it.
-    origins: Vec<Option<Arc<dyn Origin>>>,
+    sources: Vec<Option<Source>>,
 }
 
-/// The parts of a read that are not in the store.
+/// The parts of a read that need not come from the store.
+#[derive(Default)]
 struct Gathered {
     /// Addresses that belong to no object: zeros.
     gaps: Vec<Range<u64>>,
-    /// Units that the store did not take.
-    passed: Vec<(Arc<Unit>, Arc<Buffer>)>,
+    /// Units that were waited for.
+    arrived: Vec<(Arc<Unit>, Arc<Buffer>)>,
 }
 
 impl Engine {
-    /// Adopts what the folder of the tier holds.
+    /// Adopts what the folder of the tier holds. Has to be called in a tokio runtime.
     ///
     /// # Errors
     /// When the folder cannot be used.
@@ -143,9 +152,11 @@ impl Engine {
             in_flight: InFlight::default(),
             counters: Counters::default(),
             origin_requests: Arc::new(Semaphore::new(ORIGIN_REQUESTS_MAX)),
-            buffers: BufferPool::new(UNIT_BYTES_MAX as usize, ORIGIN_REQUESTS_MAX),
+            requests: Mutex::default(),
+            buffers: BufferPool::new(UNIT_BYTES_MAX as usize, ORIGIN_BUFFERS_KEPT),
             revisions: RwLock::default(),
-            followed: Mutex::default(),
+            followed: FollowedReads::default(),
+            runtime: Handle::current(),
             drifts: Mutex::default(),
             sharded: AtomicBool::new(false),
         })))
@@ -156,6 +167,7 @@ impl Engine {
     pub fn set_datasets(&self, datasets: &[Dataset], keep_other_spaces: bool) {
         let mut revisions = HashMap::new();
         let mut spaces = HashSet::new();
+        let mut requests = HashMap::new();
         for Dataset {
             uid: _,
             origins,
@@ -163,22 +175,24 @@ impl Engine {
         } in datasets
         {
             for package in packages {
-                let named = |identity: &String| origins.iter().find(|origin| origin.identity() == *identity).cloned();
-                let origins = package.sources().iter().map(named).collect();
+                let mut named = |identity: &String| {
+                    let origin = origins.iter().find(|origin| origin.identity() == *identity)?.clone();
+                    let requests = requests
+                        .entry(identity.clone())
+                        .or_insert_with(|| self.0.requests_of(identity));
+                    let requests = requests.clone();
+                    Some(Source { origin, requests })
+                };
+                let sources = package.sources().iter().map(&mut named).collect();
                 spaces.insert(package.space());
-                revisions.insert(
-                    package.id(),
-                    Arc::new(Announced {
-                        package: package.clone(),
-                        origins,
-                    }),
-                );
+                let id = package.id();
+                let package = package.clone();
+                revisions.insert(id, Arc::new(Announced { id, package, sources }));
             }
         }
+        *lock(&self.0.requests) = requests;
         *self.0.revisions.write().unwrap_or_else(PoisonError::into_inner) = revisions;
-        if !keep_other_spaces {
-            self.0.store.keep_only(&spaces);
-        }
+        self.0.store.keep_only((!keep_other_spaces).then_some(spaces));
     }
 
     /// Says whether neighbouring stripes may belong to other nodes, so that nothing is fetched for them here.
@@ -200,14 +214,10 @@ impl Engine {
         into: &mut [u8],
         checksums: Option<&mut [u32]>,
     ) -> TryRead {
-        let Some(announced) = self.0.announced(revision) else {
-            return TryRead::Miss;
-        };
-        let look = self.0.look(&announced.package.space(), range, into, checksums);
-        if look == TryRead::Hit {
-            Counters::add(&self.0.counters.hit_bytes, range.bytes());
+        match self.0.announced(revision) {
+            Some(announced) => self.0.try_read(&announced, range, into, checksums),
+            None => TryRead::Miss,
         }
-        look
     }
 
     /// Reads whole blocks, fetching what is missing. Arguments as for [`Engine::try_read`].
@@ -225,19 +235,17 @@ impl Engine {
             .0
             .announced(revision)
             .ok_or(ReadError::UnknownRevision(*revision))?;
-        let space = announced.package.space();
-        if self.0.look(&space, range, into, checksums.as_deref_mut()) == TryRead::Hit {
-            Counters::add(&self.0.counters.hit_bytes, range.bytes());
+        if self.0.try_read(&announced, range, into, checksums.as_deref_mut()) == TryRead::Hit {
             return Ok(());
         }
         Counters::add(&self.0.counters.miss_bytes, range.bytes());
+        let space = announced.package.space();
+        // What has arrived once is kept: a disk may spoil one part while another is fetched anew.
+        let mut gathered = Gathered::default();
         for _ in 0..=DAMAGED_BLOCK_ATTEMPTS_MAX {
-            let gathered = self.0.gather(*revision, &announced, range).await?;
-            if self
-                .0
-                .assemble(&space, range, &gathered, into, checksums.as_deref_mut())
-                == TryRead::Hit
-            {
+            self.0.gather(&announced, range, &mut gathered).await?;
+            let sums = checksums.as_deref_mut();
+            if self.0.assemble(&space, range, &gathered, into, sums) == TryRead::Hit {
                 return Ok(());
             }
         }
@@ -248,14 +256,7 @@ impl Engine {
 
     /// The state at this moment.
     pub fn report(&self) -> Report {
-        let drifts = self
-            .0
-            .drifts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .iter()
-            .cloned()
-            .collect();
+        let drifts = lock(&self.0.drifts).iter().cloned().collect();
         Report {
             spaces: self.0.store.spaces(),
             tiers: vec![self.0.store.report()],
@@ -278,6 +279,45 @@ impl Inner {
             .cloned()
     }
 
+    /// The requests that a source may be sent; those under way count when the configuration is replaced.
+    fn requests_of(&self, identity: &str) -> Arc<Semaphore> {
+        let known = lock(&self.requests).get(identity).cloned();
+        known.unwrap_or_else(|| Arc::new(Semaphore::new(SOURCE_REQUESTS_MAX)))
+    }
+
+    fn try_read(
+        self: &Arc<Self>,
+        announced: &Arc<Announced>,
+        range: BlockRange,
+        into: &mut [u8],
+        checksums: Option<&mut [u32]>,
+    ) -> TryRead {
+        let space = announced.package.space();
+        let look = self.look(&space, range, into, checksums);
+        if look == TryRead::Hit {
+            Counters::add(&self.counters.hit_bytes, range.bytes());
+            if self.followed.takes_mark(&space, range) {
+                self.go_on(announced.clone(), range);
+            }
+        }
+        look
+    }
+
+    /// Starts the next window of a reader that is about to use up this one.
+    fn go_on(self: &Arc<Self>, announced: Arc<Announced>, range: BlockRange) {
+        let inner = self.clone();
+        self.runtime.spawn(async move {
+            // Whoever needs the bytes meets the same error and says so.
+            let started = inner.extents(&announced, range);
+            let _ = started.and_then(|extents| inner.start(&announced, &extents, range));
+        });
+    }
+
+    fn extents(&self, announced: &Announced, range: BlockRange) -> Result<Vec<Extent>, ReadError> {
+        let damaged = |_| ReadError::Unavailable(format!("the package of revision {} is damaged", announced.id));
+        announced.package.extents(range).map_err(damaged)
+    }
+
     fn look(&self, space: &SpaceId, range: BlockRange, into: &mut [u8], checksums: Option<&mut [u32]>) -> TryRead {
         let Some(stripe) = self.store.stripe(space, range.stripe()) else {
             return TryRead::Miss;
@@ -291,13 +331,13 @@ impl Inner {
                 tracing::warn!(%space, stripe = stripe_number, ?blocks, "stored blocks do not match their checksums; they are fetched anew");
                 blocks
                     .into_iter()
-                    .for_each(|block| self.store.forget(space, &stripe, block));
+                    .for_each(|block| self.store.forget(space, range.stripe(), &stripe, block));
             }
             Look::Fault(error) => {
                 tracing::warn!(%space, stripe = range.stripe(), %error, "read a stripe; its blocks are fetched anew");
                 range
                     .blocks_in_stripe()
-                    .for_each(|block| self.store.forget(space, &stripe, block));
+                    .for_each(|block| self.store.forget(space, range.stripe(), &stripe, block));
             }
         }
         TryRead::Miss
@@ -306,31 +346,27 @@ impl Inner {
     /// Starts what is missing of `range` and waits for it.
     async fn gather(
         self: &Arc<Self>,
-        revision: RevisionId,
         announced: &Announced,
         range: BlockRange,
-    ) -> Result<Gathered, ReadError> {
-        let damaged = |_| ReadError::Unavailable(format!("the package of revision {revision} is damaged"));
-        let extents = announced.package.extents(range).map_err(damaged)?;
+        gathered: &mut Gathered,
+    ) -> Result<(), ReadError> {
+        let extents = self.extents(announced, range)?;
         let covered = extents
             .iter()
             .map(|extent| extent.address..extent.address + round_up_to_block(extent.bytes));
-        let gaps = inflight::uncovered(range.address()..range.end(), covered);
-        let mut passed = Vec::new();
-        for unit in self.start(revision, announced, &extents, range)? {
+        gathered.gaps = inflight::uncovered(range.address()..range.end(), covered);
+        for unit in self.start(announced, &extents, range)? {
             match unit.arrived().await {
-                Arrived::Stored => {}
-                Arrived::Passed(buffer) => passed.push((unit, buffer)),
+                Arrived::Here(buffer) => gathered.arrived.push((unit, buffer)),
                 Arrived::Failed(error) => return Err(error),
             }
         }
-        Ok(Gathered { gaps, passed })
+        Ok(())
     }
 
     /// Starts fetches for what `range` needs and what should come along; returns the units that have blocks of `range`.
     fn start(
         self: &Arc<Self>,
-        revision: RevisionId,
         announced: &Announced,
         extents: &[Extent],
         range: BlockRange,
@@ -341,28 +377,25 @@ impl Inner {
         for extent in extents {
             let wanted = self.wanted(&space, extent, range);
             for hole in self.holes(&units, &space, wanted) {
-                let origin = announced.origins.get(extent.object.source as usize).cloned().flatten();
-                let origin = origin.ok_or_else(|| {
-                    ReadError::Unavailable(format!(
+                let Some(source) = announced.sources.get(extent.object.source as usize).cloned().flatten() else {
+                    // What only comes along may be missing.
+                    if hole.start >= range.end() || hole.end <= range.address() {
+                        continue;
+                    }
+                    return Err(ReadError::Unavailable(format!(
                         "the source of {} is no longer part of the Dataset",
                         extent.object.key
-                    ))
-                });
-                let origin = match origin {
-                    Ok(origin) => origin,
-                    // What only comes along may be missing.
-                    Err(_) if hole.start >= range.end() || hole.end <= range.address() => continue,
-                    Err(error) => return Err(error),
+                    )));
                 };
-                let units = cut(hole)
+                let units = cut(hole, range.end())
                     .map(|piece| inflight::begin(&mut units, &space, piece))
                     .collect();
                 fetches.push(Fetch {
                     engine: self.clone(),
-                    revision,
+                    revision: announced.id,
                     space,
                     extent: extent.clone(),
-                    origin,
+                    source,
                     units,
                 });
             }
@@ -378,25 +411,18 @@ impl Inner {
     fn wanted(&self, space: &SpaceId, extent: &Extent, range: BlockRange) -> Range<u64> {
         let end = extent.address + round_up_to_block(extent.bytes);
         let (start, end) = (range.address().max(extent.address), range.end().min(end));
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (*space, extent.address);
         let reach = if self.sharded.load(Ordering::Relaxed) {
             Reach::Stripe
         } else {
             Reach::Space
         };
-        let (wanted, note) = plan::wanted(extent, start, end, followed.get(&key).copied(), reach);
-        if note.is_some() && self.store.is_full() {
-            // What is fetched ahead could not be kept.
+        let plan = self.followed.plan(space, extent, start, end, reach);
+        if !self.store.takes(plan.wanted.end - plan.wanted.start) {
+            // What is fetched beyond the read could not be kept.
             return start..end;
         }
-        if let Some(note) = note {
-            if followed.len() >= FOLLOWED_READS_MAX && !followed.contains_key(&key) {
-                followed.clear();
-            }
-            followed.insert(key, note);
-        }
-        wanted
+        self.followed.follow(space, extent, &plan);
+        plan.wanted
     }
 
     /// The parts of `wanted` that are neither stored nor on their way.
@@ -414,7 +440,7 @@ impl Inner {
         inflight::uncovered(wanted, taken)
     }
 
-    /// Puts a read together from zeros, passed units and the store.
+    /// Puts a read together from zeros, units that arrived and the store.
     fn assemble(
         &self,
         space: &SpaceId,
@@ -428,13 +454,15 @@ impl Inner {
         for gap in &gathered.gaps {
             into[at(range, gap.start)..at(range, gap.end)].fill(0);
         }
-        for (unit, buffer) in &gathered.passed {
+        for (unit, buffer) in &gathered.arrived {
             let part = unit.range.start.max(whole.start)..unit.range.end.min(whole.end);
             let from = (part.start - unit.range.start) as usize..(part.end - unit.range.start) as usize;
             into[at(range, part.start)..at(range, part.end)].copy_from_slice(&buffer[from]);
             outside.push(part);
         }
         outside.sort_unstable_by_key(|part| part.start);
+        // All are looked at even when one is missing, so that the next round fetches everything that is.
+        let mut complete = true;
         for part in inflight::uncovered(whole, outside.clone()) {
             let Ok(piece) = BlockRange::new(part.start, part.end - part.start) else {
                 return TryRead::Miss;
@@ -443,9 +471,10 @@ impl Inner {
             let sums = checksums
                 .as_deref_mut()
                 .map(|sums| &mut sums[bytes.start / BLOCK..bytes.end / BLOCK]);
-            if self.look(space, piece, &mut into[bytes], sums) == TryRead::Miss {
-                return TryRead::Miss;
-            }
+            complete &= self.look(space, piece, &mut into[bytes], sums) == TryRead::Hit;
+        }
+        if !complete {
+            return TryRead::Miss;
         }
         if let Some(sums) = checksums {
             for address in outside.into_iter().flat_map(|part| part.step_by(BLOCK)) {
@@ -457,7 +486,7 @@ impl Inner {
     }
 
     pub(crate) fn note_drift(&self, revision: RevisionId, key: &str) {
-        let mut drifts = self.drifts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut drifts = lock(&self.drifts);
         if drifts
             .iter()
             .any(|drift| drift.revision == revision && drift.key == key)
@@ -485,13 +514,24 @@ fn at(range: BlockRange, address: u64) -> usize {
     (address - range.address()) as usize
 }
 
-/// A run of blocks in pieces that each lie within a page of the space.
-fn cut(run: Range<u64>) -> impl Iterator<Item = Range<u64>> {
+/// A run of blocks in pieces that each lie within a page of the space. One ends at `needed_until`, so that a reader does not
+/// wait for what only comes along.
+fn cut(run: Range<u64>, needed_until: u64) -> impl Iterator<Item = Range<u64>> {
     const { assert!(STRIPE_BYTES.is_multiple_of(UNIT_BYTES_MAX)) };
     let mut at = run.start;
     std::iter::from_fn(move || {
-        let piece = at..run.end.min((at / UNIT_BYTES_MAX + 1) * UNIT_BYTES_MAX);
+        let border = (at / UNIT_BYTES_MAX + 1) * UNIT_BYTES_MAX;
+        let until = if (at + 1..border).contains(&needed_until) {
+            needed_until
+        } else {
+            border
+        };
+        let piece = at..run.end.min(until);
         at = piece.end;
         (!piece.is_empty()).then_some(piece)
     })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

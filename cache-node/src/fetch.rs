@@ -1,7 +1,6 @@
 //! One request to an origin, cut into units as its bytes arrive; repeated from where it broke.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures::StreamExt;
 use penstock_buffer::Buffer;
@@ -10,6 +9,8 @@ use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_revision::Extent;
 use rand::Rng;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 
 use crate::engine::{Inner, ReadError};
 use crate::inflight::{Arrived, Unit};
@@ -17,13 +18,20 @@ use crate::limits::{ORIGIN_ATTEMPTS_MAX, ORIGIN_RETRY_PAUSE, ORIGIN_SILENCE_MAX}
 use crate::origin::{Origin, OriginError};
 use crate::report::Counters;
 
+/// An origin, and how many more requests it may be sent.
+#[derive(Clone)]
+pub(crate) struct Source {
+    pub(crate) origin: Arc<dyn Origin>,
+    pub(crate) requests: Arc<Semaphore>,
+}
+
 /// Units of one extent, next to each other, that one request brings.
 pub(crate) struct Fetch {
     pub(crate) engine: Arc<Inner>,
     pub(crate) revision: RevisionId,
     pub(crate) space: SpaceId,
     pub(crate) extent: Extent,
-    pub(crate) origin: Arc<dyn Origin>,
+    pub(crate) source: Source,
     /// In order; those that have ended are taken out.
     pub(crate) units: std::collections::VecDeque<Arc<Unit>>,
 }
@@ -34,10 +42,11 @@ impl Fetch {
         let mut attempts = 0;
         while !self.units.is_empty() {
             let before = self.units.len();
-            // The semaphore is never closed.
-            let permit = self.engine.origin_requests.clone().acquire_owned().await;
+            // The semaphores are never closed. The source's first: who waits for a stuck source holds nothing of the others.
+            let of_source = self.source.requests.clone().acquire_owned().await;
+            let of_node = self.engine.origin_requests.clone().acquire_owned().await;
             let outcome = self.request().await;
-            drop(permit);
+            drop((of_source, of_node));
             let Err(error) = outcome else { continue };
             attempts = if self.units.len() < before { 1 } else { attempts + 1 };
             if !error.may_pass() || attempts >= ORIGIN_ATTEMPTS_MAX {
@@ -64,11 +73,15 @@ impl Fetch {
                 ORIGIN_SILENCE_MAX.as_secs()
             ))
         };
-        let read = self.origin.read(&self.extent.object, self.extent.bytes, start..end);
+        let read = self
+            .source
+            .origin
+            .read(&self.extent.object, self.extent.bytes, start..end);
         let mut body = tokio::time::timeout(ORIGIN_SILENCE_MAX, read)
             .await
             .map_err(|_| silence())??;
         let mut filling = Filling::new(&self.engine);
+        let mut storing = Storing::default();
         loop {
             let piece = tokio::time::timeout(ORIGIN_SILENCE_MAX, body.next())
                 .await
@@ -89,10 +102,11 @@ impl Fetch {
                 if filling.filled == bytes {
                     let buffer = std::mem::replace(&mut filling, Filling::new(&self.engine));
                     self.units.pop_front();
-                    self.arrive(unit, buffer).await;
+                    storing.begin(self.storing(unit, buffer)).await;
                 }
             }
         }
+        storing.end().await;
         if self.units.is_empty() {
             return Ok(());
         }
@@ -107,20 +121,18 @@ impl Fetch {
         (unit.range.end.min(self.extent.address + self.extent.bytes) - unit.range.start) as usize
     }
 
-    async fn arrive(&self, unit: Arc<Unit>, filling: Filling) {
-        let (engine, space, guard) = (
-            self.engine.clone(),
-            self.space,
-            EndUnit(self.engine.clone(), self.space, unit),
-        );
-        // Writing to a disk can wait for the disk; the runtime's threads must not.
-        let stored = tokio::task::spawn_blocking(move || {
-            let arrived = store(&engine, &space, &guard.2, filling);
-            guard.end(arrived);
-        });
-        if stored.await.is_err() {
-            tracing::error!("storing a unit panicked; its readers were told");
-        }
+    /// Stores a unit and ends it. Writing to a disk can wait for the disk; the runtime's threads must not.
+    fn storing(&self, unit: Arc<Unit>, filling: Filling) -> JoinHandle<()> {
+        let ending = EndUnit {
+            engine: self.engine.clone(),
+            space: self.space,
+            unit,
+            arrived: None,
+        };
+        tokio::task::spawn_blocking(move || {
+            let arrived = store(&ending.engine, &ending.space, &ending.unit, filling);
+            ending.end(arrived);
+        })
     }
 
     fn fail(mut self, error: &OriginError) {
@@ -147,21 +159,50 @@ impl Drop for Fetch {
     }
 }
 
+/// A unit that is being stored while the next one is received. Not more than one, so that a slow disk slows the origin down
+/// instead of filling the memory.
+#[derive(Default)]
+struct Storing(Option<JoinHandle<()>>);
+
+impl Storing {
+    async fn begin(&mut self, storing: JoinHandle<()>) {
+        if let Some(before) = self.0.replace(storing) {
+            Self::wait(before).await;
+        }
+    }
+
+    async fn end(self) {
+        if let Some(last) = self.0 {
+            Self::wait(last).await;
+        }
+    }
+
+    async fn wait(storing: JoinHandle<()>) {
+        if storing.await.is_err() {
+            tracing::error!("storing a unit panicked; its readers were told");
+        }
+    }
+}
+
 /// Ends its unit even when what should have done so panics.
-struct EndUnit(Arc<Inner>, SpaceId, Arc<Unit>);
+struct EndUnit {
+    engine: Arc<Inner>,
+    space: SpaceId,
+    unit: Arc<Unit>,
+    arrived: Option<Arrived>,
+}
 
 impl EndUnit {
-    fn end(self, arrived: Arrived) {
-        self.0.in_flight.end(&self.1, &self.2, arrived);
-        // Done: the drop below is for the other ways out.
-        std::mem::forget(self);
+    fn end(mut self, arrived: Arrived) {
+        self.arrived = Some(arrived);
     }
 }
 
 impl Drop for EndUnit {
     fn drop(&mut self) {
-        let ended = ReadError::Unavailable("the fetch was given up".to_owned());
-        self.0.in_flight.end(&self.1, &self.2, Arrived::Failed(ended));
+        let given_up = || Arrived::Failed(ReadError::Unavailable("the fetch was given up".to_owned()));
+        let arrived = self.arrived.take().unwrap_or_else(given_up);
+        self.engine.in_flight.end(&self.space, &self.unit, arrived);
     }
 }
 
@@ -200,9 +241,8 @@ fn store(engine: &Inner, space: &SpaceId, unit: &Unit, mut filling: Filling) -> 
     // A unit lies within a page, so within a stripe.
     let stored = BlockRange::new(unit.range.start, bytes as u64)
         .is_ok_and(|range| engine.store.store(space, range, content, &checksums).is_ok());
-    if stored {
-        return Arrived::Stored;
+    if !stored {
+        Counters::add(&engine.counters.passed_bytes, bytes as u64);
     }
-    engine.counters.passed_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-    Arrived::Passed(Arc::new(filling.buffer))
+    Arrived::Here(Arc::new(filling.buffer))
 }

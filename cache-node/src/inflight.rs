@@ -16,10 +16,8 @@ use crate::engine::ReadError;
 /// How a unit ended.
 #[derive(Clone)]
 pub(crate) enum Arrived {
-    /// Its blocks are in the store.
-    Stored,
-    /// The store could not take them; here they are.
-    Passed(Arc<Buffer>),
+    /// Here are its blocks, whether the store took them or not: what the store gives back later is another matter.
+    Here(Arc<Buffer>),
     /// They could not be had.
     Failed(ReadError),
 }
@@ -35,11 +33,12 @@ impl Unit {
     /// Waits until the unit has arrived or failed.
     pub(crate) async fn arrived(&self) -> Arrived {
         let mut outcome = self.outcome.subscribe();
-        match outcome.wait_for(Option::is_some).await {
-            Ok(arrived) => arrived.clone().unwrap_or(Arrived::Stored),
-            // The sender is `self`, so this cannot be; reading again is right whatever happened.
-            Err(_) => Arrived::Stored,
-        }
+        let arrived = match outcome.wait_for(Option::is_some).await {
+            Ok(arrived) => arrived.clone(),
+            // The sender is `self`, so this cannot be.
+            Err(_) => None,
+        };
+        arrived.unwrap_or_else(|| Arrived::Failed(ReadError::Unavailable("the fetch was given up".to_owned())))
     }
 }
 
@@ -106,6 +105,8 @@ mod tests {
     use super::*;
 
     #[test]
+    // A list of one range is meant, not the numbers in it.
+    #[allow(clippy::single_range_in_vec_init)]
     fn what_is_uncovered_is_found() {
         for (taken, left) in [
             (vec![], vec![10..20]),

@@ -16,6 +16,7 @@
 pub mod builder;
 pub mod engine;
 mod fetch;
+mod follow;
 mod inflight;
 pub mod limits;
 pub mod origin;

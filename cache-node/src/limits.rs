@@ -22,13 +22,23 @@ pub const SEQUENTIAL_WINDOW_BYTES_MAX: u64 = 16 << 20;
 /// How far from the expected place a read still counts as going on: the kernel sends its read-ahead out of order.
 pub const SEQUENTIAL_SLACK_BYTES: u64 = 4 << 20;
 
-/// Large objects whose reads are followed at the same time; beyond it the oldest notes are forgotten and reads begin
-/// with the smallest window again.
-pub const FOLLOWED_READS_MAX: usize = 4096;
+/// Large objects whose readers are followed at the same time; beyond it all are forgotten and reads begin with the smallest
+/// window again.
+pub const FOLLOWED_OBJECTS_MAX: usize = 4096;
 
-/// Requests to origins at the same time. S3 gives a client about 100 MB/s a connection and thousands of requests a
-/// second; 64 fill 25 Gbit/s, and each holds one buffer of a page.
-pub const ORIGIN_REQUESTS_MAX: usize = 64;
+/// Readers of one object that are followed at the same time: workers of a data loader that share one file. Beyond it the one
+/// that was not heard of for the longest time is forgotten.
+pub const FOLLOWED_READERS_MAX: usize = 16;
+
+/// Requests to one source at the same time: as many misses as a mounter has on their way. S3 gives a client about 100 MB/s a
+/// connection and thousands of requests a second; 64 fill 25 Gbit/s. A source that is stuck keeps no other from being read.
+pub const SOURCE_REQUESTS_MAX: usize = 64;
+
+/// Requests to all sources at the same time; each holds one buffer of a page, so they take 256 MiB at the most.
+pub const ORIGIN_REQUESTS_MAX: usize = 256;
+
+/// Buffers of a page that are kept for the next request instead of given back.
+pub const ORIGIN_BUFFERS_KEPT: usize = 64;
 
 /// Attempts of one fetch before its readers see the error. They retry on their part, so this only bridges a short fault.
 pub const ORIGIN_ATTEMPTS_MAX: u32 = 4;

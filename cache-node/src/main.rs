@@ -24,9 +24,7 @@ async fn main() -> Result<()> {
         control_listen,
         health_listen,
     } = Args::parse();
-    tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
-        .init();
+    log();
 
     let folder = tier.path.clone();
     let engine = Engine::open(EngineConfig { tier })?;

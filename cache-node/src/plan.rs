@@ -3,7 +3,7 @@
 //! A small object is fetched whole. In a large one a read that goes on where the one before ended gets a window that doubles
 //! each time; any other read gets an aligned piece.
 
-use penstock_protocol::geometry::{STRIPE_BYTES, round_up_to_block};
+use penstock_protocol::geometry::{PAGE_BYTES, STRIPE_BYTES, round_up_to_block};
 use penstock_revision::Extent;
 
 use crate::limits::{
@@ -11,15 +11,34 @@ use crate::limits::{
     WHOLE_OBJECT_BYTES_MAX,
 };
 
-/// What is known of the reads of one large object.
+/// What is known of one reader of a large object.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Followed {
     /// Address where the next read is expected.
     pub(crate) next: u64,
     /// Address up to which was fetched ahead.
     pub(crate) ahead_until: u64,
-    /// The last window, in bytes.
+    /// The last window, in bytes; 0 while nothing says that the reader goes on.
     pub(crate) window: u64,
+}
+
+impl Followed {
+    /// Whether a read from `start` is this reader's. Hits are not seen, so it may be anywhere up to what was fetched ahead.
+    pub(crate) fn expects(&self, start: u64) -> bool {
+        let slack = if self.window == 0 {
+            RANDOM_READ_BYTES
+        } else {
+            SEQUENTIAL_SLACK_BYTES
+        };
+        let until = self.next.max(self.ahead_until).saturating_add(slack);
+        (self.next.saturating_sub(slack)..=until).contains(&start)
+    }
+
+    /// Number of the page whose first read should begin the next window, if there is a window: the first that lies wholly in
+    /// the second half of this one.
+    pub(crate) fn marked_page(&self) -> Option<u64> {
+        (self.window > 0).then(|| self.ahead_until.saturating_sub(self.window / 2).div_ceil(PAGE_BYTES))
+    }
 }
 
 /// Whether neighbouring stripes belong to this node too.
@@ -32,7 +51,7 @@ pub(crate) enum Reach {
 }
 
 /// The run of bytes, whole blocks, that should be fetched for a read of `start..end` within `extent`, and what to
-/// remember of it. `followed` is what was remembered before.
+/// remember of it. `followed` is what was remembered of the reader that expects it.
 pub(crate) fn wanted(
     extent: &Extent,
     start: u64,
@@ -49,8 +68,9 @@ pub(crate) fn wanted(
         Reach::Stripe => extent_end.min((start / STRIPE_BYTES + 1) * STRIPE_BYTES),
     };
     let goes_on = match followed {
-        Some(followed) => start.abs_diff(followed.next) <= SEQUENTIAL_SLACK_BYTES,
-        None => start == extent.address,
+        Some(_) => true,
+        // The stripe before may have been another node's.
+        None => start == extent.address || (reach == Reach::Stripe && start.is_multiple_of(STRIPE_BYTES)),
     };
     if !goes_on {
         let aligned = start / RANDOM_READ_BYTES * RANDOM_READ_BYTES;
@@ -73,7 +93,13 @@ pub(crate) fn wanted(
         return (start..end, Some(note));
     }
     let window = (before.window * 2).clamp(SEQUENTIAL_WINDOW_BYTES_MIN, SEQUENTIAL_WINDOW_BYTES_MAX);
-    let until = (before.ahead_until.max(end) + window).min(border).max(end);
+    let until = (before.ahead_until.max(end) + window).next_multiple_of(PAGE_BYTES);
+    // No request of its own for a short rest.
+    let until = if until + SEQUENTIAL_WINDOW_BYTES_MIN > border {
+        border.max(end)
+    } else {
+        until
+    };
     (
         start..until,
         Some(Followed {
@@ -114,8 +140,9 @@ mod tests {
         let large = extent(0, 1 << 30);
         let (range, note) = wanted(&large, 500 * MIB + 8192, 500 * MIB + 12288, None, Reach::Space);
         assert_eq!(range, 500 * MIB..500 * MIB + RANDOM_READ_BYTES);
-        let (far, _) = wanted(&large, 100 * MIB, 100 * MIB + 4096, note, Reach::Space);
-        assert_eq!(far, 100 * MIB..100 * MIB + RANDOM_READ_BYTES);
+        let note = note.unwrap();
+        assert!(note.expects(500 * MIB + 12288) && !note.expects(100 * MIB));
+        assert_eq!(note.marked_page(), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
@@ -29,18 +29,49 @@ pub(crate) use stripe::{Look, Stripe};
 
 type Key = (SpaceId, u64);
 
+/// EMFILE: this process has too many open files.
+const TOO_MANY_FILES: i32 = rustix::io::Errno::MFILE.raw_os_error();
+
 /// One tier.
 pub(crate) struct Store {
     name: String,
     folder: PathBuf,
     capacity_bytes: u64,
-    used_bytes: AtomicU64,
-    spaces: Mutex<HashMap<SpaceId, u64>>,
-    /// Stripes that have files.
-    known: RwLock<HashSet<Key>>,
+    usage: RwLock<Usage>,
     open: RwLock<HashMap<Key, Open>>,
     clock: AtomicU64,
     fault: Mutex<Option<String>>,
+    /// The last write did not fit.
+    full: AtomicBool,
+}
+
+/// Who holds how much. The total is the sum of the stripes, whatever happens to their files.
+#[derive(Default)]
+struct Usage {
+    /// Bytes of every stripe that has files.
+    stripes: HashMap<Key, u64>,
+    total: u64,
+    /// What the files of stripes of an earlier process take, until the stripe is opened and its blocks are counted.
+    estimates: HashMap<Key, u64>,
+    /// Spaces that may be stored; all while it is not known yet.
+    wanted: Option<HashSet<SpaceId>>,
+}
+
+impl Usage {
+    fn set(&mut self, key: Key, bytes: u64) {
+        let before = self.stripes.insert(key, bytes).unwrap_or(0);
+        self.total = self.total.saturating_sub(before) + bytes;
+    }
+
+    fn add(&mut self, key: Key, bytes: u64) {
+        let before = self.stripes.get(&key).copied().unwrap_or(0);
+        self.set(key, before + bytes);
+    }
+
+    fn subtract(&mut self, key: Key, bytes: u64) {
+        let before = self.stripes.get(&key).copied().unwrap_or(0);
+        self.set(key, before.saturating_sub(bytes));
+    }
 }
 
 struct Open {
@@ -66,21 +97,22 @@ impl Store {
             name,
             folder,
             capacity_bytes,
-            used_bytes: AtomicU64::new(0),
-            spaces: Mutex::default(),
-            known: RwLock::default(),
+            usage: RwLock::default(),
             open: RwLock::default(),
             clock: AtomicU64::new(0),
             fault: Mutex::default(),
+            full: AtomicBool::new(false),
         };
         store.adopt()?;
         Ok(store)
     }
 
     fn adopt(&self) -> io::Result<()> {
+        let mut usage = write(&self.usage);
         for folder in fs::read_dir(&self.folder)? {
             let folder = folder?;
-            let Ok(space) = folder.file_name().to_string_lossy().parse::<SpaceId>() else {
+            let space = folder.file_name().to_string_lossy().parse::<SpaceId>();
+            let (Ok(space), true) = (space, folder.file_type()?.is_dir()) else {
                 tracing::warn!(path = %folder.path().display(), "not a space, left alone");
                 continue;
             };
@@ -91,8 +123,9 @@ impl Store {
                 let Some(number) = name.strip_suffix(".data").and_then(|number| number.parse().ok()) else {
                     continue;
                 };
-                self.account(&space, file.metadata()?.blocks() * 512);
-                write(&self.known).insert((space, number));
+                let bytes = file.metadata()?.blocks() * 512;
+                usage.set((space, number), bytes);
+                usage.estimates.insert((space, number), bytes);
             }
         }
         Ok(())
@@ -105,7 +138,7 @@ impl Store {
             open.used_at.store(self.tick(), Ordering::Relaxed);
             return Some(open.stripe.clone());
         }
-        if !read(&self.known).contains(&key) {
+        if !read(&self.usage).stripes.contains_key(&key) {
             return None;
         }
         match self.open_stripe(key) {
@@ -125,15 +158,24 @@ impl Store {
         bytes: &[u8],
         checksums: &[u32],
     ) -> Result<(), NotStored> {
-        if self.is_full() {
-            return Err(NotStored);
+        let key = (*space, range.stripe());
+        // Reserved before it is written, so that many at the same time stay below the capacity.
+        {
+            let mut usage = write(&self.usage);
+            let wanted = usage.wanted.as_ref().is_none_or(|wanted| wanted.contains(space));
+            if !wanted || usage.total + range.bytes() > self.capacity_bytes {
+                self.full.store(wanted, Ordering::Relaxed);
+                return Err(NotStored);
+            }
+            usage.add(key, range.bytes());
         }
         let stored = self
-            .open_stripe((*space, range.stripe()))
+            .open_stripe(key)
             .and_then(|stripe| stripe.store(range, bytes, checksums));
+        let new_bytes = stored.as_ref().map_or(0, |new_blocks| new_blocks * BLOCK_BYTES);
+        write(&self.usage).subtract(key, range.bytes() - new_bytes);
         match stored {
-            Ok(new_blocks) => {
-                self.account(space, new_blocks * BLOCK_BYTES);
+            Ok(_) => {
                 self.set_fault(None);
                 Ok(())
             }
@@ -145,53 +187,60 @@ impl Store {
     }
 
     /// Forgets a block whose bytes did not match.
-    pub(crate) fn forget(&self, space: &SpaceId, stripe: &Stripe, block: u32) {
+    pub(crate) fn forget(&self, space: &SpaceId, number: u64, stripe: &Stripe, block: u32) {
         if stripe.forget(block) {
-            self.used_bytes.fetch_sub(BLOCK_BYTES, Ordering::Relaxed);
-            if let Some(bytes) = lock(&self.spaces).get_mut(space) {
-                *bytes = bytes.saturating_sub(BLOCK_BYTES);
-            }
+            write(&self.usage).subtract((*space, number), BLOCK_BYTES);
+            self.full.store(false, Ordering::Relaxed);
         }
     }
 
-    /// Whether nothing more fits.
-    pub(crate) fn is_full(&self) -> bool {
-        self.used_bytes.load(Ordering::Relaxed) >= self.capacity_bytes
+    /// Whether `bytes` more would be kept: otherwise nothing beyond what a reader needs is worth fetching.
+    pub(crate) fn takes(&self, bytes: u64) -> bool {
+        read(&self.usage).total.saturating_add(bytes) <= self.capacity_bytes && lock(&self.fault).is_none()
     }
 
-    /// Removes every space that is not in `used`.
-    pub(crate) fn keep_only(&self, used: &HashSet<SpaceId>) {
-        let gone: HashSet<SpaceId> = read(&self.known)
-            .iter()
-            .map(|(space, _)| *space)
-            .filter(|space| !used.contains(space))
-            .collect();
+    /// Removes every space that is not in `wanted` and takes no more of it; `None` keeps and takes all.
+    pub(crate) fn keep_only(&self, wanted: Option<HashSet<SpaceId>>) {
+        let gone: HashSet<SpaceId> = {
+            let mut usage = write(&self.usage);
+            usage.wanted.clone_from(&wanted);
+            let Some(wanted) = wanted else { return };
+            usage
+                .stripes
+                .keys()
+                .map(|(space, _)| *space)
+                .filter(|space| !wanted.contains(space))
+                .collect()
+        };
         for space in gone {
-            write(&self.known).retain(|(of, _)| *of != space);
             write(&self.open).retain(|(of, _), _| *of != space);
             let folder = self.folder.join(space.to_string());
             if let Err(error) = fs::remove_dir_all(&folder) {
-                tracing::warn!(%space, %error, "remove a space that no revision uses; tried again at the next start");
+                tracing::warn!(%space, %error, "remove a space that no revision uses; tried again with the next configuration");
                 continue;
             }
-            let bytes = lock(&self.spaces).remove(&space).unwrap_or(0);
-            self.used_bytes
-                .fetch_sub(bytes.min(self.used_bytes.load(Ordering::Relaxed)), Ordering::Relaxed);
-            tracing::info!(%space, bytes, "removed a space that no revision uses");
+            let mut usage = write(&self.usage);
+            let keys: Vec<Key> = usage.stripes.keys().filter(|(of, _)| *of == space).copied().collect();
+            for key in keys {
+                usage.set(key, 0);
+                usage.stripes.remove(&key);
+            }
+            drop(usage);
+            self.full.store(false, Ordering::Relaxed);
+            tracing::info!(%space, "removed a space that no revision uses");
         }
     }
 
     pub(crate) fn spaces(&self) -> Vec<(SpaceId, u64)> {
-        let mut spaces: Vec<_> = lock(&self.spaces)
-            .iter()
-            .map(|(space, bytes)| (*space, *bytes))
-            .collect();
-        spaces.sort_unstable();
-        spaces
+        let mut spaces = std::collections::BTreeMap::new();
+        for ((space, _), bytes) in &read(&self.usage).stripes {
+            *spaces.entry(*space).or_default() += bytes;
+        }
+        spaces.into_iter().collect()
     }
 
     pub(crate) fn report(&self) -> TierReport {
-        let full = self.is_full().then(|| {
+        let full = self.full.load(Ordering::Relaxed).then(|| {
             format!(
                 "tier {} is full: new data is passed through without being cached; raise spec.tiers capacity or add cache nodes",
                 self.name
@@ -200,7 +249,7 @@ impl Store {
         TierReport {
             name: self.name.clone(),
             capacity_bytes: self.capacity_bytes,
-            used_bytes: self.used_bytes.load(Ordering::Relaxed),
+            used_bytes: read(&self.usage).total,
             fault: lock(&self.fault).clone().or(full),
         }
     }
@@ -210,15 +259,25 @@ impl Store {
         if let Some(open) = open.get(&key) {
             return Ok(open.stripe.clone());
         }
-        let stripe = Arc::new(Stripe::open(&self.folder.join(key.0.to_string()), key.0, key.1)?);
-        write(&self.known).insert(key);
+        let folder = self.folder.join(key.0.to_string());
+        let stripe = loop {
+            match Stripe::open(&folder, key.0, key.1) {
+                // Too many open files (EMFILE): closing others helps, as long as there are any.
+                Err(error) if error.raw_os_error() == Some(TOO_MANY_FILES) && close_oldest(&mut open) => {}
+                opened => break Arc::new(opened?),
+            }
+        };
+        let mut usage = write(&self.usage);
+        if let Some(estimate) = usage.estimates.remove(&key) {
+            // A crash may have lost blocks, or their presence.
+            usage.subtract(key, estimate);
+            usage.add(key, stripe.present_blocks() * BLOCK_BYTES);
+        } else {
+            usage.add(key, 0);
+        }
+        drop(usage);
         if open.len() >= OPEN_STRIPES_MAX {
-            // Readers that still hold the oldest go on with it; its state is in its file.
-            let oldest = open
-                .iter()
-                .min_by_key(|(_, open)| open.used_at.load(Ordering::Relaxed))
-                .map(|(key, _)| *key);
-            oldest.and_then(|oldest| open.remove(&oldest));
+            close_oldest(&mut open);
         }
         open.insert(
             key,
@@ -234,11 +293,6 @@ impl Store {
         self.clock.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn account(&self, space: &SpaceId, bytes: u64) {
-        self.used_bytes.fetch_add(bytes, Ordering::Relaxed);
-        *lock(&self.spaces).entry(*space).or_default() += bytes;
-    }
-
     fn set_fault(&self, fault: Option<String>) {
         let mut known = lock(&self.fault);
         if *known != fault {
@@ -249,6 +303,16 @@ impl Store {
             *known = fault;
         }
     }
+}
+
+/// Closes the stripe that was used longest ago; false when none is open. Readers that hold it go on; its state is in its
+/// files.
+fn close_oldest(open: &mut HashMap<Key, Open>) -> bool {
+    let oldest = open
+        .iter()
+        .min_by_key(|(_, open)| open.used_at.load(Ordering::Relaxed))
+        .map(|(key, _)| *key);
+    oldest.and_then(|oldest| open.remove(&oldest)).is_some()
 }
 
 fn sentence(tier: &str, folder: &Path, error: &io::Error) -> String {

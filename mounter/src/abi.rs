@@ -194,7 +194,7 @@ mod tests {
 
     #[test]
     fn cut_requests_are_refused_and_never_panic() {
-        let mut bytes = vec![0u8; 80];
+        let mut bytes = [0u8; 80];
         for opcode in 0..60u32 {
             bytes[4..8].copy_from_slice(&opcode.to_ne_bytes());
             for cut in 0..bytes.len() {

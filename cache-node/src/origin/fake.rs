@@ -74,6 +74,12 @@ impl FakeOrigin {
         self.lock().failures.extend(errors);
     }
 
+    /// How many of the next requests will fail.
+    pub fn failures_left(&self) -> usize {
+        let state = self.lock();
+        state.failures.len() + usize::from(state.cut_after.is_some())
+    }
+
     /// The next body ends after so many bytes, as a broken connection does.
     pub fn cut_next_after(&self, bytes: u64) {
         self.lock().cut_after = Some(bytes);

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
+use http::{Request, Response, StatusCode, header};
 use opendal::options::ReaderOptions;
 use opendal::raw::{OpRead, OpReader};
 use opendal::services::S3;
-use opendal::{ErrorKind, HttpTransporter, Operator};
+use opendal::{Buffer, ErrorKind, HttpBody, HttpTransport, HttpTransporter, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
 use penstock_revision::{Listed, ObjectVersion, Version};
 
@@ -57,6 +58,22 @@ pub struct S3Config {
     pub virtual_host_style: bool,
     /// `None` sends unsigned requests.
     pub credentials: Option<Credentials>,
+}
+
+/// A transport that takes no whole object for a part of it: OpenDAL accepts a 200 for a ranged read, and its length is then
+/// that of the object, so nothing else would notice.
+#[derive(Debug)]
+struct StrictRanges(ReqwestTransport);
+
+impl HttpTransport for StrictRanges {
+    async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+        let asked_range = request.headers().contains_key(header::RANGE);
+        let response = self.0.fetch(request).await?;
+        if asked_range && response.status() == StatusCode::OK {
+            return Err(opendal::Error::new(ErrorKind::Unsupported, "the server ignores ranges"));
+        }
+        Ok(response)
+    }
 }
 
 /// One prefix of one bucket.
@@ -116,7 +133,7 @@ impl S3Origin {
             .tcp_nodelay(true)
             .build()
             .map_err(|error| invalid(error.to_string()))?;
-        let transport = HttpTransporter::new(ReqwestTransport::new(client));
+        let transport = HttpTransporter::new(StrictRanges(ReqwestTransport::new(client)));
         let context = operator.context().with_http_transport(transport);
         Ok(Self {
             operator: operator.with_context(context),
@@ -140,6 +157,9 @@ impl S3Origin {
             )),
             ErrorKind::PermissionDenied => OriginError::Denied(format!(
                 "{place} refuses access{code}; check the keys in the Secret of the source and their rights to list and read"
+            )),
+            ErrorKind::Unsupported => OriginError::Invalid(format!(
+                "{place} sends whole objects where parts are asked for; it cannot be an origin"
             )),
             ErrorKind::RateLimited => OriginError::Throttled(format!("{place} asks to slow down{code}")),
             _ if code.is_empty() => OriginError::Unreachable(format!(

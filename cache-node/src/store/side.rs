@@ -60,6 +60,13 @@ impl Side {
         blocks.all(|block| self.is_present(block))
     }
 
+    pub(super) fn present_blocks(&self) -> u64 {
+        self.presence
+            .iter()
+            .map(|word| u64::from(word.load(Ordering::Relaxed).count_ones()))
+            .sum()
+    }
+
     pub(super) fn checksum(&self, block: u32) -> u32 {
         self.checksums[block as usize].load(Ordering::Relaxed)
     }

@@ -116,6 +116,11 @@ impl Stripe {
         self.side.set(range.blocks_in_stripe(), checksums)
     }
 
+    /// How many blocks are present.
+    pub(super) fn present_blocks(&self) -> u64 {
+        self.side.present_blocks()
+    }
+
     /// Makes a block missing; true when it was present.
     pub(super) fn forget(&self, block: u32) -> bool {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);

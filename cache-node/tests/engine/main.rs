@@ -1,7 +1,12 @@
 //! The engine against a fake origin: what readers get, what the origin is asked, what survives.
 
+mod alone;
+mod disk;
 mod faults;
 mod generated;
+mod leaks;
+mod lying_server;
 mod model;
+mod reading;
 mod scene;
 mod single_flight;

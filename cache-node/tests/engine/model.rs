@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::FileExt;
 
+use penstock_cache_node::limits::ORIGIN_ATTEMPTS_MAX;
 use penstock_cache_node::origin::OriginError;
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES, round_up_to_block};
 use proptest::prelude::*;
@@ -55,6 +56,8 @@ async fn run(steps: Vec<Step>) {
     let model = model(&scene);
     let mut engine = scene.engine.clone();
     for step in steps {
+        // As many in a row as a fetch is tried are an error of the origin's, and rightly one of the read.
+        let may_fail = scene.origin.failures_left() + 1 < ORIGIN_ATTEMPTS_MAX as usize;
         let (address, bytes) = match step {
             Step::Read { object, from, bytes } => {
                 let extent = scene.extent(OBJECTS[object].0);
@@ -77,6 +80,7 @@ async fn run(steps: Vec<Step>) {
                 }
                 continue;
             }
+            Step::FailOrigin | Step::CutOrigin { .. } if !may_fail => continue,
             Step::FailOrigin => {
                 scene.origin.fail_with([OriginError::Throttled("slow down".to_owned())]);
                 continue;

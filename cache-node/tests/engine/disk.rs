@@ -1,0 +1,198 @@
+//! Disks that are full, lose what was not synced, or hold what is not ours.
+
+use std::fs;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use penstock_cache_node::{Engine, EngineConfig, TierConfig};
+use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
+use penstock_protocol::ids::SpaceId;
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+
+use crate::alone::alone;
+use crate::generated::{Generated, bytes};
+use crate::scene::{Scene, content, read};
+
+const MIB: u64 = 1 << 20;
+const CAPACITY: u64 = 1 << 40;
+
+/// A file system in memory with a bound, unmounted at the end.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn new(bytes: u64) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = std::ffi::CString::new(format!("size={bytes}")).unwrap();
+        mount(
+            "tmpfs",
+            folder.path(),
+            "tmpfs",
+            MountFlags::NOSUID | MountFlags::NODEV,
+            options.as_c_str(),
+        )
+        .unwrap();
+        Self(folder)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        unmount(self.path(), UnmountFlags::DETACH).unwrap();
+    }
+}
+
+fn stripe(scene: &Scene, ending: &str) -> std::path::PathBuf {
+    scene
+        .folder
+        .path()
+        .join(format!("v1/{}/0.{ending}", scene.package.space()))
+}
+
+/// What the engine says of its tier makes sense.
+fn assert_sound(engine: &Engine) {
+    let tier = &engine.report().tiers[0];
+    assert!(tier.used_bytes <= tier.capacity_bytes, "{tier:?}");
+    assert_eq!(tier.fault, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn data_that_a_power_cut_lost_is_fetched_anew_and_the_tier_goes_on() {
+    let scene = Scene::with(&[("a", 400_000), ("b", 5000)]).await;
+    for key in ["a", "b"] {
+        scene.read(key).await.unwrap();
+    }
+    // The side file reached the disk, the data did not.
+    fs::write(stripe(&scene, "data"), b"").unwrap();
+    let restarted = scene.restarted();
+    for _ in 0..2 {
+        assert!(scene.read_with(&restarted, "b").await.unwrap() == content(1, 5000));
+        assert!(scene.read_with(&restarted, "a").await.unwrap() == content(0, 400_000));
+    }
+    assert_sound(&restarted);
+    let before = scene.origin.asked_bytes();
+    scene.read_with(&restarted, "a").await.unwrap();
+    assert_eq!(scene.origin.asked_bytes(), before, "the tier no longer keeps anything");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_costs_the_origin_no_more_than_is_read_and_heals() {
+    let (disk, origin) = (SmallDisk::new(8 * MIB), Generated::one(40 * MIB));
+    let filler = disk.path().join("filler");
+    fs::write(&filler, vec![1; 7 * MIB as usize]).unwrap();
+    let package = origin.package().await;
+    let engine = origin.engine(&package, disk.path(), CAPACITY);
+    for at in (0..40 * MIB).step_by(MIB as usize) {
+        let got = read(&engine, &package, BlockRange::new(at, MIB).unwrap())
+            .await
+            .unwrap();
+        assert!(got == bytes(at..at + MIB), "at {at}");
+    }
+    let fault = engine.report().tiers[0].fault.clone().unwrap();
+    assert!(fault.contains("full"), "{fault}");
+    assert!(
+        origin.asked_bytes() <= 44 * MIB,
+        "{} MiB for 40 MiB that were read once",
+        origin.asked_bytes() / MIB
+    );
+    fs::remove_file(filler).unwrap();
+    let range = BlockRange::new(39 * MIB, MIB).unwrap();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while engine.report().tiers[0].fault.is_some() {
+        assert!(std::time::Instant::now() < deadline, "{:?}", engine.report().tiers);
+        read(&engine, &package, range).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_never_gives_back_what_it_took_is_no_read_error() {
+    let scene = Scene::with(&[("a", 400_000)]).await;
+    scene.read("a").await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let damaging = std::thread::spawn({
+        let (stop, data) = (
+            stop.clone(),
+            fs::OpenOptions::new().write(true).open(stripe(&scene, "data")).unwrap(),
+        );
+        move || {
+            let damage = vec![0x5A; 400_000];
+            while !stop.load(Ordering::Relaxed) {
+                data.write_all_at(&damage, 0).unwrap();
+            }
+        }
+    });
+    let mut outcomes = Vec::new();
+    for _ in 0..300 {
+        outcomes.push(scene.read("a").await);
+    }
+    stop.store(true, Ordering::Relaxed);
+    damaging.join().unwrap();
+    for outcome in outcomes {
+        assert!(outcome.unwrap() == content(0, 400_000));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_ours_in_the_folder_does_not_keep_the_engine_from_starting() {
+    let scene = Scene::with(&[("a", 5000)]).await;
+    let v1 = scene.folder.path().join("v1");
+    fs::write(v1.join("lost+found"), b"?").unwrap();
+    fs::create_dir_all(v1.join(SpaceId([7; 16]).to_string()).join("0.data")).unwrap();
+    fs::write(
+        v1.join(SpaceId([8; 16]).to_string()),
+        b"a file with the name of a space",
+    )
+    .unwrap();
+    let tier = TierConfig {
+        name: "ssd".into(),
+        path: scene.folder.path().into(),
+        capacity_bytes: CAPACITY,
+    };
+    assert!(Engine::open(EngineConfig { tier }).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_that_is_under_way_does_not_bring_a_removed_space_back() {
+    let (origin, folder) = (Generated::one(100_000), tempfile::tempdir().unwrap());
+    let package = origin.package().await;
+    let engine = origin.engine(&package, folder.path(), CAPACITY);
+    origin.allow(0);
+    let reader = tokio::spawn({
+        let (engine, package) = (engine.clone(), package.clone());
+        async move { read(&engine, &package, BlockRange::new(0, 4096).unwrap()).await }
+    });
+    while origin.asked().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    engine.set_datasets(&[], false);
+    origin.allow(u64::MAX);
+    // Whether the reader still gets its bytes is not the question.
+    let _ = reader.await.unwrap();
+    assert_eq!(engine.report().spaces, [], "a space that nobody uses holds room");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_stripes_than_files_may_be_open_are_read_and_kept() {
+    if !alone("disk::more_stripes_than_files_may_be_open_are_read_and_kept", 1024) {
+        return;
+    }
+    let (origin, folder) = (Generated::one(600 * STRIPE_BYTES), tempfile::tempdir().unwrap());
+    let package = origin.package().await;
+    let engine = origin.engine(&package, folder.path(), CAPACITY);
+    for round in 0..2 {
+        for number in 0..600 {
+            let at = number * STRIPE_BYTES + 8192;
+            let got = read(&engine, &package, BlockRange::new(at, 4096).unwrap())
+                .await
+                .unwrap();
+            assert!(got == bytes(at..at + 4096), "stripe {number} in round {round}");
+        }
+    }
+    assert_sound(&engine);
+    assert_eq!(origin.asked().len(), 600, "stripes were not kept");
+}
