@@ -1,12 +1,13 @@
 //! The API of Penstock: `Dataset` and `CacheRuntime` of `penstock.io/v1alpha1`.
 //!
-//! Types, bounds and rules only; no behaviour and no client. The YAML in `charts/penstock/templates/crds` is generated from
-//! here by `make generate`; a test keeps it fresh. Only fields that work are here.
+//! Types, bounds and rules only; no behaviour and no client. The YAML in `charts/penstock/templates/crds` and the page in
+//! `docs/reference` are generated from here by `make generate`; tests keep them fresh. Only fields that work are here.
 
 mod cache_runtime;
 pub mod chart;
 mod dataset;
 mod quantity;
+pub mod reference;
 
 pub use cache_runtime::{CacheRuntime, CacheRuntimeSpec, CacheRuntimeStatus, Medium, Tier, TierVolume};
 pub use dataset::{

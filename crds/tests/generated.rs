@@ -1,9 +1,9 @@
-//! The definitions in the chart are those of the types.
+//! What is generated is fresh, and the definitions are bounded.
 
 use std::path::Path;
 
 use kube::CustomResourceExt;
-use penstock_crds::{CacheRuntime, Dataset, chart};
+use penstock_crds::{CacheRuntime, Dataset, chart, reference};
 
 #[test]
 fn the_definitions_in_the_chart_are_fresh() {
@@ -15,6 +15,14 @@ fn the_definitions_in_the_chart_are_fresh() {
         let there = std::fs::read_to_string(&path).unwrap_or_default();
         assert!(there == text, "{name} is not what the types say: run `make generate`");
     }
+}
+
+#[test]
+fn the_page_about_the_fields_is_fresh() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/reference/README.md");
+    let there = std::fs::read_to_string(path).unwrap_or_default();
+    let wanted = reference::page(&[Dataset::crd(), CacheRuntime::crd()]).unwrap();
+    assert!(there == wanted, "it is not what the types say: run `make generate`");
 }
 
 #[test]
