@@ -11,7 +11,7 @@ group=penstock-$(sha256sum <<<"$PENSTOCK_CLUSTER" | cut -c1-8)
 nodes=(n1 n2)
 # Everything that a cluster puts into its folder. Only this is removed: the folder is given by the environment, and may be
 # somebody's home by mistake.
-parts=(bin clients etcd log n1 n2 pki Corefile api-ready groups holder network scheduler.yaml)
+parts=(bin clients etcd log n1 n2 pki sample Corefile api-ready groups holder network scheduler.yaml)
 
 # Time at which a process started, so that a number that was given to another process is noticed.
 start_time() { awk '{print $22}' "/proc/$1/stat" 2>/dev/null; }
