@@ -51,13 +51,15 @@ async fn check_uninstall(client: Client) -> Result<()> {
         return Ok(());
     }
     println!("these need the operator to be cleaned up; delete them first:");
-    found.iter().for_each(|line| {
+    for line in &found {
         println!(
             "  kubectl delete {}",
             line.replacen(' ', " -n ", 1).replacen('/', " ", 1)
-        )
-    });
-    found.iter().for_each(|line| println!("  in use: {line}"));
+        );
+    }
+    for line in &found {
+        println!("  in use: {line}");
+    }
     bail!("{} objects are in use", found.len());
 }
 
