@@ -208,11 +208,25 @@ impl Namespace {
         })
     }
 
-    /// The story ended well: the namespace is deleted, in `deadline`.
+    /// The story ended well: what it made is deleted, then the namespace, in `deadline`.
     ///
     /// # Errors
     /// When something keeps it.
-    pub fn finish(mut self, deadline: Duration) -> Result<()> {
+    pub fn finish(self, deadline: Duration) -> Result<()> {
+        // A namespace that still has pods is looked at again only after the longest of their grace periods.
+        let what = "--timeout=60s pods,datasets,cacheruntimes --all";
+        let mut delete = vec!["delete", "-n", &self.name];
+        delete.extend(what.split(' '));
+        run(Command::new(repository().join("e2e/cluster/kubectl")).args(delete))?;
+        wait_for_pods_gone(&self.name, deadline)?;
+        self.delete_at_once(deadline)
+    }
+
+    /// The story ended well: the namespace is deleted with everything in it, as people do, in `deadline`.
+    ///
+    /// # Errors
+    /// When something keeps it.
+    pub fn delete_at_once(mut self, deadline: Duration) -> Result<()> {
         kubectl(["delete", "namespace", &self.name, "--wait=false"])?;
         wait_gone("namespace", "", &self.name, deadline)?;
         self.finished = true;

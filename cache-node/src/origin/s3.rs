@@ -156,7 +156,7 @@ impl S3Origin {
                 "{place} does not exist{code}; check bucket, endpoint and region of the source"
             )),
             ErrorKind::PermissionDenied => OriginError::Denied(format!(
-                "{place} refuses access{code}; check the keys in the Secret of the source and their rights to list and read"
+                "{place} refuses access{code}; check the keys and their rights to list and read"
             )),
             ErrorKind::Unsupported => OriginError::Invalid(format!(
                 "{place} sends whole objects where parts are asked for; it cannot be an origin"

@@ -34,5 +34,5 @@ pub fn story() -> Result<()> {
     wait_pod_ready(ns, "reader", Duration::from_secs(60))?;
     let sums = parse_sums(&exec(ns, "reader", SUM_LINE)?);
     expect_sums(&sums, &dataset::sums(local.path())?).context("what the pod reads is what was uploaded")?;
-    namespace.finish(Duration::from_secs(60))
+    namespace.delete_at_once(Duration::from_secs(60))
 }

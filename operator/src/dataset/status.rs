@@ -112,7 +112,7 @@ fn cached(before: &DatasetStatus, observed: &Observed) -> DatasetStatus {
 
 fn wanted(dataset: &Dataset, observed: &Observed, next: &Next) -> Vec<Wanted> {
     let runtime = runtime_condition(observed);
-    let source = source_condition(observed);
+    let source = source_condition(dataset, observed);
     let blockers = [
         claim_blocker(dataset, observed),
         runtime.clone(),
@@ -188,7 +188,7 @@ fn runtime_condition(observed: &Observed) -> Wanted {
 }
 
 /// `None` while nobody has looked yet.
-fn source_condition(observed: &Observed) -> Option<Wanted> {
+fn source_condition(dataset: &Dataset, observed: &Observed) -> Option<Wanted> {
     if let Err(unusable) = &observed.sources {
         return Some(Wanted::new(
             condition::SOURCE_REACHABLE,
@@ -202,12 +202,30 @@ fn source_condition(observed: &Observed) -> Option<Wanted> {
             condition::SOURCE_REACHABLE,
             false,
             reason_text(*reason),
-            message.clone(),
+            match reason {
+                Reason::Denied => format!("{message}{}", whose_keys(dataset)),
+                _ => message.clone(),
+            },
         )),
         State::Idle | State::Running | State::Built(_) => observed
             .revision
             .as_ref()
             .map(|_| Wanted::new(condition::SOURCE_REACHABLE, true, "Listed", "every source was listed")),
+    }
+}
+
+/// Cache nodes know keys, but not where they come from.
+fn whose_keys(dataset: &Dataset) -> String {
+    let s3 = dataset.spec.sources.iter().filter_map(|source| source.s3.as_ref());
+    let mut secrets: Vec<String> = s3
+        .filter_map(|s3| Some(s3.credentials_secret_ref.as_ref()?.name.clone()))
+        .collect();
+    secrets.sort_unstable();
+    secrets.dedup();
+    if secrets.is_empty() {
+        "; no Secret is named: set credentialsSecretRef unless the bucket is public".to_owned()
+    } else {
+        format!("; the keys are those of the Secret {}", names(&secrets))
     }
 }
 
