@@ -10,7 +10,6 @@ pub mod documents;
 pub mod limits;
 pub mod listing;
 pub mod local;
-pub mod read_ahead;
 pub mod rules;
 pub mod served;
 pub mod status;

@@ -12,15 +12,14 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use penstock_buffer::BufferPool;
-use penstock_mount::{MountError, bind, erofs, fuse, table};
+use penstock_mount::{MountError, bind, erofs, fuse, read_ahead, table};
 use penstock_mounter::limits::{IDLE_BUFFERS_MAX, READ_BYTES_MAX, SESSION_THREADS_MAX};
 use penstock_mounter::{Session, SpaceReader, Start};
 use penstock_protocol::geometry::BLOCK_BYTES;
 use penstock_revision::Package;
 use rustix::io::Errno;
 
-use crate::limits::{RELEASE_MAX, RELEASE_PAUSE};
-use crate::read_ahead;
+use crate::limits::{READ_AHEAD_KIB, RELEASE_MAX, RELEASE_PAUSE};
 
 /// A served revision. Take it down with [`Served::end`].
 pub struct Served {
@@ -86,7 +85,7 @@ impl Served {
     /// # Errors
     /// When the kernel refuses.
     pub fn show_at(&self, target: &Path) -> Result<()> {
-        Ok(read_ahead::mounted(|| {
+        Ok(read_ahead::mounted(READ_AHEAD_KIB, || {
             erofs::mount(&self.image, target, &self.devices)
         })?)
     }

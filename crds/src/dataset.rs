@@ -117,7 +117,7 @@ pub struct SecretRef {
 pub struct Refresh {
     /// Seconds between two looks.
     #[schemars(range(min = 10, max = 31_536_000))]
-    pub interval_seconds: u32,
+    pub interval_seconds: i32,
 }
 
 /// Where a Dataset stands.

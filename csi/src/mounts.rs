@@ -3,7 +3,6 @@
 
 #[cfg(feature = "test-support")]
 pub mod fake;
-mod read_ahead;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use penstock_mount::bind::Access;
 use penstock_mount::table::{self, Mount};
-use penstock_mount::{MountError, bind, erofs, fuse};
+use penstock_mount::{MountError, bind, erofs, fuse, read_ahead};
 use rustix::io::Errno;
 
-use crate::limits::CONNECTION_DESCRIPTORS;
+use crate::limits::{CONNECTION_DESCRIPTORS, READ_AHEAD_KIB};
 
 /// What is mounted.
 #[derive(Clone, Debug)]
@@ -74,10 +73,7 @@ impl Mounts for LinuxMounts {
         match source {
             Source::Space => connect(target),
             Source::Image { file, devices } => {
-                // Another image that is mounted at the same moment gets the same value, which is the same for all.
-                let before = read_ahead::backing_devices();
-                erofs::mount(file, target, devices)?;
-                read_ahead::set_of_new(before);
+                read_ahead::mounted(READ_AHEAD_KIB, || erofs::mount(file, target, devices))?;
                 Ok(Vec::new())
             }
             Source::Folder { path, access } => {

@@ -246,8 +246,9 @@ fn copy_exact(mut left: u64, from: &mut impl Read, to: &mut impl Write, counted:
         let want = left.min(buffer.len() as u64) as usize;
         let got = from.read(&mut buffer[..want])?;
         ensure!(got > 0, "the body ended {left} bytes early");
-        to.write_all(&buffer[..got])?;
+        // Counted first: whoever has the bytes may look at the count.
         counted(got as u64);
+        to.write_all(&buffer[..got])?;
         left -= got as u64;
     }
     Ok(())

@@ -2,7 +2,6 @@
 
 use std::path::Path;
 
-use rustix::fs::{major, minor, stat};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
@@ -29,14 +28,4 @@ pub fn mount(image: &Path, target: &Path, devices: &[impl AsRef<Path>]) -> Resul
     let options = std::ffi::CStr::from_bytes_with_nul(&options).ok();
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
     rustix::mount::mount(image, target, "erofs", flags, options).map_err(refused)
-}
-
-/// Sets how far the kernel reads ahead on the file system at `target`, in KiB.
-///
-/// # Errors
-/// When `/sys` is read-only or has no such file system.
-pub fn set_read_ahead_kib(target: &Path, kib: u32) -> Result<(), MountError> {
-    let device = stat(target).map_err(MountError::new("look at", target))?.st_dev;
-    let file = format!("/sys/class/bdi/{}:{}/read_ahead_kb", major(device), minor(device));
-    std::fs::write(&file, kib.to_string()).map_err(MountError::of_io("set the read-ahead by", Path::new(&file)))
 }

@@ -144,7 +144,20 @@ impl Bucket {
     }
 }
 
-/// A running mount; killed and unmounted when a test fails.
+impl Drop for Bucket {
+    fn drop(&mut self) {
+        let left = mounted_below(self.scratch.path());
+        for target in left.iter().rev() {
+            let _ = penstock_mount::bind::detach(target);
+        }
+        assert!(
+            left.is_empty() || std::thread::panicking(),
+            "the test left these mounts behind: {left:?}"
+        );
+    }
+}
+
+/// A running mount; asked to end when it is dropped.
 pub struct Mounted {
     child: Child,
     target: PathBuf,
@@ -194,17 +207,28 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
-        // Nothing to do when it has ended as it should.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        let _ = penstock_mount::bind::detach(&self.target);
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::TERM);
+            let ended = wait_for("penstock mount to end", DEADLINE, || {
+                Ok(self.child.try_wait()?.ok_or_else(|| "it runs".to_owned()))
+            });
+            if ended.is_err() {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
     }
 }
 
 /// Whether anything of ours is mounted below a folder.
 pub fn is_anything_mounted_below(folder: &Path) -> bool {
+    !mounted_below(folder).is_empty()
+}
+
+fn mounted_below(folder: &Path) -> Vec<PathBuf> {
     let table = penstock_mount::table::read().unwrap();
-    table.iter().any(|mount| mount.target.starts_with(folder))
+    let targets = table.into_iter().map(|mount| mount.target);
+    targets.filter(|target| target.starts_with(folder)).collect()
 }
 
 /// The folder of a bucket's scratch.

@@ -69,6 +69,11 @@ fn two_nodes_read_each_byte_once(ns: &str, proxy: &CountingProxy, sums: &Sums, b
     for node in ["n1", "n2"] {
         wait_pod_ready(ns, &format!("reader-{node}"), MINUTE)?;
     }
+    let read_aheads = penstock_e2e::node::shell("n1", "cat /sys/class/bdi/erofs-*/read_ahead_kb")?;
+    ensure!(
+        read_aheads.lines().any(|kib| kib == "1024"),
+        "the kernel reads ahead on volumes by its default: {read_aheads} KiB"
+    );
     let read = |pod: &'static str| {
         let ns = ns.to_owned();
         std::thread::spawn(move || exec(&ns, pod, SUM_LINE))

@@ -123,7 +123,7 @@ fn due_in(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Duration {
         return Duration::ZERO;
     };
     let since = Duration::try_from(now.duration_since(looked_at.0)).unwrap_or_default();
-    Duration::from_secs(u64::from(refresh.interval_seconds))
+    Duration::from_secs(u64::from(refresh.interval_seconds.unsigned_abs()))
         .saturating_sub(since)
         .min(SECRET_LOOK_INTERVAL * 60)
 }
