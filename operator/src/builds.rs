@@ -32,7 +32,7 @@ pub enum State {
     /// A cache node works on it.
     Running,
     /// It waits to be committed.
-    Built(wire::Built),
+    Built(Box<Done>),
     /// It failed; the next may begin after the pause.
     Failed {
         /// Why.
@@ -61,6 +61,26 @@ impl State {
     }
 }
 
+/// What a build began with, as the Dataset was seen then: it may have been edited since.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Basis {
+    /// Id of the revision that was committed.
+    pub committed: Option<String>,
+    /// Digest of the sources in the spec.
+    pub sources_digest: String,
+    /// The refresh that was asked for.
+    pub asked_refresh: Option<String>,
+}
+
+/// A build that went well.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Done {
+    /// What the cache node says.
+    pub built: wire::Built,
+    /// What it began with.
+    pub basis: Basis,
+}
+
 /// What is built, and where.
 pub struct Order {
     /// The object to wake when it is done.
@@ -69,6 +89,8 @@ pub struct Order {
     pub uid: String,
     /// What the cache node is asked.
     pub request: wire::BuildRequest,
+    /// What it begins with.
+    pub basis: Basis,
     /// Hosts of cache nodes that are linked, the one to ask first.
     pub hosts: Vec<String>,
 }
@@ -93,13 +115,13 @@ impl Builds {
         self.lock().remove(uid);
     }
 
-    /// Starts a build unless one runs.
+    /// Starts a build unless one runs. One that waits to be committed is thrown away: the caller has seen that it cannot be.
     pub fn start(&self, order: Order) {
         let mut states = self.lock();
         let failures = match states.get(&order.uid) {
-            Some(State::Running | State::Built(_)) => return,
+            Some(State::Running) => return,
             Some(State::Failed { failures, .. }) => *failures,
-            Some(State::Idle) | None => 0,
+            Some(State::Idle | State::Built(_)) | None => 0,
         };
         states.insert(order.uid.clone(), State::Running);
         drop(states);
@@ -132,7 +154,10 @@ impl Builds {
             }
         };
         match outcome {
-            Outcome::Built(built) => State::Built(built),
+            Outcome::Built(built) => State::Built(Box::new(Done {
+                built,
+                basis: order.basis.clone(),
+            })),
             Outcome::Failed(wire::BuildFailed { reason, message }) => {
                 failed(Reason::try_from(reason).unwrap_or(Reason::Other), message)
             }

@@ -16,7 +16,7 @@ use penstock_crds::{Dataset, Revision, condition};
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::{RevisionId, SpaceId};
 
-use crate::builds::{Order, State};
+use crate::builds::{Basis, Done, Order, State};
 use crate::commit::commit;
 use crate::context::{Context, now};
 use crate::error::Error;
@@ -81,25 +81,19 @@ async fn act(
 ) -> Result<Action, Error> {
     let uid = dataset.uid().unwrap_or_default();
     match next {
-        Next::Commit(built) => {
-            if !built.unchanged {
-                let revision = revision(dataset, built, &observed.sources_digest);
+        Next::Commit(done) => {
+            let Done { built, basis } = done.as_ref();
+            if let Some(revision) = revision_to_commit(observed.revision.as_ref(), built, basis) {
                 commit(api, dataset, &revision).await?;
-                let note = format!(
-                    "revision {} has {} files",
-                    &revision.id[..12.min(revision.id.len())],
-                    revision.files
-                );
-                let about = dataset.object_ref(&());
-                context
-                    .event(&about, EventType::Normal, "RevisionCommitted", note)
-                    .await;
+                if !built.unchanged {
+                    announce(dataset, &revision, context).await;
+                }
                 observed.revision = Some(revision);
             }
             context.builds.clear(&uid);
             observed.build = State::Idle;
             observed.looked_at = Some(now());
-            observed.handled_refresh = decide::asked_refresh(dataset);
+            observed.handled_refresh.clone_from(&basis.asked_refresh);
             Ok(Action::requeue(WAIT_INTERVAL))
         }
         Next::Build { parent } => {
@@ -119,6 +113,11 @@ async fn act(
                 dataset: ObjectRef::from_obj(dataset),
                 uid,
                 request,
+                basis: Basis {
+                    committed: observed.revision.as_ref().map(|revision| revision.id.clone()),
+                    sources_digest: observed.sources_digest.clone(),
+                    asked_refresh: decide::asked_refresh(dataset),
+                },
                 hosts,
             });
             // What is said stays what the last build came to, until this one is done.
@@ -134,16 +133,41 @@ async fn act(
     }
 }
 
-fn revision(dataset: &Dataset, built: &wire::Built, sources_digest: &str) -> Revision {
-    let before = dataset.status.as_ref().and_then(|status| status.revision.clone());
+async fn announce(dataset: &Dataset, revision: &Revision, context: &Context) {
+    let id = &revision.id[..12.min(revision.id.len())];
+    let note = format!("revision {id} has {} files", revision.files);
+    let about = dataset.object_ref(&());
+    context
+        .event(&about, EventType::Normal, "RevisionCommitted", note)
+        .await;
+}
+
+/// What to write after a build; `None` when nothing differs.
+fn revision_to_commit(before: Option<&Revision>, built: &wire::Built, basis: &Basis) -> Option<Revision> {
+    let Basis {
+        committed: _,
+        sources_digest,
+        asked_refresh: _,
+    } = basis;
+    match before {
+        Some(before) if built.unchanged => (before.sources_digest != *sources_digest).then(|| Revision {
+            // The spec says it in other words, for example with another Secret.
+            sources_digest: sources_digest.clone(),
+            ..before.clone()
+        }),
+        _ => Some(revision(before, built, sources_digest)),
+    }
+}
+
+fn revision(before: Option<&Revision>, built: &wire::Built, sources_digest: &str) -> Revision {
     let older = before
-        .iter()
+        .into_iter()
         .flat_map(|before| std::iter::once(&before.id).chain(&before.older));
     let id = RevisionId::try_from(built.revision.as_slice())
         .map(|id| id.to_string())
         .unwrap_or_default();
     Revision {
-        parent: before.as_ref().map(|before| before.id.clone()),
+        parent: before.map(|before| before.id.clone()),
         older: older
             .filter(|old| **old != id)
             .take(OLDER_REVISIONS_MAX)
@@ -182,7 +206,7 @@ async fn apply_volume(
     }
     let (wanted_volume, wanted_claim) = desired::volume_and_claim(dataset, namespace, revision.bytes)?;
     let volumes: Api<PersistentVolume> = Api::all(context.client.clone());
-    if observed.volume_is_released {
+    if observed.volume_is_stale {
         apply::forget_claim(&volumes, &volume(&dataset.uid().unwrap_or_default())).await?;
     }
     if !observed.volume_exists {
@@ -222,4 +246,29 @@ async fn clean_up(dataset: &Dataset, api: &Api<Dataset>, namespace: &str, contex
     context.builds.clear(&uid);
     apply::remove_finalizer(api, dataset).await?;
     Ok(Action::await_change())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_words_for_the_same_objects_are_written_once() {
+        let before = Revision {
+            id: "11".into(),
+            sources_digest: "old".into(),
+            ..Revision::default()
+        };
+        let unchanged = wire::Built {
+            unchanged: true,
+            ..wire::Built::default()
+        };
+        let basis = |digest: &str| Basis {
+            sources_digest: digest.into(),
+            ..Basis::default()
+        };
+        let written = revision_to_commit(Some(&before), &unchanged, &basis("new")).unwrap();
+        assert_eq!((written.id.as_str(), written.sources_digest.as_str()), ("11", "new"));
+        assert_eq!(revision_to_commit(Some(&written), &unchanged, &basis("new")), None);
+    }
 }

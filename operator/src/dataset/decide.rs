@@ -12,11 +12,10 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use penstock_crds::{CacheRuntime, Dataset, REFRESH_ANNOTATION};
-use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::control::cache_node::build_failed::Reason;
 use penstock_protocol::ids::RevisionId;
 
-use crate::builds::State;
+use crate::builds::{Done, State};
 use crate::conditions::names;
 use crate::dataset::observe::Observed;
 use crate::limits::{SECRET_LOOK_INTERVAL, WAIT_INTERVAL};
@@ -30,7 +29,7 @@ pub enum Next {
         parent: Option<RevisionId>,
     },
     /// Write what was built.
-    Commit(wire::Built),
+    Commit(Box<Done>),
     /// Look again after this long; something else may wake us before.
     Wait(Duration),
     /// Nothing to do until something changes.
@@ -67,9 +66,9 @@ pub fn asked_refresh(dataset: &Dataset) -> Option<String> {
 /// The next step for `dataset` at `now`.
 pub(super) fn next(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Next {
     match &observed.build {
-        State::Built(built) => return Next::Commit(built.clone()),
+        State::Built(done) if goes_on_with(done, observed) => return Next::Commit(done.clone()),
         State::Running => return Next::Rest,
-        State::Idle | State::Failed { .. } => {}
+        State::Idle | State::Built(_) | State::Failed { .. } => {}
     }
     if observed.runtime.is_err() || observed.linked_hosts.is_empty() {
         // A new CacheRuntime or link wakes us.
@@ -106,6 +105,12 @@ pub(super) fn next(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Ne
     Next::Build { parent }
 }
 
+/// Whether what was built goes on with the revision that is committed now. Otherwise somebody else (an operator that led
+/// meanwhile) has given addresses of the space to other objects, and it has to be built anew.
+fn goes_on_with(done: &Done, observed: &Observed) -> bool {
+    done.basis.committed.as_ref() == observed.revision.as_ref().map(|revision| &revision.id)
+}
+
 /// How long until the sources have to be looked at; zero is now, `MAX` is never by itself.
 fn due_in(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Duration {
     let Some(revision) = &observed.revision else {
@@ -131,8 +136,10 @@ fn due_in(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::builds::Basis;
     use crate::dataset::observe::Claim;
     use penstock_crds::Revision;
+    use penstock_protocol::control::cache_node as wire;
     use serde_json::{Value, json};
     use std::time::Instant;
 
@@ -167,7 +174,7 @@ mod tests {
             }),
             claim: Claim::Bound,
             volume_exists: true,
-            volume_is_released: false,
+            volume_is_stale: false,
             cached_bytes: None,
             drifted: Vec::new(),
             looked_at: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
@@ -213,6 +220,29 @@ mod tests {
             next(&every_minute, &settled(), at(1020)),
             Next::Wait(Duration::from_secs(40))
         );
+    }
+
+    #[test]
+    fn what_was_built_is_committed_only_on_top_of_what_it_began_with() {
+        let done = |committed: Option<&str>| {
+            Box::new(Done {
+                built: wire::Built::default(),
+                basis: Basis {
+                    committed: committed.map(Into::into),
+                    ..Basis::default()
+                },
+            })
+        };
+        let (plain, current) = (dataset(json!({}), Some("now")), "11".repeat(32));
+        let built = |done| Observed {
+            build: State::Built(done),
+            ..settled()
+        };
+        let (fresh, stale) = (done(Some(&current)), done(Some("22")));
+        assert_eq!(next(&plain, &built(fresh.clone()), at(1)), Next::Commit(fresh));
+        let parent = Some(RevisionId([0x11; 32]));
+        assert_eq!(next(&plain, &built(stale), at(1)), Next::Build { parent });
+        assert_eq!(next(&plain, &built(done(None)), at(1)), Next::Build { parent });
     }
 
     #[test]

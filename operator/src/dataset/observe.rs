@@ -55,8 +55,8 @@ pub struct Observed {
     pub claim: Claim,
     /// Whether the volume is there.
     pub volume_exists: bool,
-    /// Whether its old claim is gone, so that it cannot be bound.
-    pub volume_is_released: bool,
+    /// Whether it is bound to a claim that is gone, so that no other can be bound to it.
+    pub volume_is_stale: bool,
     /// Bytes of the space on all cache nodes; `None` when none is linked.
     pub cached_bytes: Option<u64>,
     /// Keys of objects that changed at the origin before they were cached.
@@ -103,7 +103,6 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         .get_opt(&volume(&uid))
         .await
         .map_err(Error::api("get the volume"))?;
-    let phase = volume.as_ref().and_then(|volume| volume.status.as_ref()?.phase.clone());
     let space = status
         .revision
         .as_ref()
@@ -124,7 +123,7 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         build: context.builds.state(&uid),
         claim: claim_state(claim.as_ref(), &uid),
         volume_exists: volume.is_some(),
-        volume_is_released: matches!(phase.as_deref(), Some("Released" | "Failed")) && claim.is_none(),
+        volume_is_stale: volume.as_ref().is_some_and(|volume| is_stale(volume, claim.as_ref())),
         cached_bytes: (!reports.is_empty()).then(|| reports.values().map(cached).sum()),
         drifted: drifted(reports.values(), &ids),
         looked_at: status.last_refresh_time,
@@ -172,6 +171,16 @@ fn claim_state(claim: Option<&PersistentVolumeClaim>, uid: &str) -> Claim {
     }
 }
 
+/// Whether a volume is bound to another claim than the one that is there. The claim may have been made before Kubernetes
+/// noticed that the one before is gone, so the phase of the volume says nothing.
+fn is_stale(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -> bool {
+    let bound_to = volume
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.claim_ref.as_ref()?.uid.clone());
+    bound_to.is_some() && bound_to != claim.and_then(ResourceExt::uid)
+}
+
 /// Whether a claim belongs to the Dataset with this UID.
 pub(super) fn is_ours(claim: &PersistentVolumeClaim, uid: &str) -> bool {
     claim.owner_references().iter().any(|owner| owner.uid == uid)
@@ -199,4 +208,28 @@ pub(super) async fn pods_using(client: &Client, namespace: &str, claim: &str) ->
         .filter(|pod| mounts(pod))
         .map(ResourceExt::name_any)
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_volume_of_a_claim_that_is_gone_is_freed_whether_or_not_a_new_claim_is_there() {
+        let volume = |uid: Option<&str>| -> PersistentVolume {
+            serde_json::from_value(json!({"spec": {"claimRef": {"name": "d", "uid": uid}}})).unwrap()
+        };
+        let claim: PersistentVolumeClaim = serde_json::from_value(json!({"metadata": {"uid": "new"}})).unwrap();
+        for (bound_to, claim, stale) in [
+            (None, None, false),
+            (None, Some(&claim), false),
+            (Some("new"), Some(&claim), false),
+            (Some("old"), Some(&claim), true),
+            (Some("old"), None, true),
+        ] {
+            assert_eq!(is_stale(&volume(bound_to), claim), stale, "{bound_to:?} {claim:?}");
+        }
+    }
 }
