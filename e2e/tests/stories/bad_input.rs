@@ -156,6 +156,36 @@ pub fn refused_specs() -> Result<()> {
             "path",
         ),
         (
+            "a path that leaves the tree",
+            dataset("{sources: [{path: a/../b, s3: {bucket: aaa}}]}"),
+            "no parts `.` or `..`",
+        ),
+        (
+            "a prefix as people write paths",
+            dataset("{sources: [{s3: {bucket: aaa, prefix: /train}}]}"),
+            "must not begin with a slash",
+        ),
+        (
+            "an endpoint without a scheme",
+            dataset("{sources: [{s3: {bucket: aaa, endpoint: minio.local}}]}"),
+            "endpoint",
+        ),
+        (
+            "a refresh without a pause",
+            dataset("{sources: [{s3: {bucket: aaa}}], refresh: {intervalSeconds: 1}}"),
+            "intervalSeconds",
+        ),
+        (
+            "a memory tier that should outlive its pod",
+            runtime("{replicas: 1, tiers: [{name: t, medium: Memory, capacity: 1Gi}]}"),
+            "a tier in Memory has the volume EmptyDir",
+        ),
+        (
+            "a capacity that is no number",
+            runtime("{replicas: 1, tiers: [{name: t, medium: SSD, capacity: plenty}]}"),
+            "capacity",
+        ),
+        (
             "no cache node",
             runtime("{replicas: -1, tiers: [{name: ssd, medium: SSD, capacity: 1Gi}]}"),
             "replicas",
