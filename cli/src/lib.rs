@@ -10,6 +10,7 @@ pub mod documents;
 pub mod limits;
 pub mod listing;
 pub mod local;
+pub mod out;
 pub mod rules;
 pub mod served;
 pub mod status;

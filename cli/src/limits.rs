@@ -39,5 +39,8 @@ pub const UNMOUNT_PATIENCE: Duration = Duration::from_millis(500);
 /// from an origin.
 pub const RELEASE_MAX: Duration = Duration::from_secs(30);
 
+/// Pause between two looks whether somebody has aborted the connection.
+pub const ENDED_LOOK: Duration = Duration::from_millis(500);
+
 /// Pause between two looks whether it still does; it is over in a moment.
 pub const RELEASE_PAUSE: Duration = Duration::from_millis(10);

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use penstock::args::{Arguments, Command};
-use penstock::commands;
+use penstock::{commands, out};
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if out::is_reader_gone(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("penstock: {error:#}");
             ExitCode::FAILURE

@@ -19,7 +19,7 @@ use penstock_protocol::geometry::BLOCK_BYTES;
 use penstock_revision::Package;
 use rustix::io::Errno;
 
-use crate::limits::{READ_AHEAD_KIB, RELEASE_MAX, RELEASE_PAUSE};
+use crate::limits::{ENDED_LOOK, READ_AHEAD_KIB, RELEASE_MAX, RELEASE_PAUSE};
 
 /// A served revision. Take it down with [`Served::end`].
 pub struct Served {
@@ -90,9 +90,11 @@ impl Served {
         })?)
     }
 
-    /// Whether the session has ended by itself: somebody unmounted or aborted the connection.
-    pub fn has_ended(&self) -> bool {
-        self.session.has_ended()
+    /// Waits until the session has ended by itself: somebody aborted the connection.
+    pub async fn ended(&self) {
+        while !self.session.has_ended() {
+            tokio::time::sleep(ENDED_LOOK).await;
+        }
     }
 
     /// Unmounts the connection, which ends the session.

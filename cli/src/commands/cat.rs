@@ -56,16 +56,9 @@ async fn copy(local: &Local, address: u64, bytes: u64) -> Result<()> {
             reader.read(range, into).await?;
             // The last block of an object is padded.
             let wanted = (end - range.address()).min(range.bytes()) as usize;
-            if let Err(error) = out.write_all(&into[..wanted]) {
-                // `| head` has seen enough.
-                return if error.kind() == std::io::ErrorKind::BrokenPipe {
-                    Ok(())
-                } else {
-                    Err(error).context("write to standard output")
-                };
-            }
+            out.write_all(&into[..wanted]).context("write to standard output")?;
         }
         at += piece;
     }
-    out.flush().or(Ok(()))
+    out.flush().context("write to standard output")
 }

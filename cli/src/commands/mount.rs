@@ -89,16 +89,24 @@ pub async fn run(arguments: Mount) -> Result<()> {
         capacity_bytes: cache.cache_size.0,
         local,
     };
-    say_ready(&state.now(), output);
+    let ready = state.now();
     if let Err(error) = status::serve(&folder.status_socket(), Arc::new(move || state.now())) {
         eprintln!("`penstock status` will not work: {error:#}");
     }
+    say_ready(&ready, output);
 
-    tokio::select! {
-        () = end.asked() => {}
-        gone = target::unmounted(target.clone()) => gone?,
-    }
+    let aborted = tokio::select! {
+        () = end.asked() => false,
+        gone = target::unmounted(target.clone()) => {
+            gone?;
+            false
+        }
+        () = served.ended() => true,
+    };
     take_down(served, &target, &mut end).await?;
+    if aborted {
+        bail!("somebody aborted the connection to the kernel; it was unmounted, mount it again");
+    }
     // Whoever asks from now on learns at once that nobody serves.
     std::fs::remove_file(folder.status_socket()).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Ok(()),

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::args::{Output, Stat};
 use crate::dataset_file::DatasetFile;
 use crate::listing::{Kind, Tree};
-use crate::{local, text};
+use crate::{local, out, text};
 
 /// Prints what is known of a dataset, or of one path of it.
 ///
@@ -23,10 +23,15 @@ pub async fn run(arguments: Stat) -> Result<()> {
         of_path(&path, package)?
     };
     match output {
-        Output::Json => println!("{}", json!(facts.iter().cloned().collect::<serde_json::Map<_, _>>())),
-        Output::Text => facts.iter().for_each(|(name, value)| println!("{}", line(name, value))),
+        Output::Json => {
+            let facts: serde_json::Map<_, _> = facts.into_iter().collect();
+            out::print(&format!("{}\n", json!(facts)))
+        }
+        Output::Text => {
+            let lines = facts.iter().map(|(name, value)| line(name, value) + "\n");
+            out::print(&lines.collect::<String>())
+        }
     }
-    Ok(())
 }
 
 type Facts = Vec<(String, Value)>;

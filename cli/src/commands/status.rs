@@ -6,7 +6,7 @@ use penstock_mount::table;
 use crate::args::{self, Output};
 use crate::cache_folder::status_socket_of;
 use crate::status::{self, Status};
-use crate::text;
+use crate::{out, text};
 
 /// Prints the state of the mount at a folder.
 ///
@@ -32,10 +32,9 @@ pub fn run(arguments: args::Status) -> Result<()> {
         )
     })?;
     match output {
-        Output::Json => println!("{}", serde_json::to_string(&status)?),
-        Output::Text => print!("{}", text_of(&status)),
+        Output::Json => out::print(&format!("{}\n", serde_json::to_string(&status)?)),
+        Output::Text => out::print(&text_of(&status)),
     }
-    Ok(())
 }
 
 fn text_of(status: &Status) -> String {

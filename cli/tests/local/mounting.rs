@@ -84,6 +84,21 @@ fn an_unmount_by_somebody_else_ends_it() {
 }
 
 #[test]
+fn an_aborted_connection_is_taken_down_and_said() {
+    let bucket = Bucket::new();
+    let mut mounted = bucket.mount();
+    let table = penstock_mount::table::read().unwrap();
+    let space = table
+        .iter()
+        .find(|mount| mount.target.starts_with(bucket.cache()) && mount.file_system.starts_with("fuse"))
+        .unwrap();
+    penstock_mount::fuse::abort(space.device.1).unwrap();
+    assert!(!mounted.ended());
+    assert!(mounted.said().contains("aborted the connection"), "{}", mounted.said());
+    assert!(!is_anything_mounted_below(scratch(&bucket)));
+}
+
+#[test]
 fn a_busy_mount_says_who_uses_it_and_is_served_until_they_end() {
     let bucket = Bucket::new();
     let mut mounted = bucket.mount();

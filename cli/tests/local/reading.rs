@@ -27,6 +27,40 @@ fn ls_lists_what_is_in_the_bucket() {
 }
 
 #[test]
+fn a_full_disk_behind_the_output_is_an_error_and_a_reader_that_left_is_none() {
+    let bucket = Bucket::new();
+    let yaml = bucket.yaml();
+    let line = |command: &str| format!("set -o pipefail; {} {command}", env!("CARGO_BIN_EXE_penstock"));
+    let shell = |line: String| {
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["-c", &line]).env("HOME", bucket.cache()).output().unwrap()
+    };
+    let yaml = yaml.display();
+    for command in ["ls", "stat", "cat"] {
+        let path = if command == "cat" {
+            "'odd names/with space.txt'"
+        } else {
+            ""
+        };
+        let full = shell(line(&format!("{command} {yaml} {path} > /dev/full")));
+        let said = String::from_utf8_lossy(&full.stderr);
+        assert!(
+            !full.status.success() && said.contains("No space left"),
+            "{command}: {said}"
+        );
+    }
+    for command in [
+        format!("ls -R {yaml}"),
+        format!("stat {yaml}"),
+        format!("cat {yaml} big.bin"),
+    ] {
+        let left = shell(line(&format!("{command} | true")));
+        let said = String::from_utf8_lossy(&left.stderr);
+        assert!(left.status.success() && said.is_empty(), "{command}: {said}");
+    }
+}
+
+#[test]
 fn stat_shows_the_object_behind_a_file() {
     let bucket = Bucket::new();
     let file: Value = serde_json::from_slice(&bucket.prints("stat", &["big.bin", "-o", "json"])).unwrap();
