@@ -2,12 +2,15 @@
 
 use std::io;
 
-use penstock_protocol::frame::{FrameError, HEADER_BYTES, Header, TEXT_BYTES_MAX};
+use penstock_protocol::frame::{FrameError, HEADER_BYTES, Header, Kind, TEXT_BYTES_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::limits::{ANSWER_MAX, BODY_SILENCE_MAX, CONNECT_MAX};
+
+/// The id of a refusal that is about the connection: the peer could not read the request. Requests begin at 1.
+const CONNECTION_ID: u64 = 0;
 
 pub(crate) struct Lane {
     stream: TcpStream,
@@ -27,6 +30,9 @@ pub(crate) enum LaneError {
     Frame(#[from] FrameError),
     #[error("the peer sent {0}")]
     Nonsense(&'static str),
+    /// The peer's own words about the connection, for example that it does not speak our version.
+    #[error("{0}")]
+    Refused(String),
 }
 
 impl Lane {
@@ -37,7 +43,10 @@ impl Lane {
             .map_err(|_| LaneError::Late)?
             .map_err(LaneError::Connect)?;
         stream.set_nodelay(true).map_err(LaneError::Connect)?;
-        Ok(Self { stream, next_id: 1 })
+        Ok(Self {
+            stream,
+            next_id: CONNECTION_ID + 1,
+        })
     }
 
     /// Sends a request and returns the header of its answer.
@@ -55,6 +64,9 @@ impl Lane {
         let answer = timeout(ANSWER_MAX, self.stream.read_exact(&mut bytes)).await;
         answer.map_err(|_| LaneError::Late)?.map_err(LaneError::Closed)?;
         let reply = Header::decode(&bytes)?;
+        if reply.kind == Kind::Error && reply.request_id == CONNECTION_ID {
+            return Err(LaneError::Refused(self.text(reply.length).await?));
+        }
         let same = reply.request_id == request.request_id
             && reply.address == request.address
             && reply.revision == request.revision;

@@ -17,7 +17,8 @@
 //!
 //! A reply repeats request id, address and revision, and carries the epoch of the sender's ring: a client that sees a
 //! larger epoch than its own asks for the ring. A failed request is answered by `Error` with a [`Status`] and `length`
-//! bytes of UTF-8 text for people.
+//! bytes of UTF-8 text for people. An `Error` with request id 0, which no request has, is about the connection: the request
+//! could not be read, and the connection closes.
 //!
 //! A part speaks versions n and n−1 and refuses others with [`Status::Unsupported`] (the reply's own version says what
 //! it speaks). The decoder never panics and never allocates: lengths are bounded before anybody reserves memory.
@@ -90,7 +91,7 @@ pub struct Header {
     pub status: Status,
     /// Bytes asked for, or bytes of the answer; see the table above.
     pub length: u32,
-    /// Chosen by the client, unique among its requests in flight on the connection.
+    /// Chosen by the client, unique among its requests in flight on the connection, not 0.
     pub request_id: u64,
     /// Address in the space, or offset in the package.
     pub address: u64,

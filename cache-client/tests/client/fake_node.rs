@@ -35,6 +35,9 @@ pub enum Behaviour {
     Confuse,
     /// With more bytes than were asked for.
     Exaggerate,
+    /// As a node does that does not speak the version of the request: a refusal without the request's id, then the
+    /// connection closes. Requests for the ring too.
+    Foreign,
 }
 
 /// The node; gone when dropped.
@@ -188,6 +191,12 @@ impl State {
             stream.read_exact(&mut bytes)?;
             let request = Header::decode(&bytes).map_err(io::Error::other)?;
             let epoch = lock(&self.ring).epoch;
+            if *lock(&self.behaviour) == Behaviour::Foreign {
+                let text = "version 1 is not spoken here";
+                let unknown = Header::request(Kind::Ring, 0, RevisionId([0; 32]), 0, 0, 0);
+                let refusal = unknown.error(Status::Unsupported, text.len() as u32, epoch);
+                return stream.write_all(&[&refusal.encode(), text.as_bytes()].concat());
+            }
             if request.kind == Kind::Ring {
                 let ring = lock(&self.ring).encode();
                 self.rings.fetch_add(1, Ordering::SeqCst);
@@ -200,7 +209,7 @@ impl State {
             }
             let behaviour = *lock(&self.behaviour);
             match behaviour {
-                Behaviour::Serve | Behaviour::Damage => {}
+                Behaviour::Serve | Behaviour::Damage | Behaviour::Foreign => {}
                 Behaviour::Late(pause) => thread::sleep(pause),
                 Behaviour::Refuse(status) => {
                     let text = format!("told to refuse with {status:?}");

@@ -87,6 +87,7 @@ async fn whatever_the_owner_does_wrong_the_next_one_is_right() {
         Behaviour::HangUp,
         Behaviour::Confuse,
         Behaviour::Exaggerate,
+        Behaviour::Foreign,
     ] {
         let scene = Scene::new(2, PATIENT);
         scene.nodes[0].behave(behaviour);
@@ -158,4 +159,13 @@ async fn after_the_deadline_the_error_says_who_said_what() {
     let text = scene.read(0, 4096).await.unwrap_err().to_string();
     assert!(started.elapsed() < 10 * SHORT, "{:?}", started.elapsed());
     assert!(text.contains("127.0.0.1:") && text.contains("told to refuse"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_speaks_another_version_is_reported_in_its_own_words() {
+    let scene = Scene::new(1, SHORT);
+    scene.read(0, 4096).await.unwrap();
+    scene.nodes[0].behave(Behaviour::Foreign);
+    let text = scene.read(0, 4096).await.unwrap_err().to_string();
+    assert!(text.contains("version 1 is not spoken here"), "{text}");
 }
