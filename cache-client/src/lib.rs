@@ -10,6 +10,8 @@
 
 mod lane;
 pub mod limits;
+mod patience;
+mod round;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -20,15 +22,17 @@ use penstock_protocol::frame::{Header, Kind, PACKAGE_BYTES_MAX, READ_BYTES_MAX, 
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_protocol::ring::Ring;
-use tokio::time::sleep;
 
 use crate::lane::{Lane, LaneError};
-use crate::limits::{DEAD_MEMBER_PAUSE, IDLE_LANES_MAX, OWNERS_ASKED_MAX, RETRY_PAUSE_MAX, RETRY_PAUSE_MIN};
+use crate::limits::{DEAD_MEMBER_PAUSE, IDLE_LANES_MAX};
+use crate::patience::Patience;
+use crate::round::Drift;
 
 /// Why something cannot be had.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ClientError {
-    /// The origin no longer has the object in this version, and no cache node that was asked has the block.
+    /// The origin no longer has the object in this version, and no cache node that could hold the block has it, or those
+    /// that could did not answer until the deadline.
     #[error("{0}")]
     Drifted(String),
     /// Nobody could help until the deadline; says what the last one said.
@@ -106,41 +110,30 @@ impl CacheClient {
     ) -> Result<(), ClientError> {
         let stripe = address / penstock_protocol::geometry::STRIPE_BYTES;
         let mut patience = Patience::new(self.0.deadline);
+        let mut drift = Drift::default();
         let mut sums = vec![0; into.len() / BLOCK_BYTES as usize * 4];
         loop {
             let ring = self.0.ring(&mut patience).await?;
-            let owners = ring.owners(space, stripe);
-            let mut drifted = None;
-            for member in self
-                .0
-                .alive_first(owners.into_iter().map(|member| member.address.as_str()))
-            {
+            let owners: Vec<&str> = ring.owners(space, stripe).iter().map(|m| m.address.as_str()).collect();
+            for member in drift.round(&owners, &self.0.alive_first(&owners)) {
                 let request = Header::request(Kind::Read, 0, *revision, address, into.len() as u32, ring.epoch);
-                match self.0.ask(&member, request, &mut sums, into).await {
-                    Outcome::Done => {
-                        let expected: Vec<u32> = sums
-                            .chunks_exact(4)
-                            .map(|sum| u32::from_le_bytes(std::array::from_fn(|i| sum[i])))
-                            .collect();
-                        match first_mismatch(space, address, into, &expected) {
-                            None => return Ok(()),
-                            Some(block) => {
-                                tracing::warn!(
-                                    member,
-                                    address,
-                                    block,
-                                    "a block arrived damaged; it is asked for again"
-                                );
-                                patience.last = format!("{member} sent a damaged block");
-                            }
+                match self.0.ask(member, request, &mut sums, into).await {
+                    Outcome::Done => match mismatch(space, address, into, &sums) {
+                        None => return Ok(()),
+                        Some(block) => {
+                            tracing::warn!(member, address, block, "a block arrived damaged; it is asked for again");
+                            patience.last = format!("{member} sent a damaged block");
                         }
-                    }
+                    },
                     Outcome::Next(said) => patience.last = said,
-                    Outcome::Drifted(said) => drifted = Some(said),
+                    Outcome::Drifted(said) => {
+                        drift.said_by(member);
+                        patience.drifted = Some(said);
+                    }
                 }
             }
-            if let Some(said) = drifted {
-                return Err(ClientError::Drifted(said));
+            if drift.is_final(&owners) {
+                return Err(patience.over());
             }
             self.0.forget_ring(ring.epoch);
             patience.wait().await?;
@@ -233,8 +226,8 @@ impl Inner {
         }
     }
 
-    /// The first owners, those that answered lately before those that did not.
-    fn alive_first<'a>(&self, owners: impl Iterator<Item = &'a str>) -> Vec<String> {
+    /// The same members, those that did not answer lately last.
+    fn alive_first<'a>(&self, owners: &[&'a str]) -> Vec<&'a str> {
         let members = self.lock();
         let now = Instant::now();
         let is_dead = |address: &str| {
@@ -243,13 +236,8 @@ impl Inner {
                 .and_then(|member| member.dead_until)
                 .is_some_and(|until| until > now)
         };
-        let (dead, alive): (Vec<&str>, Vec<&str>) = owners.partition(|address| is_dead(address));
-        alive
-            .into_iter()
-            .chain(dead)
-            .take(OWNERS_ASKED_MAX)
-            .map(str::to_owned)
-            .collect()
+        let (dead, alive): (Vec<&str>, Vec<&str>) = owners.iter().partition(|address| is_dead(address));
+        alive.into_iter().chain(dead).collect()
     }
 
     /// Asks for exactly `into.len()` bytes with their checksums.
@@ -341,34 +329,11 @@ impl Inner {
     }
 }
 
-/// Growing pauses until a deadline.
-struct Patience {
-    started: Instant,
-    deadline: Duration,
-    pause: Duration,
-    last: String,
-}
-
-impl Patience {
-    fn new(deadline: Duration) -> Self {
-        Self {
-            started: Instant::now(),
-            deadline,
-            pause: RETRY_PAUSE_MIN,
-            last: "nobody was asked".to_owned(),
-        }
-    }
-
-    async fn wait(&mut self) -> Result<(), ClientError> {
-        if self.started.elapsed() + self.pause > self.deadline {
-            let seconds = self.started.elapsed().as_secs();
-            return Err(ClientError::Unavailable {
-                seconds,
-                last: self.last.clone(),
-            });
-        }
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(RETRY_PAUSE_MAX);
-        Ok(())
-    }
+/// The first block that does not match its checksum.
+fn mismatch(space: &SpaceId, address: u64, bytes: &[u8], sums: &[u8]) -> Option<usize> {
+    let expected: Vec<u32> = sums
+        .chunks_exact(4)
+        .map(|sum| u32::from_le_bytes(std::array::from_fn(|i| sum[i])))
+        .collect();
+    first_mismatch(space, address, bytes, &expected)
 }

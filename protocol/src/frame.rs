@@ -74,7 +74,8 @@ pub enum Status {
     Busy = 4,
     /// The origin did not answer or refused. Ask again after a pause.
     OriginUnavailable = 5,
-    /// The origin no longer has this version of the object, and no cache node that was asked has the block. Final for this revision.
+    /// The origin no longer has this version of the object, and this node has not the block. Final for this node and
+    /// revision: another owner may hold the block still.
     Drifted = 6,
     /// Any other fault of the node. Ask the next node.
     Internal = 7,

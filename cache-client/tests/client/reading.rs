@@ -135,6 +135,48 @@ async fn an_object_is_drifted_only_when_nobody_has_its_block_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn drift_is_not_final_while_an_owner_that_may_hold_the_block_is_away() {
+    for nodes in [2, 4] {
+        let mut scene = Scene::new(nodes, PATIENT);
+        scene.read(0, 4096).await.unwrap();
+        let others = &scene.nodes[1..];
+        others
+            .iter()
+            .for_each(|node| node.behave(Behaviour::Refuse(Status::Drifted)));
+        let address = scene.nodes[0].socket_address();
+        scene.nodes[0].kill();
+        let client = scene.client.clone();
+        let waiting = tokio::spawn(async move { crate::scene::read(&client, 0, 4096).await });
+        until("all others said that it drifted", || {
+            others.iter().all(|node| node.reads() > 0)
+        })
+        .await;
+        scene.nodes[0] = FakeNode::start_at(SPACE, address);
+        waiting.await.unwrap().unwrap();
+        assert!(
+            scene.reads()[1..].iter().all(|reads| *reads == 1),
+            "{:?}",
+            scene.reads()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_deadline_drift_is_what_the_others_said() {
+    let scene = Scene::new(2, SHORT);
+    scene.read(0, 4096).await.unwrap();
+    scene.nodes[1].behave(Behaviour::Refuse(Status::Drifted));
+    scene.nodes[0].kill();
+    let started = Instant::now();
+    let error = scene.read(0, 4096).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Drifted(_)), "{error}");
+    assert!(
+        started.elapsed() >= SHORT / 2,
+        "the owner may come back until the deadline"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn busy_nodes_are_asked_until_they_have_time() {
     let scene = Scene::new(2, PATIENT);
     scene
