@@ -1,19 +1,32 @@
 //! A lane: one connection to a cache node with one request at a time. Whoever drops it in the middle of an answer closes it.
+//!
+//! A peer that is silent is slow or hung, and only another connection tells which. The lane asks for that and does not know
+//! how it is found out.
 
 use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use penstock_protocol::frame::{FrameError, HEADER_BYTES, Header, Kind, TEXT_BYTES_MAX};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::limits::{ANSWER_MAX, BODY_SILENCE_MAX, CONNECT_MAX};
+use crate::limits::{ANSWER_MAX, BODY_SILENCE_MAX, CONNECT_MAX, SILENCE_BEFORE_PROBE};
+use crate::probe::Verdict;
 
 /// The id of a refusal that is about the connection: the peer could not read the request. Requests begin at 1.
 const CONNECTION_ID: u64 = 0;
 
+/// Begins to find out whether the peer at an address still answers.
+pub(crate) type Doubt = Box<dyn Fn(SocketAddr) -> Verdict + Send + Sync>;
+
 pub(crate) struct Lane {
     stream: TcpStream,
+    peer: SocketAddr,
+    /// `None` when whoever uses the lane limits its time.
+    doubt: Option<Doubt>,
     next_id: u64,
 }
 
@@ -26,6 +39,8 @@ pub(crate) enum LaneError {
     Closed(io::Error),
     #[error("no answer in time")]
     Late,
+    #[error("no answer, and {0}")]
+    Hung(String),
     #[error("{0}")]
     Frame(#[from] FrameError),
     #[error("the peer sent {0}")]
@@ -36,15 +51,18 @@ pub(crate) enum LaneError {
 }
 
 impl Lane {
-    pub(crate) async fn connect(address: &str) -> Result<Self, LaneError> {
+    pub(crate) async fn connect(address: &str, doubt: Option<Doubt>) -> Result<Self, LaneError> {
         let connecting = timeout(CONNECT_MAX, TcpStream::connect(address));
         let stream = connecting
             .await
             .map_err(|_| LaneError::Late)?
             .map_err(LaneError::Connect)?;
         stream.set_nodelay(true).map_err(LaneError::Connect)?;
+        let peer = stream.peer_addr().map_err(LaneError::Connect)?;
         Ok(Self {
             stream,
+            peer,
+            doubt,
             next_id: CONNECTION_ID + 1,
         })
     }
@@ -61,8 +79,7 @@ impl Lane {
             .await
             .map_err(LaneError::Closed)?;
         let mut bytes = [0; HEADER_BYTES];
-        let answer = timeout(ANSWER_MAX, self.stream.read_exact(&mut bytes)).await;
-        answer.map_err(|_| LaneError::Late)?.map_err(LaneError::Closed)?;
+        self.fill(&mut bytes, ANSWER_MAX).await?;
         let reply = Header::decode(&bytes)?;
         if reply.kind == Kind::Error && reply.request_id == CONNECTION_ID {
             return Err(LaneError::Refused(self.text(reply.length).await?));
@@ -79,16 +96,7 @@ impl Lane {
 
     /// Reads the next bytes of an answer.
     pub(crate) async fn body(&mut self, into: &mut [u8]) -> Result<(), LaneError> {
-        let mut rest = into;
-        while !rest.is_empty() {
-            let read = timeout(BODY_SILENCE_MAX, self.stream.read(rest)).await;
-            let got = read.map_err(|_| LaneError::Late)?.map_err(LaneError::Closed)?;
-            if got == 0 {
-                return Err(LaneError::Closed(io::ErrorKind::UnexpectedEof.into()));
-            }
-            rest = &mut rest[got..];
-        }
-        Ok(())
+        self.fill(into, BODY_SILENCE_MAX).await
     }
 
     /// Reads the text of an error.
@@ -99,5 +107,36 @@ impl Lane {
         let mut bytes = vec![0; length as usize];
         self.body(&mut bytes).await?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    async fn fill(&mut self, into: &mut [u8], silence_max: Duration) -> Result<(), LaneError> {
+        let mut rest = into;
+        while !rest.is_empty() {
+            let got = self.hear(rest, silence_max).await?;
+            if got == 0 {
+                return Err(LaneError::Closed(io::ErrorKind::UnexpectedEof.into()));
+            }
+            rest = &mut rest[got..];
+        }
+        Ok(())
+    }
+
+    /// Waits for bytes as long as the peer answers probes, at most `silence_max`.
+    async fn hear(&mut self, into: &mut [u8], silence_max: Duration) -> Result<usize, LaneError> {
+        let silent_since = Instant::now();
+        let mut reading = pin!(self.stream.read(into));
+        while silent_since.elapsed() < silence_max {
+            if let Ok(read) = timeout(SILENCE_BEFORE_PROBE, &mut reading).await {
+                return read.map_err(LaneError::Closed);
+            }
+            let Some(doubt) = &self.doubt else { continue };
+            let verdict = doubt(self.peer);
+            tokio::select! {
+                biased;
+                read = &mut reading => return read.map_err(LaneError::Closed),
+                said = verdict.wait() => said.map_err(LaneError::Hung)?,
+            }
+        }
+        Err(LaneError::Late)
     }
 }

@@ -8,14 +8,16 @@
 //! Must not know FUSE, files or Kubernetes. A member of the ring is a name and a `host:port`; names are looked up anew for
 //! each connection, so a cache node may come back at another address.
 
+mod health;
 mod lane;
 pub mod limits;
+mod nodes;
 mod patience;
+mod probe;
 mod round;
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use penstock_protocol::checksum::first_mismatch;
 use penstock_protocol::frame::{Header, Kind, PACKAGE_BYTES_MAX, READ_BYTES_MAX, Status};
@@ -23,8 +25,8 @@ use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_protocol::ring::Ring;
 
-use crate::lane::{Lane, LaneError};
-use crate::limits::{DEAD_MEMBER_PAUSE, IDLE_LANES_MAX};
+use crate::lane::LaneError;
+use crate::nodes::Nodes;
 use crate::patience::Patience;
 use crate::round::Drift;
 
@@ -52,15 +54,7 @@ pub struct CacheClient(Arc<Inner>);
 struct Inner {
     seeds: Vec<String>,
     deadline: Duration,
-    ring: RwLock<Arc<Ring>>,
-    members: Mutex<HashMap<String, Member>>,
-}
-
-#[derive(Default)]
-struct Member {
-    idle: Vec<Lane>,
-    /// Not asked before this, because it did not answer.
-    dead_until: Option<Instant>,
+    nodes: Arc<Nodes>,
 }
 
 /// How one node answered.
@@ -77,8 +71,7 @@ impl CacheClient {
         Self(Arc::new(Inner {
             seeds,
             deadline,
-            ring: RwLock::default(),
-            members: Mutex::default(),
+            nodes: Arc::default(),
         }))
     }
 
@@ -115,7 +108,7 @@ impl CacheClient {
         loop {
             let ring = self.0.ring(&mut patience).await?;
             let owners: Vec<&str> = ring.owners(space, stripe).iter().map(|m| m.address.as_str()).collect();
-            for member in drift.round(&owners, &self.0.alive_first(&owners)) {
+            for member in drift.round(&owners, &self.0.nodes.alive_first(&owners)) {
                 let request = Header::request(Kind::Read, 0, *revision, address, into.len() as u32, ring.epoch);
                 match self.0.ask(member, request, &mut sums, into).await {
                     Outcome::Done => match mismatch(space, address, into, &sums) {
@@ -135,7 +128,7 @@ impl CacheClient {
             if drift.is_final(&owners) {
                 return Err(patience.over());
             }
-            self.0.forget_ring(ring.epoch);
+            self.0.nodes.doubt_ring(ring.epoch);
             patience.wait().await?;
         }
     }
@@ -174,75 +167,41 @@ impl CacheClient {
                 }
                 continue 'pieces;
             }
-            self.0.forget_ring(ring.epoch);
+            self.0.nodes.doubt_ring(ring.epoch);
             patience.wait().await?;
         }
     }
 }
 
 impl Inner {
-    /// The ring, learnt from a seed if there is none yet.
+    /// The ring, learnt from a seed if there is none or the known one is doubted.
     async fn ring(&self, patience: &mut Patience) -> Result<Arc<Ring>, ClientError> {
         loop {
-            let known = self.ring.read().unwrap_or_else(PoisonError::into_inner).clone();
-            if !known.members.is_empty() {
-                return Ok(known);
+            if !self.nodes.ring_is_fresh() {
+                self.ask_seeds(patience).await;
             }
-            for seed in &self.seeds {
-                if let Err(said) = self.learn(seed).await {
-                    patience.last = said;
-                }
-            }
-            let learnt = !self
-                .ring
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .members
-                .is_empty();
-            if !learnt {
-                patience.wait().await?;
+            match self.nodes.ring() {
+                Some(ring) => return Ok(ring),
+                None => patience.wait().await?,
             }
         }
     }
 
-    /// Asks one node for its ring and takes it when it is newer.
-    async fn learn(&self, address: &str) -> Result<(), String> {
-        let request = Header::request(Kind::Ring, 0, RevisionId([0; 32]), 0, 0, 0);
-        let mut bytes = vec![0; penstock_protocol::frame::TEXT_BYTES_MAX as usize];
-        let got = self.ask_some(address, request, &mut bytes).await?;
-        let ring = Ring::decode(&bytes[..got]).map_err(|error| format!("{address}: {error}"))?;
-        let mut known = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        if !ring.members.is_empty() && (known.members.is_empty() || ring.epoch > known.epoch) {
-            *known = Arc::new(ring);
+    /// Asks seeds for the ring, until one has told it.
+    async fn ask_seeds(&self, patience: &mut Patience) {
+        let seeds: Vec<&str> = self.seeds.iter().map(String::as_str).collect();
+        for seed in self.nodes.alive_first(&seeds) {
+            match self.nodes.probe(seed).wait().await {
+                Ok(()) if self.nodes.ring_is_fresh() => return,
+                Ok(()) => {}
+                Err(said) => patience.last = said,
+            }
         }
-        Ok(())
-    }
-
-    /// After everybody failed: the members may be others now, so the seeds are asked again.
-    fn forget_ring(&self, epoch: u64) {
-        let mut known = self.ring.write().unwrap_or_else(PoisonError::into_inner);
-        if known.epoch == epoch {
-            *known = Arc::default();
-        }
-    }
-
-    /// The same members, those that did not answer lately last.
-    fn alive_first<'a>(&self, owners: &[&'a str]) -> Vec<&'a str> {
-        let members = self.lock();
-        let now = Instant::now();
-        let is_dead = |address: &str| {
-            members
-                .get(address)
-                .and_then(|member| member.dead_until)
-                .is_some_and(|until| until > now)
-        };
-        let (dead, alive): (Vec<&str>, Vec<&str>) = owners.iter().partition(|address| is_dead(address));
-        alive.into_iter().chain(dead).collect()
     }
 
     /// Asks for exactly `into.len()` bytes with their checksums.
     async fn ask(&self, address: &str, request: Header, sums: &mut [u8], into: &mut [u8]) -> Outcome {
-        let asking = self.round_trip(address, request, async |lane, reply| {
+        let asking = self.nodes.round_trip(address, request, async |lane, reply| {
             if reply.length as usize != into.len() {
                 return Err(LaneError::Nonsense("an answer of another length"));
             }
@@ -258,74 +217,12 @@ impl Inner {
 
     /// Asks for at most `into.len()` bytes; returns how many there are.
     async fn ask_some(&self, address: &str, request: Header, into: &mut [u8]) -> Result<usize, String> {
-        let reply = self.round_trip(address, request, async |lane, reply| {
+        let reply = self.nodes.round_trip(address, request, async |lane, reply| {
             let piece = into.get_mut(..reply.length as usize);
             lane.body(piece.ok_or(LaneError::Nonsense("an answer that is too long"))?)
                 .await
         });
         reply.await.map(|reply| reply.length as usize).map_err(|(_, said)| said)
-    }
-
-    /// One request on an idle or new lane; `body` reads what follows the header.
-    async fn round_trip(
-        &self,
-        address: &str,
-        request: Header,
-        body: impl AsyncFnOnce(&mut Lane, &Header) -> Result<(), LaneError>,
-    ) -> Result<Header, (Option<Status>, String)> {
-        let idle = self.lock().get_mut(address).and_then(|member| member.idle.pop());
-        let was_idle = idle.is_some();
-        let mut lane = match idle {
-            Some(lane) => lane,
-            None => self.connect(address).await.map_err(|said| (None, said))?,
-        };
-        let mut reply = lane.ask(&request).await;
-        if was_idle && matches!(reply, Err(LaneError::Closed(_))) {
-            // The peer closed it while it was idle; that says nothing about the peer.
-            lane = self.connect(address).await.map_err(|said| (None, said))?;
-            reply = lane.ask(&request).await;
-        }
-        let outcome = match reply {
-            Ok(reply) if reply.kind == Kind::Error => {
-                let text = lane
-                    .text(reply.length)
-                    .await
-                    .map_err(|error| (None, self.dead(address, &error)))?;
-                self.give_back(address, lane);
-                return Err((Some(reply.status), format!("{address}: {text}")));
-            }
-            Ok(reply) => body(&mut lane, &reply).await.map(|()| reply),
-            Err(error) => Err(error),
-        };
-        let reply = outcome.map_err(|error| (None, self.dead(address, &error)))?;
-        self.give_back(address, lane);
-        Ok(reply)
-    }
-
-    async fn connect(&self, address: &str) -> Result<Lane, String> {
-        Lane::connect(address).await.map_err(|error| self.dead(address, &error))
-    }
-
-    /// Remembers that a member did not answer; returns the sentence about it.
-    fn dead(&self, address: &str, error: &LaneError) -> String {
-        let mut members = self.lock();
-        let member = members.entry(address.to_owned()).or_default();
-        member.idle.clear();
-        member.dead_until = Some(Instant::now() + DEAD_MEMBER_PAUSE);
-        format!("{address}: {error}")
-    }
-
-    fn give_back(&self, address: &str, lane: Lane) {
-        let mut members = self.lock();
-        let member = members.entry(address.to_owned()).or_default();
-        member.dead_until = None;
-        if member.idle.len() < IDLE_LANES_MAX {
-            member.idle.push(lane);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Member>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

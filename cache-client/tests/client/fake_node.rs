@@ -38,6 +38,10 @@ pub enum Behaviour {
     /// As a node does that does not speak the version of the request: a refusal without the request's id, then the
     /// connection closes. Requests for the ring too.
     Foreign,
+    /// Not at all, requests for the ring neither: it takes connections and requests, as a stopped process does.
+    Hang,
+    /// With half an answer, then as [`Behaviour::Hang`].
+    HangInside,
 }
 
 /// The node; gone when dropped.
@@ -191,7 +195,17 @@ impl State {
             stream.read_exact(&mut bytes)?;
             let request = Header::decode(&bytes).map_err(io::Error::other)?;
             let epoch = lock(&self.ring).epoch;
-            if *lock(&self.behaviour) == Behaviour::Foreign {
+            match request.kind {
+                Kind::Read => self.reads.fetch_add(1, Ordering::SeqCst),
+                Kind::Ring => self.rings.fetch_add(1, Ordering::SeqCst),
+                _ => 0,
+            };
+            let behaviour = *lock(&self.behaviour);
+            let hangs = matches!(behaviour, Behaviour::Hang | Behaviour::HangInside);
+            if behaviour == Behaviour::Hang || hangs && request.kind == Kind::Ring {
+                continue;
+            }
+            if behaviour == Behaviour::Foreign {
                 let text = "version 1 is not spoken here";
                 let unknown = Header::request(Kind::Ring, 0, RevisionId([0; 32]), 0, 0, 0);
                 let refusal = unknown.error(Status::Unsupported, text.len() as u32, epoch);
@@ -199,17 +213,12 @@ impl State {
             }
             if request.kind == Kind::Ring {
                 let ring = lock(&self.ring).encode();
-                self.rings.fetch_add(1, Ordering::SeqCst);
                 stream.write_all(&request.data(ring.len() as u32, epoch).encode())?;
                 stream.write_all(&ring)?;
                 continue;
             }
-            if request.kind == Kind::Read {
-                self.reads.fetch_add(1, Ordering::SeqCst);
-            }
-            let behaviour = *lock(&self.behaviour);
             match behaviour {
-                Behaviour::Serve | Behaviour::Damage | Behaviour::Foreign => {}
+                Behaviour::Serve | Behaviour::Damage | Behaviour::Foreign | Behaviour::Hang => {}
                 Behaviour::Late(pause) => thread::sleep(pause),
                 Behaviour::Refuse(status) => {
                     let text = format!("told to refuse with {status:?}");
@@ -218,6 +227,11 @@ impl State {
                     continue;
                 }
                 Behaviour::Garbage => return stream.write_all(&[0x5a; 3 * HEADER_BYTES]),
+                Behaviour::HangInside => {
+                    stream.write_all(&request.data(request.length, epoch).encode())?;
+                    stream.write_all(&vec![0; request.length as usize / 2])?;
+                    continue;
+                }
                 Behaviour::HangUp => {
                     stream.write_all(&request.data(request.length, epoch).encode())?;
                     return stream.write_all(&vec![0; request.length as usize / 2]);

@@ -44,6 +44,72 @@ async fn a_killed_owner_is_replaced_by_the_next_within_two_seconds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hung_owner_is_replaced_by_the_next_within_two_seconds() {
+    for behaviour in [Behaviour::Hang, Behaviour::HangInside] {
+        let scene = Scene::new(3, PATIENT);
+        scene.read(0, 4096).await.unwrap();
+        scene.nodes[0].behave(behaviour);
+        let hung = Instant::now();
+        let reads: Vec<_> = (0..32u64)
+            .map(|i| {
+                let client = scene.client.clone();
+                tokio::spawn(async move { crate::scene::read(&client, i * 4096, 65536).await })
+            })
+            .collect();
+        for read in reads {
+            read.await.unwrap().unwrap();
+        }
+        assert!(
+            hung.elapsed() < Duration::from_secs(2),
+            "{behaviour:?}: {:?}",
+            hung.elapsed()
+        );
+        assert_eq!(scene.reads(), [33, 32, 0]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_is_only_slow_is_waited_for_and_nobody_else_is_asked() {
+    let scene = Scene::new(2, PATIENT);
+    scene.nodes[0].behave(Behaviour::Late(Duration::from_millis(2500)));
+    let reads: Vec<_> = (0..32u64)
+        .map(|i| {
+            let client = scene.client.clone();
+            tokio::spawn(async move { crate::scene::read(&client, i * 4096, 4096).await })
+        })
+        .collect();
+    for read in reads {
+        read.await.unwrap().unwrap();
+    }
+    assert_eq!(scene.reads(), [32, 0]);
+    let rings = scene.nodes[0].rings();
+    assert!(
+        (2..16).contains(&rings),
+        "reads that wait share their probes: {rings} requests for the ring"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_read_waits_for_the_probes_of_a_hung_owner_and_it_is_asked_again_once_it_answers() {
+    let scene = Scene::new(2, PATIENT);
+    scene.nodes[0].behave(Behaviour::Hang);
+    scene.read(0, 4096).await.unwrap();
+    let (reads, rings) = (scene.reads()[0], scene.nodes[0].rings());
+    while scene.nodes[0].rings() < rings + 2 {
+        let started = Instant::now();
+        scene.read(0, 4096).await.unwrap();
+        assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+    }
+    assert_eq!(scene.reads()[0], reads, "it is probed, not read from");
+    scene.nodes[0].behave(Behaviour::Serve);
+    let healed = Instant::now();
+    while scene.reads()[0] == reads {
+        scene.read(0, 4096).await.unwrap();
+        assert!(healed.elapsed() < PATIENT, "it answers, but is not asked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn reads_in_flight_survive_a_kill() {
     let scene = Scene::new(2, PATIENT);
     scene.nodes[0].behave(Behaviour::Late(Duration::from_secs(60)));

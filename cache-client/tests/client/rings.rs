@@ -1,6 +1,8 @@
+use std::time::{Duration, Instant};
+
 use penstock_cache_client::{CacheClient, ClientError};
 
-use crate::fake_node::{FakeNode, ring_of};
+use crate::fake_node::{Behaviour, FakeNode, ring_of};
 use crate::scene::{PATIENT, SHORT, SPACE, read, until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -9,6 +11,17 @@ async fn any_one_seed_that_answers_is_enough() {
     let seeds = vec![gone.address(), "no.such.host.invalid:7070".to_owned(), node.address()];
     gone.kill();
     read(&CacheClient::new(seeds, PATIENT), 0, 4096).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn seeds_are_asked_until_one_has_told_the_ring() {
+    let nodes = [FakeNode::start(SPACE), FakeNode::start(SPACE), FakeNode::start(SPACE)];
+    let seeds = nodes.iter().map(FakeNode::address).collect();
+    nodes[0].behave(Behaviour::Hang);
+    let started = Instant::now();
+    read(&CacheClient::new(seeds, PATIENT), 0, 4096).await.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert_eq!(nodes.each_ref().map(FakeNode::rings), [1, 1, 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

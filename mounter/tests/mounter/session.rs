@@ -4,16 +4,22 @@ use std::os::unix::fs::FileExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use penstock_buffer::BufferPool;
-use penstock_mounter::limits::READ_BYTES_MAX;
+use penstock_cache_client::CacheClient;
+use penstock_mounter::limits::{MISSES_IN_FLIGHT_MAX, READ_BYTES_MAX};
+use penstock_mounter::remote::RemoteSpace;
 use penstock_mounter::{Session, SpaceReader, Start};
+use penstock_protocol::geometry::STRIPE_BYTES;
+use penstock_protocol::ids::RevisionId;
+use penstock_protocol::ring::{Member, Ring};
 use rustix::io::Errno;
 use tokio::runtime::Runtime;
 
-use crate::fake_node::content;
+use crate::fake_node::{Behaviour, FakeNode, content};
 use crate::readers::{AtHand, Failing, Fetched, Holding};
-use crate::scene::{Scene, aside, read_aside, until};
+use crate::scene::{Aside, PATIENCE, SPACE, Scene, aside, read_aside, until};
 
 /// The tree of most tests: lengths around a block, a page and a read, and a file that lies across a stripe.
 const FILES: [(&str, u64); 9] = [
@@ -165,6 +171,49 @@ fn a_reader_that_waits_can_be_killed_and_another_one_still_gets_its_bytes() {
     let other = read_aside(&scene.tree().join("held"));
     holding.permits.add_permits(1000);
     assert!(other.answer().unwrap() == scene.expected("held"));
+}
+
+#[test]
+fn a_hung_cache_node_holds_up_the_stripes_of_others_for_seconds_at_most() {
+    let scene = Scene::new(&[("big", 8 * STRIPE_BYTES)]);
+    let (hung, healthy) = (FakeNode::start(SPACE), FakeNode::start(SPACE));
+    // Names, because placement depends on them and an address has a random port.
+    let members = [("hung", &hung), ("healthy", &healthy)].map(|(name, node)| Member {
+        name: name.to_owned(),
+        address: node.address(),
+        weight: 1,
+    });
+    let ring = Ring {
+        epoch: 1,
+        members: members.to_vec(),
+    };
+    hung.tell(&ring);
+    healthy.tell(&ring);
+    hung.behave(Behaviour::Hang);
+    let (of_hung, of_healthy): (Vec<u64>, Vec<u64>) =
+        (0..8).partition(|stripe| ring.owners(&SPACE, *stripe)[0].name == "hung");
+    let reader = RemoteSpace {
+        client: CacheClient::new(vec![healthy.address()], PATIENCE),
+        revision: RevisionId([1; 32]),
+        space: SPACE,
+    };
+    let (_session, _runtime) = serve(&scene, Arc::new(reader));
+    let started = Instant::now();
+    let read_block = |offset: u64| {
+        let space = File::open(scene.space().join("0")).unwrap();
+        aside(move || {
+            let mut into = vec![0; 4096];
+            space.read_exact_at(&mut into, offset).unwrap();
+            assert!(into == content(offset, 4096), "wrong bytes at {offset}");
+        })
+    };
+    let too_many = 2 * MISSES_IN_FLIGHT_MAX as u64;
+    let waiting: Vec<_> = (0..too_many)
+        .map(|i| read_block(of_hung[0] * STRIPE_BYTES + i * 4096))
+        .collect();
+    read_block(of_healthy[0] * STRIPE_BYTES).answer();
+    waiting.iter().for_each(Aside::answer);
+    assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
 }
 
 #[test]
