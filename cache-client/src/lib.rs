@@ -145,11 +145,16 @@ impl CacheClient {
         let mut patience = Patience::new(self.0.deadline);
         let mut piece = vec![0; PACKAGE_BYTES_MAX as usize];
         let mut offset = 0u64;
+        // Who sent the last piece: it has the next one too.
+        let mut source: Option<String> = None;
         'pieces: loop {
             let ring = self.0.ring(&mut patience).await?;
-            for member in &ring.members {
+            let members: Vec<&str> = ring.members.iter().map(|member| member.address.as_str()).collect();
+            let mut asked = self.0.nodes.alive_first(&members);
+            asked.sort_by_key(|member| source.as_deref() != Some(*member));
+            for member in asked {
                 let request = Header::request(Kind::Package, 0, *revision, offset, PACKAGE_BYTES_MAX, ring.epoch);
-                let got = match self.0.ask_some(&member.address, request, &mut piece).await {
+                let got = match self.0.ask_some(member, request, &mut piece).await {
                     Ok(got) => got,
                     Err(said) => {
                         patience.last = said;
@@ -165,8 +170,10 @@ impl CacheClient {
                 if got < PACKAGE_BYTES_MAX as usize {
                     return Ok(());
                 }
+                source = Some(member.to_owned());
                 continue 'pieces;
             }
+            source = None;
             self.0.nodes.doubt_ring(ring.epoch);
             patience.wait().await?;
         }

@@ -59,6 +59,7 @@ struct State {
     /// `None` once it was killed.
     connections: Mutex<Option<Vec<TcpStream>>>,
     reads: AtomicUsize,
+    pieces: AtomicUsize,
     rings: AtomicUsize,
 }
 
@@ -80,6 +81,7 @@ impl FakeNode {
             packages: Mutex::default(),
             connections: Mutex::new(Some(Vec::new())),
             reads: AtomicUsize::new(0),
+            pieces: AtomicUsize::new(0),
             rings: AtomicUsize::new(0),
         });
         let accepting = thread::spawn({
@@ -113,6 +115,11 @@ impl FakeNode {
     /// How many reads it was asked.
     pub fn reads(&self) -> usize {
         self.state.reads.load(Ordering::SeqCst)
+    }
+
+    /// How many pieces of packages it was asked.
+    pub fn pieces(&self) -> usize {
+        self.state.pieces.load(Ordering::SeqCst)
     }
 
     /// How often it was asked for its ring.
@@ -198,7 +205,8 @@ impl State {
             match request.kind {
                 Kind::Read => self.reads.fetch_add(1, Ordering::SeqCst),
                 Kind::Ring => self.rings.fetch_add(1, Ordering::SeqCst),
-                _ => 0,
+                Kind::Package => self.pieces.fetch_add(1, Ordering::SeqCst),
+                Kind::Data | Kind::Error => 0,
             };
             let behaviour = *lock(&self.behaviour);
             let hangs = matches!(behaviour, Behaviour::Hang | Behaviour::HangInside);

@@ -1,9 +1,10 @@
 use std::io;
+use std::time::{Duration, Instant};
 
 use penstock_cache_client::ClientError;
 use penstock_protocol::frame::{PACKAGE_BYTES_MAX, Status};
 
-use crate::fake_node::{Behaviour, content};
+use crate::fake_node::{Behaviour, FakeNode, content};
 use crate::scene::{PATIENT, REVISION, SHORT, Scene};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -39,6 +40,29 @@ async fn another_node_goes_on_where_one_died() {
     };
     scene.client.package(&REVISION, sink).await.unwrap();
     assert!(got == package && pieces == 4, "{} bytes in {pieces} pieces", got.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_node_that_has_the_package_is_found_once_and_a_hung_one_costs_once() {
+    for lacking in [Behaviour::Serve, Behaviour::Hang] {
+        let scene = Scene::new(3, PATIENT);
+        let package = content(0, 3 * PACKAGE_BYTES_MAX as usize + 5);
+        scene.nodes[2].keep(REVISION, package.clone());
+        scene.nodes[0].behave(lacking);
+        let (mut got, started) = (Vec::new(), Instant::now());
+        let sink = |bytes: &[u8]| {
+            got.extend_from_slice(bytes);
+            Ok(())
+        };
+        scene.client.package(&REVISION, sink).await.unwrap();
+        assert!(got == package);
+        let pieces: Vec<usize> = scene.nodes.iter().map(FakeNode::pieces).collect();
+        assert!(
+            pieces[0] <= 1 && pieces[1] <= 1 && pieces[2] == 4,
+            "{lacking:?}: {pieces:?}"
+        );
+        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
