@@ -22,6 +22,8 @@ struct State {
     ring: Arc<Ring>,
     /// All owners of something failed, so the members may be others now.
     ring_is_doubted: bool,
+    /// Whose reply carried a larger epoch: it is being asked for its ring, and nobody else meanwhile.
+    learning_from: Option<String>,
     members: HashMap<String, Member>,
     /// By the address that is asked: a member's, or the one at which a lane's peer was found.
     probes: HashMap<String, Probe>,
@@ -102,6 +104,7 @@ impl Nodes {
             reply = lane.ask(&request).await;
         }
         let reply = reply.map_err(failed)?;
+        self.hear_epoch(address, reply.ring_epoch);
         let refusal = if reply.kind == Kind::Error {
             Some(lane.text(reply.length).await.map_err(failed)?)
         } else {
@@ -122,6 +125,16 @@ impl Nodes {
             None => Verdict::pending().1,
         });
         Lane::connect(address, Some(doubt)).await
+    }
+
+    /// Learns the ring of a member that has a newer one, in the background and once at a time.
+    fn hear_epoch(self: &Arc<Self>, address: &str, epoch: u64) {
+        let mut state = self.lock();
+        let is_learning = state.learning_from.as_ref().is_some_and(|from| state.is_probed(from));
+        if epoch > state.ring.epoch && !is_learning {
+            state.learning_from = Some(address.to_owned());
+            self.begin_probe(&mut state, address, address);
+        }
     }
 
     /// Whether the peer of a silent lane answers. It is asked where the lane ends: the member's name may lead elsewhere by now.
@@ -210,6 +223,10 @@ impl State {
             self.members.entry(address.to_owned()).or_default().health = health;
         }
         probe
+    }
+
+    fn is_probed(&self, address: &str) -> bool {
+        self.probes.get(address).is_some_and(|probe| probe.verdict.is_pending())
     }
 
     fn fail(&mut self, address: &str) {

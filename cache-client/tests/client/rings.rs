@@ -58,3 +58,36 @@ async fn a_seed_that_does_not_know_its_ring_yet_is_asked_again() {
     node.tell(&ring_of(&[&node], 1));
     waiting.await.unwrap().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_carries_a_newer_epoch_lets_the_ring_be_learnt_once() {
+    let nodes = [FakeNode::start(SPACE), FakeNode::start(SPACE)];
+    let ring = ring_of(&[&nodes[0], &nodes[1]], 2);
+    let owner = ring.owners(&SPACE, 0)[0].address.clone();
+    let (old, new) = if nodes[0].address() == owner {
+        (&nodes[1], &nodes[0])
+    } else {
+        (&nodes[0], &nodes[1])
+    };
+    let client = CacheClient::new(vec![old.address()], PATIENT);
+    read(&client, 0, 4096).await.unwrap();
+    nodes.iter().for_each(|node| node.tell(&ring));
+    let started = Instant::now();
+    while new.reads() == 0 {
+        let reads: Vec<_> = (0..16)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { read(&client, 0, 4096).await })
+            })
+            .collect();
+        for read in reads {
+            read.await.unwrap().unwrap();
+        }
+        assert!(started.elapsed() < PATIENT, "the new member is never asked");
+    }
+    assert_eq!(
+        old.rings() + new.rings(),
+        2,
+        "at the beginning, and when the epoch grew"
+    );
+}
