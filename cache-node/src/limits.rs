@@ -52,6 +52,15 @@ pub const ORIGIN_SILENCE_MAX: Duration = Duration::from_secs(20);
 /// Connecting takes longer than this only when nobody is there.
 pub const ORIGIN_CONNECT_MAX: Duration = Duration::from_secs(5);
 
+/// Idle connections to origins are closed before the server does it: 20 s is the shortest that servers here use.
+pub const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(15);
+
+/// Longest page of a listing: 1,000 keys of 1,024 bytes, each three characters in a URL, and some hundred bytes around each.
+pub const LISTING_PAGE_BYTES_MAX: usize = 16 << 20;
+
+/// What is read of an answer that says what is wrong.
+pub const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
+
 /// Stripes that are kept open, with two descriptors and 66 KiB of presence and checksums each: 68 MB for 64 GiB of data
 /// in use, and far below the usual 20,000 descriptors.
 pub const OPEN_STRIPES_MAX: usize = 1024;

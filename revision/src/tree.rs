@@ -9,7 +9,8 @@
 //! | `a/` with no bytes | the folder `a`: a marker, not awkward |
 //! | the empty key with no bytes | the source's own folder: a marker, not awkward |
 //! | an empty part (`a//b`, `/a`, `a/` with bytes) | the part `%2F` |
-//! | a part `.` or `..` | `%2E`, `%2E%2E` |
+//! | a part `.` or `..`, no bytes | `%2E`, `%2E%2E` |
+//! | a part `.` or `..`, with bytes | left out: such parts vanish from URLs, encoded or not, so no origin can be asked for it |
 //! | NUL in a part | `%00` |
 //! | a part over 255 bytes | as much of it as fits, `~` and 16 hexadecimal digits of the part's BLAKE3 |
 //! | a path over 3,840 bytes | one file in the source's own folder: the key with `%2F` for `/`, shortened as a part over 255 bytes |
@@ -179,6 +180,9 @@ fn entry(mount: &str, number: ObjectNumber, listed: &Listed) -> Result<Option<En
     }
     if matches!(version, Version::ETag(tag) if tag.len() > VERSION_BYTES_MAX) {
         return Err("left out: the entity tag has more than 8 KiB");
+    }
+    if *bytes > 0 && key.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err("left out: no URL can name a key with a part `.` or `..`; rename the object");
     }
     if key.is_empty() && *bytes == 0 {
         return Ok(None);
@@ -508,7 +512,9 @@ mod tests {
             (vec![("a//b", 1)], vec!["a/", "a/%2F/", "a/%2F/b"]),
             (vec![("/a", 1)], vec!["%2F/", "%2F/a"]),
             (vec![("a/", 1)], vec!["a/", "a/%2F"]),
-            (vec![("./..", 1)], vec!["%2E/", "%2E/%2E%2E"]),
+            (vec![("./..", 0)], vec!["%2E/", "%2E/%2E%2E"]),
+            (vec![("./..", 1)], vec![]),
+            (vec![("a/../b", 1)], vec![]),
             (vec![("n\0l", 1)], vec!["n%00l"]),
             (vec![("a", 1), ("a/b", 1)], vec!["a/", "a/b", "a~object"]),
             (vec![("a", 1), ("a/", 0)], vec!["a/", "a~object"]),

@@ -1,30 +1,27 @@
-//! S3 and what speaks its protocol, through OpenDAL.
+//! S3 and what speaks its protocol: one prefix of one bucket.
 //!
-//! Reads go through OpenDAL's service directly: its operator tidies paths (`a//b` becomes `a/b`, blanks at the ends go), which
-//! would read another object. Every answer must carry the ETag and the length that were listed, for servers that ignore
-//! If-Match.
+//! Two requests of the protocol are enough, and both have to be exact, so they are made here and not by a general library:
+//! such a library tidies keys (`a//b` becomes `a/b`, blanks at the ends go, `a/` is a folder), which would list and read
+//! other objects. Every answer must carry the ETag, the length and the range that were asked for, for servers that ignore
+//! If-Match or Range.
+
+mod http;
+mod listing;
 
 use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::StreamExt;
-use http::{Request, Response, StatusCode, header};
-use opendal::options::ReaderOptions;
-use opendal::raw::{OpRead, OpReader};
-use opendal::services::S3;
-use opendal::{Buffer, ErrorKind, HttpBody, HttpTransport, HttpTransporter, Operator};
-use opendal_http_transport_reqwest::ReqwestTransport;
 use penstock_revision::{Listed, ObjectVersion, Version};
+use reqwest::header::{self, HeaderName};
+use reqwest::{Response, StatusCode};
 
+use self::http::{Client, Failure};
 use super::{Body, Origin, OriginError};
-use crate::limits::{ORIGIN_CONNECT_MAX, ORIGIN_REQUESTS_MAX};
-
-/// Idle connections are closed before the server does it (20 s is the shortest that servers here use).
-const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(15);
-/// Region for servers that have none: what every S3 look-alike accepts.
-const REGION_DEFAULT: &str = "us-east-1";
+use crate::limits::{LISTING_PAGE_BYTES_MAX, ORIGIN_SILENCE_MAX};
 
 /// Keys of an S3 origin. Its text forms hide them.
 #[derive(Clone, PartialEq, Eq)]
@@ -60,26 +57,17 @@ pub struct S3Config {
     pub credentials: Option<Credentials>,
 }
 
-/// A transport that takes no whole object for a part of it: OpenDAL accepts a 200 for a ranged read, and its length is then
-/// that of the object, so nothing else would notice.
-#[derive(Debug)]
-struct StrictRanges(ReqwestTransport);
-
-impl HttpTransport for StrictRanges {
-    async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
-        let asked_range = request.headers().contains_key(header::RANGE);
-        let response = self.0.fetch(request).await?;
-        if asked_range && response.status() == StatusCode::OK {
-            return Err(opendal::Error::new(ErrorKind::Unsupported, "the server ignores ranges"));
-        }
-        Ok(response)
-    }
+/// What was asked for when something went wrong.
+#[derive(Clone, Copy, Debug)]
+enum Asked<'a> {
+    Listing,
+    Object(&'a str),
 }
 
 /// One prefix of one bucket.
 pub struct S3Origin {
     config: S3Config,
-    operator: Operator,
+    client: Client,
 }
 
 impl S3Origin {
@@ -88,86 +76,129 @@ impl S3Origin {
     /// # Errors
     /// When the configuration makes no sense.
     pub fn new(config: S3Config) -> Result<Self, OriginError> {
-        // Whoever was first wins; both install the same.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut service = S3::default()
-            .bucket(&config.bucket)
-            .root("/")
-            .region(if config.region.is_empty() {
-                REGION_DEFAULT
-            } else {
-                &config.region
-            })
-            // Nothing of the machine's own configuration or identity is used unless it was asked for.
-            .disable_config_load()
-            .disable_ec2_metadata();
-        if !config.endpoint.is_empty() {
-            service = service.endpoint(&config.endpoint);
-        }
-        if config.virtual_host_style {
-            service = service.enable_virtual_host_style();
-        }
-        service = match &config.credentials {
-            None => service.skip_signature(),
-            Some(Credentials {
-                access_key_id,
-                secret_access_key,
-                session_token,
-            }) => {
-                let service = service
-                    .access_key_id(access_key_id)
-                    .secret_access_key(secret_access_key);
-                if session_token.is_empty() {
-                    service
-                } else {
-                    service.session_token(session_token)
-                }
-            }
-        };
-        let invalid = |text: String| OriginError::Invalid(format!("{}: {text}", place(&config)));
-        let operator = Operator::new(service).map_err(|error| invalid(error.message().to_owned()))?;
-        let client = reqwest::Client::builder()
-            .connect_timeout(ORIGIN_CONNECT_MAX)
-            .pool_max_idle_per_host(ORIGIN_REQUESTS_MAX)
-            .pool_idle_timeout(IDLE_CONNECTION_MAX)
-            .tcp_nodelay(true)
-            .build()
-            .map_err(|error| invalid(error.to_string()))?;
-        let transport = HttpTransporter::new(StrictRanges(ReqwestTransport::new(client)));
-        let context = operator.context().with_http_transport(transport);
-        Ok(Self {
-            operator: operator.with_context(context),
-            config,
-        })
+        Self::with_silence_max(config, ORIGIN_SILENCE_MAX)
     }
 
-    fn explain(&self, error: &opendal::Error, doing: &str) -> OriginError {
-        let place = place(&self.config);
-        // What OpenDAL says may quote headers and signatures of the request; only the server's code is passed on.
-        let code = server_code(error);
-        match error.kind() {
-            ErrorKind::NotFound if doing != "list" => OriginError::Drifted(format!(
-                "{doing} is gone from {place}; refresh the Dataset and restart the pods that need it"
-            )),
-            ErrorKind::ConditionNotMatch | ErrorKind::RangeNotSatisfied => OriginError::Drifted(format!(
-                "{doing} changed in {place} since it was listed; refresh the Dataset and restart the pods that need it"
-            )),
-            ErrorKind::ConfigInvalid | ErrorKind::NotFound => OriginError::NotFound(format!(
-                "{place} does not exist{code}; check bucket, endpoint and region of the source"
-            )),
-            ErrorKind::PermissionDenied => OriginError::Denied(format!(
-                "{place} refuses access{code}; check the keys and their rights to list and read"
-            )),
-            ErrorKind::Unsupported => OriginError::Invalid(format!(
-                "{place} sends whole objects where parts are asked for; it cannot be an origin"
-            )),
-            ErrorKind::RateLimited => OriginError::Throttled(format!("{place} asks to slow down{code}")),
-            _ if code.is_empty() => OriginError::Unreachable(format!(
-                "{place} cannot be reached ({}); check the endpoint, name resolution and the network from the cache nodes",
-                transport_cause(error)
-            )),
-            _ => OriginError::Other(format!("{place} answered with an error{code}; it is tried again")),
+    /// The same with another patience for a server that sends nothing.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense.
+    pub fn with_silence_max(config: S3Config, silence_max: Duration) -> Result<Self, OriginError> {
+        let invalid = |text: String| OriginError::Invalid(format!("{}: {text}", place(&config)));
+        if config.prefix.split('/').any(|part| matches!(part, "." | "..")) {
+            return Err(invalid(
+                "the prefix has a part `.` or `..`, which no URL can name; choose the prefix before it".to_owned(),
+            ));
         }
+        let client = Client::new(&config, silence_max).map_err(invalid)?;
+        Ok(Self { config, client })
+    }
+
+    fn explain(&self, failure: Failure, asked: Asked<'_>) -> OriginError {
+        let place = place(&self.config);
+        let (status, code) = match failure {
+            Failure::Transport(cause) => {
+                return OriginError::Unreachable(format!(
+                    "{place} cannot be reached ({cause}); check the endpoint, name resolution and the network from the cache nodes"
+                ));
+            }
+            Failure::Refused { status, code } => (status, code),
+        };
+        let shown = if code.is_empty() {
+            format!(" ({})", status.as_u16())
+        } else {
+            format!(" ({code})")
+        };
+        match (status.as_u16(), code.as_str(), asked) {
+            (404, "" | "NoSuchKey", Asked::Object(key)) => OriginError::Drifted(format!(
+                "{key} is gone from {place}; refresh the Dataset and restart the pods that need it"
+            )),
+            (412 | 416, _, Asked::Object(key)) => self.drifted(key),
+            (404 | 300..=399, ..) => OriginError::NotFound(format!(
+                "{place} does not exist{shown}; check bucket, endpoint and region of the source"
+            )),
+            (401 | 403, ..) => OriginError::Denied(format!(
+                "{place} refuses access{shown}; check the keys and their rights to list and read"
+            )),
+            (429, ..) | (_, "SlowDown", _) => OriginError::Throttled(format!("{place} asks to slow down{shown}")),
+            _ => OriginError::Other(format!("{place} answered with an error{shown}; it is tried again")),
+        }
+    }
+
+    fn drifted(&self, key: &str) -> OriginError {
+        OriginError::Drifted(format!(
+            "{key} changed in {} since it was listed; refresh the Dataset and restart the pods that need it",
+            place(&self.config)
+        ))
+    }
+
+    /// The server does something that makes it unusable.
+    fn unusable(&self, what: &str) -> OriginError {
+        OriginError::Invalid(format!("{} {what}; it cannot be an origin", place(&self.config)))
+    }
+
+    /// One page of the listing: its objects go to `objects`; the token of the next one, if there is one.
+    async fn page(&self, token: Option<&str>, objects: &mut Vec<Listed>) -> Result<Option<String>, OriginError> {
+        let explain = |failure| self.explain(failure, Asked::Listing);
+        let mut query = vec![
+            ("list-type", "2"),
+            ("encoding-type", "url"),
+            ("prefix", &self.config.prefix),
+        ];
+        query.extend(token.map(|token| ("continuation-token", token)));
+        let url = self.client.question(&query);
+        let url = url.ok_or_else(|| self.unusable("has a name that no URL can hold"))?;
+        let response = self.client.get(url, &[]).await.map_err(explain)?;
+        let bytes = http::body(response, LISTING_PAGE_BYTES_MAX).await.map_err(explain)?;
+        let page = listing::page(&bytes).map_err(|what| self.unusable(&what))?;
+        for mut listed in page.objects {
+            let Some(key) = listed.key.strip_prefix(&self.config.prefix) else {
+                return Err(self.unusable("lists keys that do not begin with the prefix"));
+            };
+            // A marker of the folder that the prefix names stands for nothing in it.
+            if listed.bytes > 0 || !matches!(key, "" | "/") {
+                listed.key = key.to_owned();
+                objects.push(listed);
+            }
+        }
+        match page.next {
+            Some(next) if Some(next.as_str()) == token => Err(self.unusable("lists the same page again and again")),
+            next => Ok(next),
+        }
+    }
+
+    /// Whether an answer is the one that was asked for.
+    fn check(
+        &self,
+        response: &Response,
+        key: &str,
+        tag: &str,
+        bytes: u64,
+        range: &Range<u64>,
+    ) -> Result<(), OriginError> {
+        if response.status() != StatusCode::PARTIAL_CONTENT {
+            return Err(self.unusable("sends whole objects where parts are asked for"));
+        }
+        let header = |name: HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
+        let Some(got) = header(header::ETAG) else {
+            return Err(self.unusable(&format!(
+                "sends {key} without an ETag, so nothing proves that it is what was listed"
+            )));
+        };
+        if unquoted(got) != tag {
+            return Err(self.drifted(key));
+        }
+        let sent = header(header::CONTENT_RANGE).and_then(|text| text.strip_prefix("bytes ")?.split_once('/'));
+        let Some((sent, total)) = sent else {
+            return Err(self.unusable("does not say which range of an object it sends"));
+        };
+        if total != bytes.to_string() {
+            return Err(self.drifted(key));
+        }
+        if sent != format!("{}-{}", range.start, range.end - 1) {
+            return Err(self.unusable(&format!("sends another range of {key} than was asked for")));
+        }
+        Ok(())
     }
 }
 
@@ -187,28 +218,6 @@ fn place(config: &S3Config) -> String {
     format!("s3://{bucket}/{prefix}{at}")
 }
 
-/// " (CODE)" as the server said it, "" if the answer was not the server's.
-fn server_code(error: &opendal::Error) -> String {
-    let text = error.message();
-    let code = text
-        .split("code: \"")
-        .nth(1)
-        .and_then(|rest| rest.split('"').next())
-        .unwrap_or("");
-    let is_code = !code.is_empty() && code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    if is_code { format!(" ({code})") } else { String::new() }
-}
-
-/// The innermost cause of a failed connection, for example "Connection refused (os error 111)".
-fn transport_cause(error: &opendal::Error) -> String {
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    let text = cause.to_string();
-    text.lines().next().unwrap_or("no answer").chars().take(200).collect()
-}
-
 #[async_trait]
 impl Origin for S3Origin {
     fn identity(&self) -> String {
@@ -222,34 +231,10 @@ impl Origin for S3Origin {
     }
 
     async fn list(&self) -> Result<Vec<Listed>, OriginError> {
-        let prefix = &self.config.prefix;
-        let path = if prefix.is_empty() { "/" } else { prefix };
-        let explain = |error: opendal::Error| self.explain(&error, "list");
-        let mut lister = self.operator.lister_with(path).recursive(true).await.map_err(explain)?;
         let mut objects = Vec::new();
-        while let Some(entry) = lister.next().await {
-            let (key, metadata) = entry.map_err(explain)?.into_parts();
-            // The prefix itself may be an object, a marker of a folder.
-            let Some(key) = key
-                .strip_prefix(prefix.as_str())
-                .filter(|key| !key.is_empty() && *key != "/")
-            else {
-                continue;
-            };
-            objects.push(Listed {
-                key: key.to_owned(),
-                bytes: if metadata.is_dir() {
-                    0
-                } else {
-                    metadata.content_length()
-                },
-                modified_unix_nanos: metadata
-                    .last_modified()
-                    .map_or(0, |time| i64::try_from(time.into_inner().as_nanosecond()).unwrap_or(0)),
-                version: metadata
-                    .etag()
-                    .map_or(Version::None, |tag| Version::ETag(unquoted(tag).to_owned())),
-            });
+        let mut token = self.page(None, &mut objects).await?;
+        while let Some(next) = token {
+            token = self.page(Some(&next), &mut objects).await?;
         }
         Ok(objects)
     }
@@ -266,44 +251,30 @@ impl Origin for S3Origin {
                 place(&self.config)
             )));
         };
-        let explain = |error: opendal::Error| self.explain(&error, key);
-        let options = ReaderOptions {
-            if_match: Some(quoted(tag)),
-            ..ReaderOptions::default()
+        let Some(url) = self.client.object(&format!("{}{key}", self.config.prefix)) else {
+            return Err(OriginError::Invalid(format!(
+                "no URL can name {key}; rename the object"
+            )));
         };
-        let (arguments, _): (OpRead, OpReader) = options.into();
-        let path = format!("{}{key}", self.config.prefix);
-        let service = self.operator.service();
-        let reader = service
-            .read_dyn(self.operator.context(), &path, arguments)
-            .map_err(explain)?;
-        let (reply, stream) = reader.open_dyn(range.into()).await.map_err(explain)?;
-        if let Some(metadata) = reply.metadata() {
-            let other_tag = metadata.etag().is_some_and(|got| unquoted(got) != tag);
-            if other_tag || metadata.content_length() != bytes {
-                return Err(OriginError::Drifted(format!(
-                    "{key} changed in {} since it was listed; refresh the Dataset and restart the pods that need it",
-                    place(&self.config)
-                )));
-            }
-        }
+        let headers = [
+            (header::RANGE, format!("bytes={}-{}", range.start, range.end - 1)),
+            (header::IF_MATCH, quoted(tag)),
+        ];
+        let response = self.client.get(url, &headers).await;
+        let response = response.map_err(|failure| self.explain(failure, Asked::Object(key)))?;
+        self.check(&response, key, tag, bytes, &range)?;
         let broken = OriginError::Unreachable(format!("{} broke off while sending {key}", place(&self.config)));
-        let pieces = futures::stream::unfold(stream, move |mut stream| {
+        Ok(futures::stream::unfold(Some(response), move |response| {
             let broken = broken.clone();
             async move {
-                match stream.read_dyn().await {
-                    Ok(piece) if piece.is_empty() => None,
-                    Ok(piece) => Some((Ok(piece), stream)),
-                    Err(_) => Some((Err(broken), stream)),
+                let mut response = response?;
+                match response.chunk().await {
+                    Ok(piece) => piece.map(|piece: Bytes| (Ok(piece), Some(response))),
+                    Err(_) => Some((Err(broken), None)),
                 }
             }
-        });
-        // A piece of OpenDAL may consist of several; flattening copies nothing.
-        let body = pieces.flat_map(|piece: Result<opendal::Buffer, OriginError>| match piece {
-            Ok(buffer) => futures::stream::iter(Iterator::map(buffer, Ok).collect::<Vec<_>>()),
-            Err(error) => futures::stream::iter(vec![Err(error)]),
-        });
-        Ok(body.boxed())
+        })
+        .boxed())
     }
 }
 

@@ -1,10 +1,12 @@
 //! The engine against a fake origin: what readers get, what the origin is asked, what survives.
 
 mod alone;
+mod bucket;
 mod disk;
 mod faults;
 mod generated;
 mod leaks;
+mod listing;
 mod lying_server;
 mod model;
 mod reading;
