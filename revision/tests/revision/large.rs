@@ -67,6 +67,7 @@ fn a_space_over_16_tib_spans_devices_and_every_file_is_found() {
     let mut files: Vec<(String, u64)> = (0..7).map(|i| (format!("big-{i}"), 3 << 40 | i)).collect();
     files.extend((0..200).map(|i| (format!("small/{i:03}"), i * 9973)));
     files.push(("a whole device".into(), DEVICE_BYTES));
+    files.push(("more than a device".into(), DEVICE_BYTES + 5));
     files.push(("over 4 GiB".into(), (4 << 30) + 1));
     let model = model(files);
     let package = model.package();
@@ -77,11 +78,15 @@ fn a_space_over_16_tib_spans_devices_and_every_file_is_found() {
     );
     for extent in package.all_extents().map(Result::unwrap) {
         let last = extent.address + extent.bytes - 1;
-        assert_eq!(
-            extent.address / DEVICE_BYTES,
-            last / DEVICE_BYTES,
-            "{extent:?} lies in one device"
-        );
+        if extent.bytes <= DEVICE_BYTES {
+            assert_eq!(
+                extent.address / DEVICE_BYTES,
+                last / DEVICE_BYTES,
+                "{extent:?} lies in one device"
+            );
+        } else {
+            assert_eq!(extent.address % DEVICE_BYTES, 0, "{extent:?} begins with a device");
+        }
         if extent.bytes <= PAGE_BYTES {
             assert_eq!(
                 extent.address / STRIPE_BYTES,
@@ -117,7 +122,7 @@ fn a_dataset_without_objects_is_an_empty_directory() {
 fn awkward_keys_are_all_reachable_through_the_kernel() {
     let long = "x".repeat(1000);
     let keys = [
-        "a", "a/b", "a//b", "/a", "./..", "n\0l", "c/", "d//", &long, "a~object", "%2F/a",
+        "a", "a/b", "a//b", "/a", "n\0l", "c/", "d//", &long, "a~object", "%2F/a",
     ];
     let objects: Vec<_> = (1..)
         .zip(keys)
