@@ -151,7 +151,7 @@ impl Proof {
     }
 }
 
-/// Addresses that the parent gave.
+/// Addresses that the parent gave, all of them before the end of its space: what is appended would get the same.
 #[derive(Default)]
 struct Kept(HashMap<Proof, u64>);
 
@@ -164,6 +164,9 @@ impl Kept {
                 bytes,
                 object: ObjectVersion { source, key, version },
             } = extent?;
+            if address + round_up_to_block(bytes) > parent.summary().space_bytes {
+                return Err(DamagedExtents);
+            }
             let identity = parent.sources().get(usize::from(source)).ok_or(DamagedExtents)?;
             if let Some(proof) = Proof::of(identity, &key, &version, bytes) {
                 addresses.insert(proof, address);

@@ -6,7 +6,7 @@ use penstock_protocol::geometry::{BlockRange, DEVICE_BYTES};
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::erofs::reader::Image;
 use penstock_revision::erofs::writer::{self, ImageNode, NodeKind};
-use penstock_revision::{BuildOptions, Listed, Outcome, Package, SourceListing, Version, build};
+use penstock_revision::{BuildError, BuildOptions, Listed, Outcome, Package, SourceListing, Version, build};
 
 use crate::hostile::seal;
 use crate::model::{File, IDENTITY, built, listed};
@@ -278,4 +278,27 @@ fn b17_many_files_whose_names_begin_alike_take_no_squared_time() {
     let started = Instant::now();
     let _ = built(None, &[source("", &keys)]);
     assert!(started.elapsed().as_secs() < 2, "{:?}", started.elapsed());
+}
+
+#[test]
+fn b18_a_parent_whose_extents_end_behind_its_space_is_refused() {
+    let listed = |keys: &[(&str, u64)]| {
+        let mut source = source("", keys);
+        for object in &mut source.objects {
+            object.version = Version::ETag(object.key.clone());
+        }
+        source
+    };
+    let parent = built(None, &[listed(&[("a", 4096), ("b", 4096)])]);
+    for space_bytes in [0, 4096] {
+        let hostile = with_facts(&parent, |facts| facts["summary"]["space_bytes"] = space_bytes.into());
+        let hostile = Package::parse(hostile.into()).unwrap();
+        // "c" would get the address of "b".
+        let sources = [listed(&[("a", 4096), ("b", 4096), ("c", 4096)])];
+        let outcome = build(SpaceId([3; 16]), Some(&hostile), &sources, &BuildOptions::default());
+        assert!(
+            matches!(outcome, Err(BuildError::Parent(_))),
+            "{space_bytes}: {outcome:?}"
+        );
+    }
 }
