@@ -4,6 +4,8 @@
 //! If-Match, see the origin), damage or a misplaced block in the store (checksum seeded with the place, at every read), a
 //! cut or long body (`fetch` counts), two revisions with one address (a space never gives an address twice).
 
+mod miss;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::ops::Range;
@@ -24,13 +26,13 @@ use crate::fetch::{Fetch, Source};
 use crate::follow::FollowedReads;
 use crate::inflight::{self, Arrived, InFlight, Unit};
 use crate::limits::{
-    DAMAGED_BLOCK_ATTEMPTS_MAX, DRIFTS_REPORTED_MAX, ORIGIN_BUFFERS_KEPT, ORIGIN_REQUESTS_MAX, SOURCE_REQUESTS_MAX,
-    UNIT_BYTES_MAX,
+    DRIFTS_REPORTED_MAX, ORIGIN_BUFFERS_KEPT, ORIGIN_REQUESTS_MAX, SOURCE_REQUESTS_MAX, UNIT_BYTES_MAX,
 };
 use crate::origin::{Origin, OriginError};
 use crate::plan::Reach;
 use crate::report::{Counters, Drift, Report};
 use crate::store::{Look, Store};
+pub use miss::Miss;
 
 /// One tier of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,7 +125,7 @@ pub(crate) struct Inner {
     sharded: AtomicBool,
 }
 
-struct Announced {
+pub(crate) struct Announced {
     id: RevisionId,
     package: Package,
     /// By the number of the source in the package; `None` when the Dataset no longer has it.
@@ -132,7 +134,7 @@ struct Announced {
 
 /// The parts of a read that need not come from the store.
 #[derive(Default)]
-struct Gathered {
+pub(crate) struct Gathered {
     /// Addresses that belong to no object: zeros.
     gaps: Vec<Range<u64>>,
     /// Units that were waited for.
@@ -231,27 +233,27 @@ impl Engine {
         into: &mut [u8],
         mut checksums: Option<&mut [u32]>,
     ) -> Result<(), ReadError> {
-        let announced = self
-            .0
-            .announced(revision)
-            .ok_or(ReadError::UnknownRevision(*revision))?;
-        if self.0.try_read(&announced, range, into, checksums.as_deref_mut()) == TryRead::Hit {
+        if self.try_read(revision, range, into, checksums.as_deref_mut()) == TryRead::Hit {
             return Ok(());
         }
-        Counters::add(&self.0.counters.miss_bytes, range.bytes());
-        let space = announced.package.space();
-        // What has arrived once is kept: a disk may spoil one part while another is fetched anew.
-        let mut gathered = Gathered::default();
-        for _ in 0..=DAMAGED_BLOCK_ATTEMPTS_MAX {
-            self.0.gather(&announced, range, &mut gathered).await?;
-            let sums = checksums.as_deref_mut();
-            if self.0.assemble(&space, range, &gathered, into, sums) == TryRead::Hit {
+        let mut miss = self.miss(revision, range)?;
+        loop {
+            miss.arrive().await?;
+            if miss.try_read(into, checksums.as_deref_mut()) == TryRead::Hit {
                 return Ok(());
             }
         }
-        Err(ReadError::Unavailable(
-            "the cache cannot keep this block and the origin was asked in vain".to_owned(),
-        ))
+    }
+
+    /// A read of which not everything is stored, for a caller that has no buffer while it waits.
+    ///
+    /// # Errors
+    /// When the revision is not known.
+    pub fn miss(&self, revision: &RevisionId, range: BlockRange) -> Result<Miss, ReadError> {
+        let announced = self.0.announced(revision);
+        let announced = announced.ok_or(ReadError::UnknownRevision(*revision))?;
+        Counters::add(&self.0.counters.miss_bytes, range.bytes());
+        Ok(Miss::new(self.0.clone(), announced, range))
     }
 
     /// The state at this moment.

@@ -82,6 +82,11 @@ pub const CONNECTION_REQUESTS_MAX: usize = 64;
 /// one of these; a wait longer than [`BUFFER_WAIT_MAX`] is answered Busy.
 pub const SERVER_BUFFERS_MAX: usize = 64;
 
+/// Reads of one revision that wait for origins at the same time. They have no buffer, but what has arrived for them is held
+/// until the rest is there: 256 MiB at the most when each is a page of the kernel's read-ahead. Enough for the mounters of
+/// four busy nodes; beyond it a read is answered Busy, for this revision only.
+pub const REVISION_MISSES_MAX: usize = 256;
+
 /// How long a request waits for a buffer before the client is told to go elsewhere.
 pub const BUFFER_WAIT_MAX: Duration = Duration::from_secs(2);
 

@@ -1,22 +1,30 @@
 //! The bulk protocol's server: reads frames, asks the engine, answers in any order.
 //!
 //! A block is checked before it leaves, so its bytes pass through a buffer; buffers are bounded and a request that waits too
-//! long for one is answered Busy.
+//! long for one is answered Busy. Who waits for an origin has no buffer, so that a stuck source keeps nobody from what is
+//! cached. A peer that takes nothing is cut off with all that it asked for.
 
+use std::collections::HashMap;
 use std::io::{self, IoSlice};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
-use penstock_buffer::BufferPool;
+use penstock_buffer::{Buffer, BufferPool};
 use penstock_protocol::frame::{FrameError, HEADER_BYTES, Header, Kind, READ_BYTES_MAX, Status};
-use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
+use penstock_protocol::geometry::BlockRange;
+use penstock_protocol::ids::RevisionId;
+use rustix::net::sockopt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
-use crate::engine::ReadError;
-use crate::limits::{BUFFER_WAIT_MAX, CONNECTION_REQUESTS_MAX, PEER_SILENCE_MAX, SERVER_BUFFERS_MAX};
+use crate::engine::{ReadError, TryRead};
+use crate::limits::{
+    BUFFER_WAIT_MAX, CONNECTION_REQUESTS_MAX, PEER_SILENCE_MAX, REVISION_MISSES_MAX, SERVER_BUFFERS_MAX,
+};
 use crate::server::node::Node;
 
 /// The server.
@@ -24,6 +32,24 @@ pub struct BulkServer {
     node: Node,
     buffers: BufferPool,
     permits: Arc<Semaphore>,
+    /// How many more reads of a revision may wait for origins; a revision of which none waits is not here.
+    misses: std::sync::Mutex<HashMap<RevisionId, Arc<Semaphore>>>,
+    silence_max: Duration,
+}
+
+/// A connection's sending side.
+struct Peer {
+    writing: Mutex<OwnedWriteHalf>,
+    silence_max: Duration,
+    /// Once an answer could not be written whole, nothing can.
+    broken: CancellationToken,
+}
+
+/// The blocks of a read in a buffer of the server, and the right to have it.
+struct Filled {
+    buffer: Buffer,
+    sums: Vec<u32>,
+    _permit: OwnedSemaphorePermit,
 }
 
 type Refusal = (Status, String);
@@ -31,11 +57,17 @@ type Refusal = (Status, String);
 impl BulkServer {
     /// A server of `node`.
     pub fn new(node: Node) -> Self {
-        let buffers = BufferPool::new(READ_BYTES_MAX as usize, SERVER_BUFFERS_MAX / 4);
+        Self::with_silence_max(node, PEER_SILENCE_MAX)
+    }
+
+    /// The same with another patience for peers that take nothing.
+    pub fn with_silence_max(node: Node, silence_max: Duration) -> Self {
         Self {
             node,
-            buffers,
+            buffers: BufferPool::new(READ_BYTES_MAX as usize, SERVER_BUFFERS_MAX / 4),
             permits: Arc::new(Semaphore::new(SERVER_BUFFERS_MAX)),
+            misses: std::sync::Mutex::default(),
+            silence_max,
         }
     }
 
@@ -61,43 +93,58 @@ impl BulkServer {
     }
 
     async fn connection(self: Arc<Self>, stream: TcpStream) -> io::Result<()> {
-        stream.set_nodelay(true)?;
+        watch_over(&stream, self.silence_max)?;
         let (mut reading, writing) = stream.into_split();
-        let writing = Arc::new(Mutex::new(writing));
+        let peer = Arc::new(Peer {
+            writing: Mutex::new(writing),
+            silence_max: self.silence_max,
+            broken: CancellationToken::new(),
+        });
         let in_flight = Arc::new(Semaphore::new(CONNECTION_REQUESTS_MAX));
-        while let Some(request) = next_header(&mut reading).await? {
-            let request = match request {
-                Ok(request) => request,
-                Err(error) => {
-                    // The stream has lost its place; a version that we do not speak is at least told so.
-                    if let FrameError::Version(_) = error {
-                        let unknown =
-                            Header::request(Kind::Ring, 0, penstock_protocol::ids::RevisionId([0; 32]), 0, 0, 0);
-                        self.refuse(&writing, &unknown, (Status::Unsupported, error.to_string()))
-                            .await?;
+        let serving = async {
+            while let Some(request) = next_header(&mut reading).await? {
+                let request = match request {
+                    Ok(request) => request,
+                    Err(error) => {
+                        // The stream has lost its place; a version that we do not speak is at least told so.
+                        if let FrameError::Version(_) = error {
+                            let unknown = Header::request(Kind::Ring, 0, RevisionId([0; 32]), 0, 0, 0);
+                            self.refuse(&peer, &unknown, (Status::Unsupported, error.to_string()))
+                                .await?;
+                        }
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                     }
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, error));
-                }
-            };
-            // The semaphore is never closed.
-            let Ok(permit) = in_flight.clone().acquire_owned().await else {
-                return Ok(());
-            };
-            let (server, writing) = (self.clone(), writing.clone());
-            tokio::spawn(async move {
-                let _permit: OwnedSemaphorePermit = permit;
-                if let Err(error) = server.answer(&writing, request).await {
-                    // The reading side notices the same and ends the connection.
-                    tracing::debug!(%error, "answer a bulk request");
-                }
-            });
+                };
+                // The semaphore is never closed.
+                let Ok(permit) = in_flight.clone().acquire_owned().await else {
+                    return Ok(());
+                };
+                let (server, peer) = (self.clone(), peer.clone());
+                tokio::spawn(async move {
+                    let _permit: OwnedSemaphorePermit = permit;
+                    let answered = peer.broken.run_until_cancelled(server.answer(&peer, request)).await;
+                    if let Some(Err(error)) = answered {
+                        tracing::debug!(%error, "answer a bulk request; the connection is cut off");
+                        peer.broken.cancel();
+                    }
+                });
+            }
+            Ok(())
+        };
+        match peer.broken.run_until_cancelled(serving).await {
+            Some(ended) => ended,
+            None => {
+                // What is left to send would stay in the kernel until it gives up.
+                let linger = sockopt::set_socket_linger(reading.as_ref(), Some(Duration::ZERO));
+                linger?;
+                Err(io::ErrorKind::BrokenPipe.into())
+            }
         }
-        Ok(())
     }
 
-    async fn answer(&self, writing: &Mutex<OwnedWriteHalf>, request: Header) -> io::Result<()> {
+    async fn answer(&self, peer: &Peer, request: Header) -> io::Result<()> {
         let refusal = match request.kind {
-            Kind::Read => match self.read(writing, &request).await? {
+            Kind::Read => match self.read(peer, &request).await? {
                 Ok(()) => return Ok(()),
                 Err(refusal) => refusal,
             },
@@ -106,68 +153,80 @@ impl BulkServer {
                     let bytes = package.bytes();
                     let start = usize::try_from(request.address).unwrap_or(usize::MAX).min(bytes.len());
                     let end = start.saturating_add(request.length as usize).min(bytes.len());
-                    return self.send(writing, &request, &[], &bytes[start..end]).await;
+                    return self.send(peer, &request, &[], &bytes[start..end]).await;
                 }
                 None => (
                     Status::UnknownRevision,
                     format!("no package of revision {}", request.revision),
                 ),
             },
-            Kind::Ring => return self.send(writing, &request, &[], &self.node.ring().encode()).await,
+            Kind::Ring => return self.send(peer, &request, &[], &self.node.ring().encode()).await,
             Kind::Data | Kind::Error => (Status::BadRequest, "an answer where a request was expected".to_owned()),
         };
-        self.refuse(writing, &request, refusal).await
+        self.refuse(peer, &request, refusal).await
     }
 
     /// Answers a read; `Err` inside is a refusal that is still to be sent.
-    async fn read(&self, writing: &Mutex<OwnedWriteHalf>, request: &Header) -> io::Result<Result<(), Refusal>> {
+    async fn read(&self, peer: &Peer, request: &Header) -> io::Result<Result<(), Refusal>> {
         let range = match BlockRange::new(request.address, u64::from(request.length)) {
             Ok(range) => range,
             Err(error) => return Ok(Err((Status::BadRequest, error.to_string()))),
         };
-        let permit = timeout(BUFFER_WAIT_MAX, self.permits.clone().acquire_owned()).await;
-        let Ok(Ok(_permit)) = permit else {
-            return Ok(Err((Status::Busy, "too many reads at the same time".to_owned())));
-        };
-        let mut buffer = self.buffers.take();
-        let into = &mut buffer[..range.bytes() as usize];
-        let mut sums = vec![0; range.block_count()];
-        match self
-            .node
-            .engine()
-            .read(&request.revision, range, into, Some(&mut sums))
-            .await
-        {
-            Ok(()) => {
+        match self.filled(&request.revision, range).await {
+            Ok(Filled { buffer, sums, _permit }) => {
                 let sums: Vec<u8> = sums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
-                debug_assert_eq!(sums.len() as u64 / 4, range.bytes() / BLOCK_BYTES);
-                self.send(writing, request, &sums, into).await.map(Ok)
+                let bytes = &buffer[..range.bytes() as usize];
+                self.send(peer, request, &sums, bytes).await.map(Ok)
             }
-            Err(error) => Ok(Err((status(&error), error.to_string()))),
+            Err(refusal) => Ok(Err(refusal)),
         }
     }
 
-    async fn send(
-        &self,
-        writing: &Mutex<OwnedWriteHalf>,
-        request: &Header,
-        sums: &[u8],
-        bytes: &[u8],
-    ) -> io::Result<()> {
-        let header = request.data(bytes.len() as u32, self.node.ring().epoch).encode();
-        write_all(writing, &[&header, sums, bytes]).await
+    async fn filled(&self, revision: &RevisionId, range: BlockRange) -> Result<Filled, Refusal> {
+        let mut filled = self.empty(range).await?;
+        let (bytes, engine) = (range.bytes() as usize, self.node.engine());
+        if engine.try_read(revision, range, &mut filled.buffer[..bytes], Some(&mut filled.sums)) == TryRead::Hit {
+            return Ok(filled);
+        }
+        drop(filled);
+        let refused = |error: ReadError| (status(&error), error.to_string());
+        let _waits = permit(self.misses_of(revision), "too many reads wait for this origin").await?;
+        let mut miss = engine.miss(revision, range).map_err(refused)?;
+        loop {
+            miss.arrive().await.map_err(refused)?;
+            let mut filled = self.empty(range).await?;
+            if miss.try_read(&mut filled.buffer[..bytes], Some(&mut filled.sums)) == TryRead::Hit {
+                return Ok(filled);
+            }
+        }
     }
 
-    async fn refuse(
-        &self,
-        writing: &Mutex<OwnedWriteHalf>,
-        request: &Header,
-        (status, text): Refusal,
-    ) -> io::Result<()> {
+    async fn empty(&self, range: BlockRange) -> Result<Filled, Refusal> {
+        let permit = permit(self.permits.clone(), "too many reads at the same time").await?;
+        Ok(Filled {
+            buffer: self.buffers.take(),
+            sums: vec![0; range.block_count()],
+            _permit: permit,
+        })
+    }
+
+    fn misses_of(&self, revision: &RevisionId) -> Arc<Semaphore> {
+        let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
+        misses.retain(|_, waiting| Arc::strong_count(waiting) > 1);
+        let new = || Arc::new(Semaphore::new(REVISION_MISSES_MAX));
+        misses.entry(*revision).or_insert_with(new).clone()
+    }
+
+    async fn send(&self, peer: &Peer, request: &Header, sums: &[u8], bytes: &[u8]) -> io::Result<()> {
+        let header = request.data(bytes.len() as u32, self.node.ring_epoch()).encode();
+        peer.write_all(&[&header, sums, bytes]).await
+    }
+
+    async fn refuse(&self, peer: &Peer, request: &Header, (status, text): Refusal) -> io::Result<()> {
         let header = request
-            .error(status, text.len() as u32, self.node.ring().epoch)
+            .error(status, text.len() as u32, self.node.ring_epoch())
             .encode();
-        write_all(writing, &[&header, text.as_bytes()]).await
+        peer.write_all(&[&header, text.as_bytes()]).await
     }
 }
 
@@ -180,22 +239,41 @@ async fn next_header(reading: &mut OwnedReadHalf) -> io::Result<Option<Result<He
     }
 }
 
-/// Writes all parts as one frame; nobody else's frame comes between.
-async fn write_all(writing: &Mutex<OwnedWriteHalf>, parts: &[&[u8]]) -> io::Result<()> {
-    let mut writing = writing.lock().await;
-    let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
-    let mut left = slices.as_mut_slice();
-    let mut bytes: usize = parts.iter().map(|part| part.len()).sum();
-    while bytes > 0 {
-        let written = timeout(PEER_SILENCE_MAX, writing.write_vectored(left)).await;
-        let written = written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        if written == 0 {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        bytes -= written;
-        IoSlice::advance_slices(&mut left, written);
+async fn permit(of: Arc<Semaphore>, busy: &str) -> Result<OwnedSemaphorePermit, Refusal> {
+    match timeout(BUFFER_WAIT_MAX, of.acquire_owned()).await {
+        Ok(Ok(permit)) => Ok(permit),
+        _ => Err((Status::Busy, busy.to_owned())),
     }
+}
+
+/// Lets the kernel end a connection whose peer vanished without a word: idle, or in the middle of an answer.
+fn watch_over(stream: &TcpStream, silence_max: Duration) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, PEER_SILENCE_MAX)?;
+    sockopt::set_tcp_keepintvl(stream, PEER_SILENCE_MAX / 3)?;
+    sockopt::set_tcp_user_timeout(stream, silence_max.as_millis() as u32)?;
     Ok(())
+}
+
+impl Peer {
+    /// Writes all parts as one frame; nobody else's frame comes between.
+    async fn write_all(&self, parts: &[&[u8]]) -> io::Result<()> {
+        let mut writing = self.writing.lock().await;
+        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+        let mut left = slices.as_mut_slice();
+        let mut bytes: usize = parts.iter().map(|part| part.len()).sum();
+        while bytes > 0 {
+            let written = timeout(self.silence_max, writing.write_vectored(left)).await;
+            let written = written.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            bytes -= written;
+            IoSlice::advance_slices(&mut left, written);
+        }
+        Ok(())
+    }
 }
 
 fn status(error: &ReadError) -> Status {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ struct Inner {
     packages: PackageStore,
     remembered: PathBuf,
     ring: RwLock<Ring>,
+    /// That of the ring, for every answer of the bulk server.
+    ring_epoch: AtomicU64,
     told: tokio::sync::Mutex<Told>,
     missing: Mutex<Vec<RevisionId>>,
     /// The newest last.
@@ -69,6 +72,7 @@ impl Node {
             packages: PackageStore::open(tier)?,
             remembered: tier.join("node.json"),
             ring: RwLock::default(),
+            ring_epoch: AtomicU64::new(0),
             told: tokio::sync::Mutex::default(),
             missing: Mutex::default(),
             unannounced: Mutex::default(),
@@ -85,6 +89,11 @@ impl Node {
     /// The ring as it was last told.
     pub fn ring(&self) -> Ring {
         self.0.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its epoch.
+    pub fn ring_epoch(&self) -> u64 {
+        self.0.ring_epoch.load(Ordering::Relaxed)
     }
 
     /// Announced revisions whose package is neither here nor at a peer.
@@ -116,11 +125,7 @@ impl Node {
             .into_iter()
             .map(|wire::Member { name, address, weight }| Member { name, address, weight })
             .collect();
-        self.0.engine.set_sharded(members.len() > 1);
-        *self.0.ring.write().unwrap_or_else(PoisonError::into_inner) = Ring {
-            epoch: ring_epoch,
-            members,
-        };
+        self.0.set_ring(ring_epoch, members);
         self.0.remember(&datasets);
         let mut outcome = Ok(());
         let (mut readable, mut announced, mut missing) = (Vec::new(), Vec::new(), Vec::new());
@@ -295,6 +300,12 @@ fn s3_config(s3: &wire::S3) -> S3Config {
 }
 
 impl Inner {
+    fn set_ring(&self, epoch: u64, members: Vec<Member>) {
+        self.engine.set_sharded(members.len() > 1);
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Ring { epoch, members };
+        self.ring_epoch.store(epoch, Ordering::Relaxed);
+    }
+
     fn remember(&self, datasets: &[wire::Dataset]) {
         let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
         let remembered = Remembered {
@@ -335,11 +346,7 @@ impl Inner {
             .into_iter()
             .map(|(name, address, weight)| Member { name, address, weight })
             .collect();
-        self.engine.set_sharded(members.len() > 1);
-        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Ring {
-            epoch: ring_epoch,
-            members,
-        };
+        self.set_ring(ring_epoch, members);
         let readable: Vec<Dataset> = datasets
             .into_iter()
             .map(|(uid, revisions)| {

@@ -2,6 +2,7 @@
 
 mod alone;
 mod bucket;
+mod bulk;
 mod disk;
 mod faults;
 mod generated;
