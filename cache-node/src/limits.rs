@@ -74,6 +74,22 @@ pub const DRIFTS_REPORTED_MAX: usize = 16;
 /// Largest package that is taken from a peer: 10⁸ files. More needs packages that are read lazily.
 pub const PACKAGE_BYTES_MAX: u64 = 8 << 30;
 
+/// How long a peer is asked for a package before the next round.
+pub const PEER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Pause between two rounds of looking for announced packages that no peer had.
+pub const MISSING_PACKAGES_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Missing packages that are looked for at the same time: one whose peers are away does not hold up the others.
+pub const PACKAGE_FETCHES_MAX: usize = 4;
+
+/// A package that was built or kept and is not announced yet is spared for this long: a commit follows its build within
+/// seconds, or within minutes when the operator is replaced in between.
+pub const UNANNOUNCED_PACKAGE_AGE_MAX: Duration = Duration::from_secs(15 * 60);
+
+/// ... and only this many: builds whose commits fail again and again must not fill the disk.
+pub const UNANNOUNCED_PACKAGES_MAX: usize = 16;
+
 /// Requests of one bulk connection that are worked on at the same time: enough for a mounter's sessions on a busy node,
 /// each holding at most one buffer of 4 MiB while its bytes are sent.
 pub const CONNECTION_REQUESTS_MAX: usize = 64;

@@ -2,14 +2,21 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use penstock_protocol::ids::RevisionId;
 use penstock_revision::Package;
 
+use crate::limits::UNANNOUNCED_PACKAGES_MAX;
+
 /// The packages in one folder.
 pub struct PackageStore {
     folder: PathBuf,
+    /// Names of files that are not finished: two may write the same package.
+    unfinished: AtomicU64,
 }
 
 impl PackageStore {
@@ -20,7 +27,17 @@ impl PackageStore {
     pub fn open(tier: &Path) -> io::Result<Self> {
         let folder = tier.join("packages");
         fs::create_dir_all(&folder)?;
-        Ok(Self { folder })
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            // What an earlier process did not finish.
+            if entry.file_name().to_string_lossy().starts_with('.') {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(Self {
+            folder,
+            unfinished: AtomicU64::new(0),
+        })
     }
 
     /// Keeps a package; it is on disk when this returns.
@@ -29,14 +46,18 @@ impl PackageStore {
     /// When the disk refuses.
     pub fn keep(&self, package: &Package) -> io::Result<()> {
         let path = self.path(&package.id());
-        if path.exists() {
-            return Ok(());
+        if let Ok(file) = File::open(&path) {
+            // Young again: whoever keeps it is about to announce it.
+            return file.set_modified(SystemTime::now());
         }
-        let unfinished = self.folder.join(format!(".{}", package.id()));
-        let mut file = File::create(&unfinished)?;
-        file.write_all(package.bytes())?;
-        file.sync_all()?;
-        fs::rename(&unfinished, path)?;
+        let number = self.unfinished.fetch_add(1, Ordering::Relaxed);
+        let unfinished = self.folder.join(format!(".{}.{number}", package.id()));
+        let written = write_synced(&unfinished, package.bytes()).and_then(|()| fs::rename(&unfinished, path));
+        if written.is_err() {
+            // The error that counts is the first.
+            let _ = fs::remove_file(&unfinished);
+        }
+        written?;
         File::open(&self.folder)?.sync_all()
     }
 
@@ -54,8 +75,26 @@ impl PackageStore {
         }
     }
 
+    /// Up to `bytes_max` bytes of a package from `offset` on; fewer when it ends. The whole is checked where it begins, not
+    /// for each piece: who gets them compares the digest anyway.
+    pub fn piece(&self, revision: &RevisionId, offset: u64, bytes_max: usize) -> Option<Vec<u8>> {
+        if offset == 0 {
+            let package = self.load(revision)?;
+            return Some(package.bytes()[..package.bytes().len().min(bytes_max)].to_vec());
+        }
+        let file = File::open(self.path(revision)).ok()?;
+        let left = file.metadata().ok()?.len().saturating_sub(offset);
+        let mut piece = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(bytes_max)];
+        file.read_exact_at(&mut piece, offset).ok()?;
+        Some(piece)
+    }
+
     /// Every package that is here, by the time when it was kept, the newest first.
     pub fn newest_first(&self) -> Vec<RevisionId> {
+        self.by_age().into_iter().map(|(_, revision)| revision).collect()
+    }
+
+    fn by_age(&self) -> Vec<(SystemTime, RevisionId)> {
         let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
         let mut found: Vec<_> = entries
             .filter_map(|entry| {
@@ -64,12 +103,18 @@ impl PackageStore {
             })
             .collect();
         found.sort_unstable_by(|a, b| b.cmp(a));
-        found.into_iter().map(|(_, revision)| revision).collect()
+        found
     }
 
-    /// Removes every package that `wanted` refuses.
-    pub fn keep_only(&self, wanted: impl Fn(&RevisionId) -> bool) {
-        for revision in self.newest_first().into_iter().filter(|revision| !wanted(revision)) {
+    /// Removes every package that `wanted` refuses, but for the newest ones that are younger than `spared`: a package that
+    /// was built is announced a little later, and the process may have begun anew in between.
+    pub fn keep_only(&self, wanted: impl Fn(&RevisionId) -> bool, spared: Duration) {
+        let young = |kept_at: &SystemTime| kept_at.elapsed().is_ok_and(|age| age < spared);
+        let unwanted = self.by_age().into_iter().filter(|(_, revision)| !wanted(revision));
+        for (number, (kept_at, revision)) in unwanted.enumerate() {
+            if number < UNANNOUNCED_PACKAGES_MAX && young(&kept_at) {
+                continue;
+            }
             if let Err(error) = fs::remove_file(self.path(&revision)) {
                 tracing::warn!(%revision, %error, "remove a package that is not announced any more");
             }
@@ -79,6 +124,12 @@ impl PackageStore {
     fn path(&self, revision: &RevisionId) -> PathBuf {
         self.folder.join(revision.to_string())
     }
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 #[cfg(test)]
@@ -104,8 +155,70 @@ mod tests {
         }
         assert_eq!(store.load(&one.id()).unwrap().bytes(), one.bytes());
         assert_eq!(store.newest_first().len(), 2);
-        store.keep_only(|revision| *revision == two.id());
+        store.keep_only(|revision| *revision == two.id(), Duration::ZERO);
         assert!(store.load(&one.id()).is_none() && store.load(&two.id()).is_some());
+    }
+
+    #[test]
+    fn young_packages_that_nobody_announced_yet_stay_as_far_as_there_are_few() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = PackageStore::open(folder.path()).unwrap();
+        let packages: Vec<Package> = (0..20).map(package).collect();
+        for (minutes, package) in (0..).zip(&packages) {
+            store.keep(package).unwrap();
+            let file = File::open(store.path(&package.id())).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(60 * minutes))
+                .unwrap();
+        }
+        // Kept again, for example because a build changed nothing.
+        store.keep(&packages[19]).unwrap();
+        store.keep_only(|_| false, Duration::from_secs(90));
+        let mut left = store.newest_first();
+        left.sort_unstable();
+        let mut expected = [0, 1, 19].map(|number: usize| packages[number].id());
+        expected.sort_unstable();
+        assert_eq!(left, expected);
+        for package in &packages {
+            store.keep(package).unwrap();
+        }
+        store.keep_only(|_| false, Duration::from_secs(90));
+        assert_eq!(store.newest_first().len(), UNANNOUNCED_PACKAGES_MAX);
+    }
+
+    #[test]
+    fn many_may_keep_one_package_at_the_same_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = PackageStore::open(folder.path()).unwrap();
+        for round in 0..20 {
+            let package = package(round);
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        store.keep(&package).unwrap();
+                        assert_eq!(store.load(&package.id()).unwrap().bytes(), package.bytes());
+                    });
+                }
+            });
+        }
+        fs::write(store.folder.join(".unfinished"), b"cut").unwrap();
+        PackageStore::open(folder.path()).unwrap();
+        let left = fs::read_dir(&store.folder).unwrap().count();
+        assert_eq!(left, 20, "files that are not packages");
+    }
+
+    #[test]
+    fn pieces_make_up_the_package() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = PackageStore::open(folder.path()).unwrap();
+        let package = package(7);
+        store.keep(&package).unwrap();
+        let (id, bytes) = (package.id(), package.bytes());
+        let piece = |offset, bytes_max| store.piece(&id, offset, bytes_max);
+        assert_eq!(piece(0, 100).unwrap(), bytes[..100]);
+        assert_eq!(piece(100, 1 << 20).unwrap(), bytes[100..]);
+        assert_eq!(piece(bytes.len() as u64, 100), Some(Vec::new()));
+        assert_eq!(piece(u64::MAX, 100), Some(Vec::new()));
+        assert_eq!(store.piece(&RevisionId([9; 32]), 100, 100), None);
     }
 
     #[test]

@@ -5,3 +5,4 @@
 pub mod bulk;
 pub mod control;
 pub mod node;
+mod origins;

@@ -24,7 +24,7 @@ use super::{Body, Origin, OriginError};
 use crate::limits::{LISTING_PAGE_BYTES_MAX, ORIGIN_SILENCE_MAX};
 
 /// Keys of an S3 origin. Its text forms hide them.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Credentials {
     /// Access key id.
     pub access_key_id: String,
@@ -41,7 +41,7 @@ impl fmt::Debug for Credentials {
 }
 
 /// Where a source lies.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct S3Config {
     /// Name of the bucket.
     pub bucket: String,

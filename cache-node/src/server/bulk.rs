@@ -148,13 +148,12 @@ impl BulkServer {
                 Ok(()) => return Ok(()),
                 Err(refusal) => refusal,
             },
-            Kind::Package => match self.node.package(&request.revision) {
-                Some(package) => {
-                    let bytes = package.bytes();
-                    let start = usize::try_from(request.address).unwrap_or(usize::MAX).min(bytes.len());
-                    let end = start.saturating_add(request.length as usize).min(bytes.len());
-                    return self.send(peer, &request, &[], &bytes[start..end]).await;
-                }
+            Kind::Package => match self
+                .node
+                .package_piece(&request.revision, request.address, request.length as usize)
+                .await
+            {
+                Some(piece) => return self.send(peer, &request, &[], &piece).await,
                 None => (
                     Status::UnknownRevision,
                     format!("no package of revision {}", request.revision),

@@ -80,7 +80,7 @@ impl CacheNode for ControlServer {
         } = request.into_inner();
         let revision =
             RevisionId::try_from(revision.as_slice()).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        let package = match self.node.package(&revision) {
+        let package = match self.node.package(&revision).await {
             Some(package) => package,
             None => self
                 .node
@@ -90,6 +90,7 @@ impl CacheNode for ControlServer {
         };
         self.node
             .keep(&package)
+            .await
             .map_err(|error| Status::internal(format!("keep the package: {error}")))?;
         Ok(Response::new(wire::KeepReply {}))
     }
@@ -113,6 +114,7 @@ impl ControlServer {
         };
         self.node
             .keep(&package)
+            .await
             .map_err(|error| other(&format!("the cache node cannot keep the package: {error}")))?;
         let summary = package.summary();
         Ok(wire::Built {
@@ -128,7 +130,7 @@ impl ControlServer {
     }
 
     async fn parent(&self, id: RevisionId) -> Result<Package, wire::BuildFailed> {
-        if let Some(package) = self.node.package(&id) {
+        if let Some(package) = self.node.package(&id).await {
             return Ok(package);
         }
         let peers = self

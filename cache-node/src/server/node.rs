@@ -1,31 +1,31 @@
 //! What a cache node was told: its ring, its Datasets, their revisions. Level-based: each configuration replaces the one
 //! before. Everything but credentials survives a restart, so that cached blocks are served while no operator is there.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
+use bytes::Bytes;
+use futures::StreamExt;
 use penstock_cache_client::CacheClient;
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::RevisionId;
 use penstock_protocol::ring::{Member, Ring};
 use penstock_revision::Package;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, spawn_blocking};
 
 use crate::builder::Source;
 use crate::engine::{Dataset, Engine};
-use crate::limits::PACKAGE_BYTES_MAX;
-use crate::origin::s3::{Credentials, S3Config, S3Origin};
+use crate::limits::{
+    MISSING_PACKAGES_INTERVAL, PACKAGE_BYTES_MAX, PACKAGE_FETCHES_MAX, PEER_PATIENCE, UNANNOUNCED_PACKAGE_AGE_MAX,
+};
 use crate::origin::{Origin, OriginError};
 use crate::packages::PackageStore;
-
-/// How long a peer is asked for a package before it counts as missing.
-const PEER_PATIENCE: Duration = Duration::from_secs(10);
-/// Built and not yet announced packages that are kept: a commit follows its build within seconds.
-const UNANNOUNCED_MAX: usize = 16;
+use crate::server::origins::Origins;
 
 /// The node; clones share everything.
 #[derive(Clone)]
@@ -40,15 +40,24 @@ struct Inner {
     ring_epoch: AtomicU64,
     told: tokio::sync::Mutex<Told>,
     missing: Mutex<Vec<RevisionId>>,
-    /// The newest last.
-    unannounced: Mutex<Vec<RevisionId>>,
+    /// There may be something to look for.
+    seek: Arc<Notify>,
+    seeking: AbortHandle,
 }
 
+/// Whoever changes what is announced holds it. Nothing is downloaded under it.
 #[derive(Default)]
 struct Told {
-    /// Clients of origins, by their configuration, so that connections survive a new configuration.
-    origins: HashMap<String, Arc<S3Origin>>,
-    configs: HashMap<String, S3Config>,
+    origins: Origins,
+    datasets: Vec<ToldDataset>,
+}
+
+/// A Dataset whose packages are here or still to be found.
+#[derive(Clone)]
+struct ToldDataset {
+    uid: String,
+    origins: Vec<Arc<dyn Origin>>,
+    revisions: Vec<RevisionId>,
 }
 
 /// What survives a restart.
@@ -62,23 +71,26 @@ struct Remembered {
 }
 
 impl Node {
-    /// A node whose tier is the folder `tier`; serves at once what it remembers.
+    /// A node whose tier is the folder `tier`; serves at once what it remembers. Has to be called in a tokio runtime.
     ///
     /// # Errors
     /// When the folder cannot be used.
     pub fn open(engine: Engine, tier: &Path) -> io::Result<Self> {
-        let node = Self(Arc::new(Inner {
+        let packages = PackageStore::open(tier)?;
+        let seek = Arc::new(Notify::new());
+        let inner = Arc::new_cyclic(|node| Inner {
             engine,
-            packages: PackageStore::open(tier)?,
+            packages,
             remembered: tier.join("node.json"),
             ring: RwLock::default(),
             ring_epoch: AtomicU64::new(0),
             told: tokio::sync::Mutex::default(),
             missing: Mutex::default(),
-            unannounced: Mutex::default(),
-        }));
-        node.0.remember_from_disk();
-        Ok(node)
+            seeking: tokio::spawn(seek_missing(node.clone(), seek.clone())).abort_handle(),
+            seek,
+        });
+        inner.remember_from_disk();
+        Ok(Self(inner))
     }
 
     /// The engine.
@@ -102,14 +114,23 @@ impl Node {
     }
 
     /// A package that is announced here or was built here.
-    pub fn package(&self, revision: &RevisionId) -> Option<Package> {
-        self.0
-            .engine
-            .package(revision)
-            .or_else(|| self.0.packages.load(revision))
+    pub async fn package(&self, revision: &RevisionId) -> Option<Package> {
+        let (node, revision) = (self.clone(), *revision);
+        on_disk(move || node.0.local(&revision)).await
     }
 
-    /// Acts upon a configuration.
+    /// Up to `bytes_max` bytes of such a package from `offset` on; fewer when it ends.
+    pub async fn package_piece(&self, revision: &RevisionId, offset: u64, bytes_max: usize) -> Option<Bytes> {
+        if let Some(package) = self.0.engine.package(revision) {
+            let bytes = package.bytes();
+            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+            return Some(bytes.slice(start..start.saturating_add(bytes_max).min(bytes.len())));
+        }
+        let (node, revision) = (self.clone(), *revision);
+        on_disk(move || node.0.packages.piece(&revision, offset, bytes_max).map(Bytes::from)).await
+    }
+
+    /// Acts upon a configuration. Packages that are not here are looked for afterwards, until they are found.
     ///
     /// # Errors
     /// When a source makes no sense; everything else was acted upon.
@@ -127,40 +148,30 @@ impl Node {
             .collect();
         self.0.set_ring(ring_epoch, members);
         self.0.remember(&datasets);
+        told.origins
+            .keep_only(datasets.iter().flat_map(|dataset| &dataset.sources));
         let mut outcome = Ok(());
-        let (mut readable, mut announced, mut missing) = (Vec::new(), Vec::new(), Vec::new());
-        for dataset in datasets {
-            let mut origins: Vec<Arc<dyn Origin>> = Vec::new();
-            for source in &dataset.sources {
-                match told.origin(source) {
-                    Ok(origin) => origins.push(origin),
-                    Err(error) => outcome = Err(error),
+        told.datasets = datasets
+            .into_iter()
+            .map(|dataset| {
+                let mut origins = Vec::new();
+                for source in &dataset.sources {
+                    match told.origins.client(source) {
+                        Ok(origin) => origins.push(origin),
+                        Err(error) => outcome = Err(error),
+                    }
                 }
-            }
-            let mut revisions = Vec::new();
-            for id in dataset
-                .revisions
-                .iter()
-                .filter_map(|id| RevisionId::try_from(id.as_slice()).ok())
-            {
-                announced.push(id);
-                match self.find(&id).await {
-                    Some(package) => revisions.push(package),
-                    None => missing.push(id),
+                let revisions = dataset.revisions.iter();
+                ToldDataset {
+                    uid: dataset.uid,
+                    origins,
+                    revisions: revisions
+                        .filter_map(|id| RevisionId::try_from(id.as_slice()).ok())
+                        .collect(),
                 }
-            }
-            readable.push(Dataset {
-                uid: dataset.uid,
-                origins,
-                revisions,
-            });
-        }
-        self.0.engine.set_datasets(&readable, !missing.is_empty());
-        let unannounced = lock(&self.0.unannounced).clone();
-        self.0
-            .packages
-            .keep_only(|revision| announced.contains(revision) || unannounced.contains(revision));
-        *lock(&self.0.missing) = missing;
+            })
+            .collect();
+        self.announce(&told, None).await;
         outcome
     }
 
@@ -169,31 +180,26 @@ impl Node {
     /// # Errors
     /// When one makes no sense.
     pub async fn sources(&self, sources: &[wire::Source]) -> Result<Vec<Source>, OriginError> {
-        let mut told = self.0.told.lock().await;
+        let told = self.0.told.lock().await;
         sources
             .iter()
             .map(|source| {
                 Ok(Source {
                     path: source.path.clone(),
-                    origin: told.origin(source)?,
+                    origin: told.origins.client(source)?,
                 })
             })
             .collect()
     }
 
-    /// Keeps a package that is not announced yet, synced to disk.
+    /// Keeps a package that may not be announced yet, synced to disk.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub fn keep(&self, package: &Package) -> io::Result<()> {
-        self.0.packages.keep(package)?;
-        let mut unannounced = lock(&self.0.unannounced);
-        unannounced.retain(|id| *id != package.id());
-        unannounced.push(package.id());
-        if unannounced.len() > UNANNOUNCED_MAX {
-            unannounced.remove(0);
-        }
-        Ok(())
+    pub async fn keep(&self, package: &Package) -> io::Result<()> {
+        let (node, package) = (self.clone(), package.clone());
+        let kept = spawn_blocking(move || node.0.packages.keep(&package)).await;
+        kept.unwrap_or_else(|panicked| Err(io::Error::other(panicked)))
     }
 
     /// Downloads a package from a node that has it.
@@ -224,82 +230,120 @@ impl Node {
         }
     }
 
-    async fn find(&self, revision: &RevisionId) -> Option<Package> {
-        if let Some(package) = self.package(revision) {
-            return Some(package);
-        }
+    /// Makes readable what was told, as far as its packages are here.
+    async fn announce(&self, told: &Told, found: Option<Package>) {
+        let (node, datasets) = (self.clone(), told.datasets.clone());
+        on_disk(move || {
+            node.0.announce(datasets, found.as_ref());
+            Some(())
+        })
+        .await;
+    }
+
+    /// One round of asking peers for what is missing.
+    async fn fetch_missing(&self) {
         let peers: Vec<String> = self.ring().members.into_iter().map(|member| member.address).collect();
-        match self.fetch_package(revision, peers).await {
-            Ok(package) => {
-                if let Err(error) = self.0.packages.keep(&package) {
-                    tracing::warn!(%revision, %error, "keep a package; it is fetched again after a restart");
+        let fetches = self.missing().into_iter().map(|revision| {
+            let peers = peers.clone();
+            async move {
+                match self.fetch_package(&revision, peers).await {
+                    Ok(package) => self.found(package).await,
+                    Err(error) => tracing::debug!(%revision, error, "no peer has the package of an announced revision"),
                 }
-                Some(package)
             }
-            Err(error) => {
-                tracing::warn!(%revision, error, "no peer has the package of an announced revision");
-                None
+        });
+        let mut fetches = futures::stream::iter(fetches).buffer_unordered(PACKAGE_FETCHES_MAX);
+        while let Some(()) = fetches.next().await {}
+    }
+
+    async fn found(&self, package: Package) {
+        let revision = package.id();
+        tracing::info!(%revision, "found the package of an announced revision");
+        if let Err(error) = self.keep(&package).await {
+            tracing::warn!(%revision, %error, "keep a package; it is fetched again after a restart");
+        }
+        let told = self.0.told.lock().await;
+        self.announce(&told, Some(package)).await;
+    }
+}
+
+/// Asks peers for missing packages whenever there may be some, again and again until they are found.
+async fn seek_missing(node: Weak<Inner>, seek: Arc<Notify>) {
+    loop {
+        seek.notified().await;
+        loop {
+            // Whoever holds the node for long keeps it from being closed.
+            let Some(node) = node.upgrade().map(Node) else { return };
+            node.fetch_missing().await;
+            if node.missing().is_empty() {
+                break;
             }
+            drop(node);
+            // A new configuration does not wait for the next round.
+            let _ = tokio::time::timeout(MISSING_PACKAGES_INTERVAL, seek.notified()).await;
         }
     }
 }
 
-impl Told {
-    /// The client of a source; the one that is there already when nothing changed.
-    fn origin(&mut self, source: &wire::Source) -> Result<Arc<dyn Origin>, OriginError> {
-        let Some(wire::source::Origin::S3(s3)) = &source.origin else {
-            return Err(OriginError::Invalid(format!(
-                "the source at {:?} has no origin that this version knows",
-                source.path
-            )));
-        };
-        let config = s3_config(s3);
-        let key = format!("{}|{}|{}", config.endpoint, config.bucket, config.prefix);
-        if self.configs.get(&key) == Some(&config)
-            && let Some(origin) = self.origins.get(&key)
-        {
-            return Ok(origin.clone());
+/// Does what may wait for a disk where it holds up nobody.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> Option<T> + Send + 'static) -> Option<T> {
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => {
+            tracing::error!(%error, "work on the disk ended early");
+            None
         }
-        let origin = Arc::new(S3Origin::new(config.clone())?);
-        self.configs.insert(key.clone(), config);
-        self.origins.insert(key, origin.clone());
-        Ok(origin)
     }
 }
 
-fn s3_config(s3: &wire::S3) -> S3Config {
-    let wire::S3 {
-        bucket,
-        prefix,
-        region,
-        endpoint,
-        credentials,
-        virtual_host_style,
-    } = s3.clone();
-    let credentials = credentials.map(
-        |wire::Credentials {
-             access_key_id,
-             secret_access_key,
-             session_token,
-         }| {
-            Credentials {
-                access_key_id,
-                secret_access_key,
-                session_token,
-            }
-        },
-    );
-    S3Config {
-        bucket,
-        prefix,
-        region,
-        endpoint,
-        virtual_host_style,
-        credentials,
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.seeking.abort();
     }
 }
 
 impl Inner {
+    fn local(&self, revision: &RevisionId) -> Option<Package> {
+        self.engine.package(revision).or_else(|| self.packages.load(revision))
+    }
+
+    /// `found` is a package that the disk may not have taken.
+    fn announce(&self, datasets: Vec<ToldDataset>, found: Option<&Package>) {
+        let found = |revision| found.filter(|package| package.id() == revision).cloned();
+        let (mut announced, mut missing) = (HashSet::new(), Vec::new());
+        let mut readable = Vec::new();
+        for ToldDataset {
+            uid,
+            origins,
+            revisions,
+        } in datasets
+        {
+            let mut packages = Vec::new();
+            for revision in revisions {
+                announced.insert(revision);
+                match found(revision).or_else(|| self.local(&revision)) {
+                    Some(package) => packages.push(package),
+                    None => missing.push(revision),
+                }
+            }
+            readable.push(Dataset {
+                uid,
+                origins,
+                revisions: packages,
+            });
+        }
+        self.engine.set_datasets(&readable, !missing.is_empty());
+        self.packages
+            .keep_only(|revision| announced.contains(revision), UNANNOUNCED_PACKAGE_AGE_MAX);
+        if !missing.is_empty() {
+            self.seek.notify_one();
+        }
+        let before = std::mem::replace(&mut *lock(&self.missing), missing.clone());
+        for revision in missing.into_iter().filter(|revision| !before.contains(revision)) {
+            tracing::warn!(%revision, "the package of an announced revision is not here; peers are asked for it");
+        }
+    }
+
     fn set_ring(&self, epoch: u64, members: Vec<Member>) {
         self.engine.set_sharded(members.len() > 1);
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Ring { epoch, members };

@@ -10,6 +10,7 @@ mod leaks;
 mod listing;
 mod lying_server;
 mod model;
+mod node;
 mod reading;
 mod scene;
 mod single_flight;

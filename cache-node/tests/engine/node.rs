@@ -1,0 +1,87 @@
+//! What a node does with what it is told.
+
+use std::time::{Duration, Instant};
+
+use penstock_cache_node::server::bulk::BulkServer;
+use penstock_cache_node::server::node::Node;
+use penstock_cache_node::{Engine, EngineConfig, TierConfig};
+use penstock_protocol::control::cache_node as wire;
+use penstock_revision::Package;
+use tokio::net::TcpListener;
+
+use crate::generated::Generated;
+
+const PATIENCE: Duration = Duration::from_secs(8);
+
+fn node_in(folder: &tempfile::TempDir) -> Node {
+    let tier = TierConfig {
+        name: "ssd".into(),
+        path: folder.path().into(),
+        capacity_bytes: 1 << 40,
+    };
+    Node::open(Engine::open(EngineConfig { tier }).unwrap(), folder.path()).unwrap()
+}
+
+fn config(peer: &str, packages: &[&Package]) -> wire::NodeConfig {
+    let member = wire::Member {
+        name: "peer".into(),
+        address: peer.into(),
+        weight: 1,
+    };
+    let dataset = wire::Dataset {
+        uid: "d".into(),
+        revisions: packages
+            .iter()
+            .map(|package| package.id().as_bytes().to_vec())
+            .collect(),
+        ..Default::default()
+    };
+    wire::NodeConfig {
+        ring_epoch: 7,
+        members: vec![member],
+        datasets: vec![dataset],
+        ..Default::default()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_that_nobody_has_yet_holds_up_nothing_and_is_found_later() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (peer, node) = (node_in(&folders[0]), node_in(&folders[1]));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serving = tokio::spawn(BulkServer::new(peer.clone()).serve(listener));
+    let here = Generated::one(5000).package().await;
+    let missing = Generated::one(6000).package().await;
+    node.keep(&here).await.unwrap();
+    peer.apply(config(&address, &[])).await.unwrap();
+
+    let applied = tokio::time::timeout(PATIENCE, node.apply(config(&address, &[&missing, &here]))).await;
+    applied.expect("what is here is served at once").unwrap();
+    assert_eq!(node.missing(), [missing.id()]);
+    assert!(node.engine().package(&here.id()).is_some());
+    assert_eq!((node.ring_epoch(), node.ring().epoch), (7, 7));
+
+    peer.keep(&missing).await.unwrap();
+    let begun = Instant::now();
+    while node.engine().package(&missing.id()).is_none() || !node.missing().is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "not looked for again");
+        tokio::task::yield_now().await;
+    }
+    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_that_was_built_survives_a_restart_before_it_is_announced() {
+    let folder = tempfile::tempdir().unwrap();
+    let package = Generated::one(5000).package().await;
+    node_in(&folder).keep(&package).await.unwrap();
+    let restarted = node_in(&folder);
+    restarted.apply(config("127.0.0.1:1", &[])).await.unwrap();
+    assert!(
+        restarted.package(&package.id()).await.is_some(),
+        "the commit that follows names it"
+    );
+    restarted.apply(config("127.0.0.1:1", &[&package])).await.unwrap();
+    assert_eq!(restarted.missing(), []);
+}
