@@ -120,8 +120,9 @@ fn serve(
     let listener = namespace.listen()?;
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
+    let _entered = runtime.enter();
     let node = Node::open(engine.clone(), &tier)?;
-    node.keep(package)?;
+    runtime.block_on(node.keep(package))?;
     runtime.block_on(node.apply(wire::NodeConfig {
         generation: 1,
         ring_epoch: 1,

@@ -335,13 +335,12 @@ impl Inner {
         self.engine.set_datasets(&readable, !missing.is_empty());
         self.packages
             .keep_only(|revision| announced.contains(revision), UNANNOUNCED_PACKAGE_AGE_MAX);
-        if !missing.is_empty() {
-            self.seek.notify_one();
-        }
         let before = std::mem::replace(&mut *lock(&self.missing), missing.clone());
         for revision in missing.into_iter().filter(|revision| !before.contains(revision)) {
             tracing::warn!(%revision, "the package of an announced revision is not here; peers are asked for it");
         }
+        // After the list is there: whoever is woken looks at it at once.
+        self.seek.notify_one();
     }
 
     fn set_ring(&self, epoch: u64, members: Vec<Member>) {
