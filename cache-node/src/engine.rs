@@ -31,7 +31,7 @@ use crate::limits::{
 use crate::origin::{Origin, OriginError};
 use crate::plan::Reach;
 use crate::report::{Counters, Drift, Report};
-use crate::store::{Look, Store};
+use crate::store::{Look, Store, Stripe};
 pub use miss::Miss;
 
 /// One tier of a node.
@@ -331,15 +331,12 @@ impl Inner {
                 Counters::add(&self.counters.damaged_blocks, blocks.len() as u64);
                 let stripe_number = range.stripe();
                 tracing::warn!(%space, stripe = stripe_number, ?blocks, "stored blocks do not match their checksums; they are fetched anew");
-                blocks
-                    .into_iter()
-                    .for_each(|block| self.store.forget(space, range.stripe(), &stripe, block));
+                self.store.forget(space, stripe_number, &stripe, &blocks);
             }
             Look::Fault(error) => {
                 tracing::warn!(%space, stripe = range.stripe(), %error, "read a stripe; its blocks are fetched anew");
-                range
-                    .blocks_in_stripe()
-                    .for_each(|block| self.store.forget(space, range.stripe(), &stripe, block));
+                let blocks: Vec<u32> = range.blocks_in_stripe().collect();
+                self.store.forget(space, range.stripe(), &stripe, &blocks);
             }
         }
         TryRead::Miss
@@ -374,11 +371,18 @@ impl Inner {
         range: BlockRange,
     ) -> Result<Vec<Arc<Unit>>, ReadError> {
         let space = announced.package.space();
+        // What is wanted ends within the next stripe. Opening one reads files, so it is done before the lock.
+        let stripes = [0, 1].map(|next| self.store.stripe(&space, range.stripe() + next));
         let mut fetches = Vec::new();
         let mut units = self.in_flight.lock();
         for extent in extents {
             let wanted = self.wanted(&space, extent, range);
-            for hole in self.holes(&units, &space, wanted) {
+            let stripe = |number: u64| {
+                let opened = stripes.get(number.wrapping_sub(range.stripe()) as usize).cloned();
+                // It may have got its first blocks since.
+                opened.flatten().or_else(|| self.store.stripe(&space, number))
+            };
+            for hole in self.holes(&units, &space, wanted, stripe) {
                 let Some(source) = announced.sources.get(extent.object.source as usize).cloned().flatten() else {
                     // What only comes along may be missing.
                     if hole.start >= range.end() || hole.end <= range.address() {
@@ -428,9 +432,15 @@ impl Inner {
     }
 
     /// The parts of `wanted` that are neither stored nor on their way.
-    fn holes(&self, units: &inflight::Units, space: &SpaceId, wanted: Range<u64>) -> Vec<Range<u64>> {
+    fn holes(
+        &self,
+        units: &inflight::Units,
+        space: &SpaceId,
+        wanted: Range<u64>,
+        stripe: impl Fn(u64) -> Option<Arc<Stripe>>,
+    ) -> Vec<Range<u64>> {
         let mut taken: Vec<Range<u64>> = BlockRange::covering(wanted.start, wanted.end - wanted.start)
-            .filter_map(|piece| Some((piece, self.store.stripe(space, piece.stripe())?)))
+            .filter_map(|piece| Some((piece, stripe(piece.stripe())?)))
             .flat_map(|(piece, stripe)| stripe.present(piece))
             .collect();
         taken.extend(

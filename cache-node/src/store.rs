@@ -7,6 +7,11 @@
 //!
 //! Nothing is synced: after a crash a block counts only if its checksum matches. A fault of the disk is a value that the
 //! engine turns into a miss.
+//!
+//! *Hidden contract*: a stripe is open once at the most, because each instance keeps the presence of its blocks in memory and
+//! writes whole words of it.
+//!
+//! *Lock order*: `wanted`, the `opening` of a stripe, `open`, `usage`. Files are opened and written under the first two only.
 
 mod side;
 mod stripe;
@@ -17,7 +22,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use penstock_protocol::ids::SpaceId;
@@ -38,7 +43,10 @@ pub(crate) struct Store {
     folder: PathBuf,
     capacity_bytes: u64,
     usage: RwLock<Usage>,
-    open: RwLock<HashMap<Key, Open>>,
+    /// Spaces that may be stored; all while it is not known yet. Held (shared) while a stripe is opened or written, so that
+    /// a space that was removed stays so.
+    wanted: RwLock<Option<HashSet<SpaceId>>>,
+    open: RwLock<HashMap<Key, Arc<Open>>>,
     clock: AtomicU64,
     fault: Mutex<Option<String>>,
     /// The last write did not fit.
@@ -53,8 +61,6 @@ struct Usage {
     total: u64,
     /// What the files of stripes of an earlier process take, until the stripe is opened and its blocks are counted.
     estimates: HashMap<Key, u64>,
-    /// Spaces that may be stored; all while it is not known yet.
-    wanted: Option<HashSet<SpaceId>>,
 }
 
 impl Usage {
@@ -68,15 +74,38 @@ impl Usage {
         self.set(key, before + bytes);
     }
 
+    /// Of a stripe that was removed there is nothing to subtract.
     fn subtract(&mut self, key: Key, bytes: u64) {
-        let before = self.stripes.get(&key).copied().unwrap_or(0);
-        self.set(key, before.saturating_sub(bytes));
+        if let Some(before) = self.stripes.get(&key).copied() {
+            self.set(key, before.saturating_sub(bytes));
+        }
     }
 }
 
+/// The place of a stripe that is open or about to be.
+#[derive(Default)]
 struct Open {
-    stripe: Arc<Stripe>,
+    stripe: OnceLock<Arc<Stripe>>,
+    opening: Mutex<()>,
     used_at: AtomicU64,
+}
+
+impl Open {
+    /// Whether nobody has the stripe or opens it; under the exclusive lock of the map nobody can begin to.
+    fn is_idle(self: &Arc<Self>) -> bool {
+        let has_users = |stripe: &Arc<Stripe>| Arc::strong_count(stripe) > 1;
+        Arc::strong_count(self) == 1 && !self.stripe.get().is_some_and(has_users)
+    }
+}
+
+/// What is known of a stripe without a look at the disk.
+pub(crate) enum Known {
+    /// It is open.
+    Open(Arc<Stripe>),
+    /// It has files.
+    Closed,
+    /// Nothing of it is stored.
+    Absent,
 }
 
 /// The store did not take the bytes; they have to be passed through.
@@ -98,6 +127,7 @@ impl Store {
             folder,
             capacity_bytes,
             usage: RwLock::default(),
+            wanted: RwLock::default(),
             open: RwLock::default(),
             clock: AtomicU64::new(0),
             fault: Mutex::default(),
@@ -131,17 +161,32 @@ impl Store {
         Ok(())
     }
 
-    /// A stripe that has files; `None` when there is none or it cannot be opened.
-    pub(crate) fn stripe(&self, space: &SpaceId, number: u64) -> Option<Arc<Stripe>> {
+    /// What is known of a stripe without waiting for the disk.
+    pub(crate) fn known(&self, space: &SpaceId, number: u64) -> Known {
         let key = (*space, number);
-        if let Some(open) = read(&self.open).get(&key) {
+        let open = read(&self.open).get(&key).and_then(|open| {
             open.used_at.store(self.tick(), Ordering::Relaxed);
-            return Some(open.stripe.clone());
+            open.stripe.get().cloned()
+        });
+        match open {
+            Some(stripe) => Known::Open(stripe),
+            None if read(&self.usage).stripes.contains_key(&key) => Known::Closed,
+            None => Known::Absent,
         }
-        if !read(&self.usage).stripes.contains_key(&key) {
+    }
+
+    /// A stripe that has files; `None` when there is none or it cannot be opened. May wait for the disk.
+    pub(crate) fn stripe(&self, space: &SpaceId, number: u64) -> Option<Arc<Stripe>> {
+        match self.known(space, number) {
+            Known::Open(stripe) => return Some(stripe),
+            Known::Closed => {}
+            Known::Absent => return None,
+        }
+        let wanted = read(&self.wanted);
+        if !is_wanted(&wanted, space) {
             return None;
         }
-        match self.open_stripe(key) {
+        match self.open_stripe((*space, number)) {
             Ok(stripe) => Some(stripe),
             Err(error) => {
                 tracing::warn!(%space, stripe = number, %error, "open a stripe; its blocks count as missing");
@@ -159,12 +204,15 @@ impl Store {
         checksums: &[u32],
     ) -> Result<(), NotStored> {
         let key = (*space, range.stripe());
+        let wanted = read(&self.wanted);
+        if !is_wanted(&wanted, space) {
+            return Err(NotStored);
+        }
         // Reserved before it is written, so that many at the same time stay below the capacity.
         {
             let mut usage = write(&self.usage);
-            let wanted = usage.wanted.as_ref().is_none_or(|wanted| wanted.contains(space));
-            if !wanted || usage.total + range.bytes() > self.capacity_bytes {
-                self.full.store(wanted, Ordering::Relaxed);
+            if usage.total + range.bytes() > self.capacity_bytes {
+                self.full.store(true, Ordering::Relaxed);
                 return Err(NotStored);
             }
             usage.add(key, range.bytes());
@@ -186,10 +234,11 @@ impl Store {
         }
     }
 
-    /// Forgets a block whose bytes did not match.
-    pub(crate) fn forget(&self, space: &SpaceId, number: u64, stripe: &Stripe, block: u32) {
-        if stripe.forget(block) {
-            write(&self.usage).subtract((*space, number), BLOCK_BYTES);
+    /// Forgets blocks whose bytes did not match, in increasing order.
+    pub(crate) fn forget(&self, space: &SpaceId, number: u64, stripe: &Stripe, blocks: &[u32]) {
+        let forgotten = stripe.forget(blocks);
+        if forgotten > 0 {
+            write(&self.usage).subtract((*space, number), forgotten * BLOCK_BYTES);
             self.full.store(false, Ordering::Relaxed);
         }
     }
@@ -199,31 +248,29 @@ impl Store {
         read(&self.usage).total.saturating_add(bytes) <= self.capacity_bytes && lock(&self.fault).is_none()
     }
 
-    /// Removes every space that is not in `wanted` and takes no more of it; `None` keeps and takes all.
+    /// Removes every space that is not in `wanted` and takes no more of it; `None` keeps and takes all. Waits for what is
+    /// being stored.
     pub(crate) fn keep_only(&self, wanted: Option<HashSet<SpaceId>>) {
-        let gone: HashSet<SpaceId> = {
-            let mut usage = write(&self.usage);
-            usage.wanted.clone_from(&wanted);
-            let Some(wanted) = wanted else { return };
-            usage
-                .stripes
-                .keys()
-                .map(|(space, _)| *space)
-                .filter(|space| !wanted.contains(space))
-                .collect()
-        };
-        for space in gone {
+        if *read(&self.wanted) != wanted {
+            write(&self.wanted).clone_from(&wanted);
+        }
+        let Some(wanted) = wanted else { return };
+        let stored = self.spaces().into_iter().map(|(space, _)| space);
+        for space in stored.filter(|space| !wanted.contains(space)) {
             write(&self.open).retain(|(of, _), _| *of != space);
-            let folder = self.folder.join(space.to_string());
-            if let Err(error) = fs::remove_dir_all(&folder) {
-                tracing::warn!(%space, %error, "remove a space that no revision uses; tried again with the next configuration");
-                continue;
+            match fs::remove_dir_all(self.folder.join(space.to_string())) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(%space, %error, "remove a space that no revision uses; tried again with the next configuration");
+                    continue;
+                }
+                _ => {}
             }
             let mut usage = write(&self.usage);
             let keys: Vec<Key> = usage.stripes.keys().filter(|(of, _)| *of == space).copied().collect();
             for key in keys {
                 usage.set(key, 0);
                 usage.stripes.remove(&key);
+                usage.estimates.remove(&key);
             }
             drop(usage);
             self.full.store(false, Ordering::Relaxed);
@@ -254,16 +301,18 @@ impl Store {
         }
     }
 
+    /// Opens a stripe, or waits until another has. The caller holds `wanted`.
     fn open_stripe(&self, key: Key) -> io::Result<Arc<Stripe>> {
-        let mut open = write(&self.open);
-        if let Some(open) = open.get(&key) {
-            return Ok(open.stripe.clone());
+        let open = self.place(key);
+        let _opening = lock(&open.opening);
+        if let Some(stripe) = open.stripe.get() {
+            return Ok(stripe.clone());
         }
         let folder = self.folder.join(key.0.to_string());
         let stripe = loop {
             match Stripe::open(&folder, key.0, key.1) {
                 // Too many open files (EMFILE): closing others helps, as long as there are any.
-                Err(error) if error.raw_os_error() == Some(TOO_MANY_FILES) && close_oldest(&mut open) => {}
+                Err(error) if error.raw_os_error() == Some(TOO_MANY_FILES) && close_oldest(&mut write(&self.open)) => {}
                 opened => break Arc::new(opened?),
             }
         };
@@ -276,17 +325,18 @@ impl Store {
             usage.add(key, 0);
         }
         drop(usage);
-        if open.len() >= OPEN_STRIPES_MAX {
-            close_oldest(&mut open);
+        Ok(open.stripe.get_or_init(|| stripe).clone())
+    }
+
+    /// The place of a stripe in the map; it stays there as long as somebody has it.
+    fn place(&self, key: Key) -> Arc<Open> {
+        let mut places = write(&self.open);
+        if places.len() >= OPEN_STRIPES_MAX && !places.contains_key(&key) {
+            close_oldest(&mut places);
         }
-        open.insert(
-            key,
-            Open {
-                stripe: stripe.clone(),
-                used_at: AtomicU64::new(self.tick()),
-            },
-        );
-        Ok(stripe)
+        let open = places.entry(key).or_default();
+        open.used_at.store(self.tick(), Ordering::Relaxed);
+        open.clone()
     }
 
     fn tick(&self) -> u64 {
@@ -305,14 +355,18 @@ impl Store {
     }
 }
 
-/// Closes the stripe that was used longest ago; false when none is open. Readers that hold it go on; its state is in its
-/// files.
-fn close_oldest(open: &mut HashMap<Key, Open>) -> bool {
-    let oldest = open
+fn is_wanted(wanted: &Option<HashSet<SpaceId>>, space: &SpaceId) -> bool {
+    wanted.as_ref().is_none_or(|wanted| wanted.contains(space))
+}
+
+/// Closes the stripe that was used longest ago among those that nobody has; false when there is none.
+fn close_oldest(places: &mut HashMap<Key, Arc<Open>>) -> bool {
+    let oldest = places
         .iter()
+        .filter(|(_, open)| open.is_idle())
         .min_by_key(|(_, open)| open.used_at.load(Ordering::Relaxed))
         .map(|(key, _)| *key);
-    oldest.and_then(|oldest| open.remove(&oldest)).is_some()
+    oldest.and_then(|oldest| places.remove(&oldest)).is_some()
 }
 
 fn sentence(tier: &str, folder: &Path, error: &io::Error) -> String {
@@ -342,4 +396,113 @@ fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
 
 fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
     lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPACE: SpaceId = SpaceId([1; 16]);
+    const BLOCK: usize = BLOCK_BYTES as usize;
+
+    fn store_in(folder: &Path, capacity_bytes: u64) -> Store {
+        let tier = TierConfig {
+            name: "ssd".into(),
+            path: folder.into(),
+            capacity_bytes,
+        };
+        Store::open(tier).unwrap()
+    }
+
+    /// Stores the first `blocks` blocks of a stripe.
+    fn fill(store: &Store, space: SpaceId, stripe: u64, blocks: usize) -> Result<(), NotStored> {
+        let range = BlockRange::new(stripe << 26, (blocks * BLOCK) as u64).unwrap();
+        store.store(&space, range, &vec![7; blocks * BLOCK], &vec![7; blocks])
+    }
+
+    #[test]
+    fn a_stripe_that_somebody_has_is_not_opened_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store_in(folder.path(), 1 << 40);
+        fill(&store, SPACE, 0, 1).unwrap();
+        let held = store.stripe(&SPACE, 0).unwrap();
+        for number in 1..=OPEN_STRIPES_MAX as u64 + 1 {
+            fill(&store, SPACE, number, 1).unwrap();
+        }
+        assert!(Arc::ptr_eq(&held, &store.stripe(&SPACE, 0).unwrap()));
+        assert!(read(&store.open).len() <= OPEN_STRIPES_MAX);
+    }
+
+    #[test]
+    fn a_removed_space_stays_removed_whatever_is_under_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store_in(folder.path(), 1 << 40);
+        for _ in 0..50 {
+            store.keep_only(None);
+            fill(&store, SPACE, 0, 1).unwrap();
+            let removing = std::sync::Barrier::new(3);
+            std::thread::scope(|scope| {
+                for number in 0..2 {
+                    let (store, removing) = (&store, &removing);
+                    scope.spawn(move || {
+                        removing.wait();
+                        // Until it is refused.
+                        (0..).find(|step| fill(store, SPACE, 2 * step + number, 1).is_err())
+                    });
+                }
+                removing.wait();
+                store.keep_only(Some(HashSet::new()));
+            });
+            assert_eq!(store.spaces(), []);
+            assert_eq!(fs::read_dir(&store.folder).unwrap().count(), 0, "the folder is back");
+        }
+    }
+
+    #[test]
+    fn a_space_whose_folder_is_gone_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store_in(folder.path(), 1 << 40);
+        fill(&store, SPACE, 0, 4).unwrap();
+        let held = store.stripe(&SPACE, 0).unwrap();
+        fs::remove_dir_all(store.folder.join(SPACE.to_string())).unwrap();
+        store.keep_only(Some(HashSet::new()));
+        assert_eq!((store.spaces(), store.report().used_bytes), (vec![], 0));
+        store.forget(&SPACE, 0, &held, &[0, 1]);
+        assert_eq!(
+            (store.spaces(), store.report().used_bytes),
+            (vec![], 0),
+            "a reader forgot blocks of it"
+        );
+    }
+
+    #[test]
+    fn a_full_tier_stays_full_when_what_nobody_wants_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store_in(folder.path(), BLOCK_BYTES);
+        store.keep_only(Some(HashSet::from([SPACE])));
+        fill(&store, SPACE, 0, 1).unwrap();
+        assert_eq!(fill(&store, SPACE, 1, 1), Err(NotStored));
+        assert!(store.report().fault.is_some());
+        assert_eq!(fill(&store, SpaceId([2; 16]), 0, 1), Err(NotStored));
+        assert!(store.report().fault.is_some());
+    }
+
+    #[test]
+    fn blocks_are_forgotten_together_and_only_these() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store_in(folder.path(), 1 << 40);
+        fill(&store, SPACE, 0, 300).unwrap();
+        let stripe = store.stripe(&SPACE, 0).unwrap();
+        let forgotten: Vec<u32> = (3..200).chain([299]).collect();
+        for _ in 0..2 {
+            store.forget(&SPACE, 0, &stripe, &forgotten);
+            assert_eq!(store.spaces(), [(SPACE, (300 - 198) * BLOCK_BYTES)]);
+        }
+        drop((stripe, store));
+        let store = store_in(folder.path(), 1 << 40);
+        let stripe = store.stripe(&SPACE, 0).unwrap();
+        let left = stripe.present(BlockRange::new(0, 400 * BLOCK_BYTES).unwrap());
+        let at = |blocks: std::ops::Range<u64>| blocks.start * BLOCK_BYTES..blocks.end * BLOCK_BYTES;
+        assert_eq!(left, [at(0..3), at(200..299)]);
+    }
 }

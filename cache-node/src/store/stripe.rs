@@ -121,9 +121,9 @@ impl Stripe {
         self.side.present_blocks()
     }
 
-    /// Makes a block missing; true when it was present.
-    pub(super) fn forget(&self, block: u32) -> bool {
+    /// Makes blocks missing, in increasing order; returns how many were present.
+    pub(super) fn forget(&self, blocks: &[u32]) -> u64 {
         let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.side.clear(block)
+        self.side.clear(blocks)
     }
 }
