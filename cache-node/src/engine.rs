@@ -21,6 +21,7 @@ use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_revision::{Extent, Package};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use crate::fetch::{Fetch, Source};
 use crate::follow::FollowedReads;
@@ -31,7 +32,7 @@ use crate::limits::{
 use crate::origin::{Origin, OriginError};
 use crate::plan::Reach;
 use crate::report::{Counters, Drift, Report};
-use crate::store::{Look, Store, Stripe};
+use crate::store::{Known, Look, Store, Stripe, Waiting};
 pub use miss::Miss;
 
 /// One tier of a node.
@@ -207,6 +208,20 @@ impl Engine {
         self.0.announced(revision).map(|announced| announced.package.clone())
     }
 
+    /// The same as [`Engine::try_read`] without waiting for a disk either; `None` when the disk would have to be asked.
+    pub fn try_read_now(
+        &self,
+        revision: &RevisionId,
+        range: BlockRange,
+        into: &mut [u8],
+        checksums: Option<&mut [u32]>,
+    ) -> Option<TryRead> {
+        match self.0.announced(revision) {
+            Some(announced) => self.0.try_read(&announced, range, into, checksums, Waiting::Never),
+            None => Some(TryRead::Miss),
+        }
+    }
+
     /// Reads whole blocks that are stored, without waiting for an origin. `into` has the length of `range`; `checksums`, if
     /// given, one entry a block.
     pub fn try_read(
@@ -216,10 +231,10 @@ impl Engine {
         into: &mut [u8],
         checksums: Option<&mut [u32]>,
     ) -> TryRead {
-        match self.0.announced(revision) {
-            Some(announced) => self.0.try_read(&announced, range, into, checksums),
-            None => TryRead::Miss,
-        }
+        let announced = self.0.announced(revision);
+        let look =
+            announced.and_then(|announced| self.0.try_read(&announced, range, into, checksums, Waiting::Allowed));
+        look.unwrap_or(TryRead::Miss)
     }
 
     /// Reads whole blocks, fetching what is missing. Arguments as for [`Engine::try_read`].
@@ -293,10 +308,11 @@ impl Inner {
         range: BlockRange,
         into: &mut [u8],
         checksums: Option<&mut [u32]>,
-    ) -> TryRead {
+        waiting: Waiting,
+    ) -> Option<TryRead> {
         let space = announced.package.space();
-        let look = self.look(&space, range, into, checksums);
-        if look == TryRead::Hit {
+        let look = self.look(&space, range, into, checksums, waiting);
+        if look == Some(TryRead::Hit) {
             Counters::add(&self.counters.hit_bytes, range.bytes());
             if self.followed.takes_mark(&space, range) {
                 self.go_on(announced.clone(), range);
@@ -308,7 +324,7 @@ impl Inner {
     /// Starts the next window of a reader that is about to use up this one.
     fn go_on(self: &Arc<Self>, announced: Arc<Announced>, range: BlockRange) {
         let inner = self.clone();
-        self.runtime.spawn(async move {
+        self.runtime.spawn_blocking(move || {
             // Whoever needs the bytes meets the same error and says so.
             let started = inner.extents(&announced, range);
             let _ = started.and_then(|extents| inner.start(&announced, &extents, range));
@@ -320,12 +336,27 @@ impl Inner {
         announced.package.extents(range).map_err(damaged)
     }
 
-    fn look(&self, space: &SpaceId, range: BlockRange, into: &mut [u8], checksums: Option<&mut [u32]>) -> TryRead {
-        let Some(stripe) = self.store.stripe(space, range.stripe()) else {
-            return TryRead::Miss;
+    /// `None` when the disk would have to be asked.
+    fn look(
+        &self,
+        space: &SpaceId,
+        range: BlockRange,
+        into: &mut [u8],
+        checksums: Option<&mut [u32]>,
+        waiting: Waiting,
+    ) -> Option<TryRead> {
+        let stripe = match (self.store.known(space, range.stripe()), waiting) {
+            (Known::Open(stripe), _) => Some(stripe),
+            (Known::Absent, _) => None,
+            (Known::Closed, Waiting::Never) => return None,
+            (Known::Closed, Waiting::Allowed) => self.store.stripe(space, range.stripe()),
         };
-        match stripe.look(range, into, checksums) {
-            Look::Hit => return TryRead::Hit,
+        let Some(stripe) = stripe else {
+            return Some(TryRead::Miss);
+        };
+        match stripe.look(range, into, checksums, waiting) {
+            Look::Hit => return Some(TryRead::Hit),
+            Look::WouldWait => return None,
             Look::Missing => {}
             Look::Damaged(blocks) => {
                 Counters::add(&self.counters.damaged_blocks, blocks.len() as u64);
@@ -339,13 +370,13 @@ impl Inner {
                 self.store.forget(space, range.stripe(), &stripe, &blocks);
             }
         }
-        TryRead::Miss
+        Some(TryRead::Miss)
     }
 
     /// Starts what is missing of `range` and waits for it.
     async fn gather(
         self: &Arc<Self>,
-        announced: &Announced,
+        announced: &Arc<Announced>,
         range: BlockRange,
         gathered: &mut Gathered,
     ) -> Result<(), ReadError> {
@@ -354,7 +385,11 @@ impl Inner {
             .iter()
             .map(|extent| extent.address..extent.address + round_up_to_block(extent.bytes));
         gathered.gaps = inflight::uncovered(range.address()..range.end(), covered);
-        for unit in self.start(announced, &extents, range)? {
+        // Opening a stripe can wait for the disk; the runtime's threads must not.
+        let (inner, announced) = (self.clone(), announced.clone());
+        let started = spawn_blocking(move || inner.start(&announced, &extents, range)).await;
+        let units = started.unwrap_or_else(|_| Err(ReadError::Unavailable("starting the fetch failed".to_owned())));
+        for unit in units? {
             match unit.arrived().await {
                 Arrived::Here(buffer) => gathered.arrived.push((unit, buffer)),
                 Arrived::Failed(error) => return Err(error),
@@ -483,7 +518,7 @@ impl Inner {
             let sums = checksums
                 .as_deref_mut()
                 .map(|sums| &mut sums[bytes.start / BLOCK..bytes.end / BLOCK]);
-            complete &= self.look(space, piece, &mut into[bytes], sums) == TryRead::Hit;
+            complete &= self.look(space, piece, &mut into[bytes], sums, Waiting::Allowed) == Some(TryRead::Hit);
         }
         if !complete {
             return TryRead::Miss;

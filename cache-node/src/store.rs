@@ -30,7 +30,7 @@ use penstock_protocol::ids::SpaceId;
 use crate::engine::TierConfig;
 use crate::limits::OPEN_STRIPES_MAX;
 use crate::report::TierReport;
-pub(crate) use stripe::{Look, Stripe};
+pub(crate) use stripe::{Look, Stripe, Waiting};
 
 type Key = (SpaceId, u64);
 

@@ -18,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -184,7 +185,19 @@ impl BulkServer {
     async fn filled(&self, revision: &RevisionId, range: BlockRange) -> Result<Filled, Refusal> {
         let mut filled = self.empty(range).await?;
         let (bytes, engine) = (range.bytes() as usize, self.node.engine());
-        if engine.try_read(revision, range, &mut filled.buffer[..bytes], Some(&mut filled.sums)) == TryRead::Hit {
+        let look = engine.try_read_now(revision, range, &mut filled.buffer[..bytes], Some(&mut filled.sums));
+        let (look, filled) = match look {
+            Some(look) => (look, filled),
+            None => {
+                let (engine, revision) = (engine.clone(), *revision);
+                on_disk(move || {
+                    let (buffer, sums) = (&mut filled.buffer[..bytes], &mut filled.sums);
+                    (engine.try_read(&revision, range, buffer, Some(sums)), filled)
+                })
+                .await?
+            }
+        };
+        if look == TryRead::Hit {
             return Ok(filled);
         }
         drop(filled);
@@ -194,9 +207,15 @@ impl BulkServer {
         loop {
             miss.arrive().await.map_err(refused)?;
             let mut filled = self.empty(range).await?;
-            if miss.try_read(&mut filled.buffer[..bytes], Some(&mut filled.sums)) == TryRead::Hit {
+            let (look, tried, filled) = on_disk(move || {
+                let (buffer, sums) = (&mut filled.buffer[..bytes], &mut filled.sums);
+                (miss.try_read(buffer, Some(sums)), miss, filled)
+            })
+            .await?;
+            if look == TryRead::Hit {
                 return Ok(filled);
             }
+            miss = tried;
         }
     }
 
@@ -236,6 +255,12 @@ async fn next_header(reading: &mut OwnedReadHalf) -> io::Result<Option<Result<He
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Does what may wait for a disk where it holds up nobody.
+async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    let ended = |error: tokio::task::JoinError| (Status::Internal, format!("reading the cache failed: {error}"));
+    spawn_blocking(work).await.map_err(ended)
 }
 
 async fn permit(of: Arc<Semaphore>, busy: &str) -> Result<OwnedSemaphorePermit, Refusal> {

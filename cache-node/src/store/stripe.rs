@@ -3,7 +3,7 @@
 //! *Order of a write*: data, checksums, presence. A reader that sees a block present finds its data and its checksum.
 
 use std::fs::{File, OpenOptions, create_dir_all};
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -11,14 +11,29 @@ use std::sync::{Mutex, PoisonError};
 use penstock_protocol::checksum::block_checksum;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
+use rustix::fs::fstatfs;
+use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::side::Side;
+
+/// What statfs(2) says of tmpfs (linux/magic.h).
+const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 pub(crate) struct Stripe {
     space: SpaceId,
     data: File,
+    /// Its file system is in memory: nothing has to be waited for, and it cannot say so (tmpfs has no RWF_NOWAIT).
+    is_in_memory: bool,
     side: Side,
     writing: Mutex<()>,
+}
+
+/// Whether a look may wait for the disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waiting {
+    Allowed,
+    /// Only what the kernel has in memory is looked at.
+    Never,
 }
 
 /// What a look into a stripe found.
@@ -28,6 +43,8 @@ pub(crate) enum Look {
     Hit,
     /// Not all blocks are present.
     Missing,
+    /// Not without waiting for the disk.
+    WouldWait,
     /// These blocks of the stripe do not match their checksums.
     Damaged(Vec<u32>),
     /// The disk failed.
@@ -53,6 +70,7 @@ impl Stripe {
         let side = Side::open(side, space, number)?;
         Ok(Self {
             space,
+            is_in_memory: fstatfs(&data)?.f_type == TMPFS_MAGIC,
             data,
             side,
             writing: Mutex::default(),
@@ -60,12 +78,25 @@ impl Stripe {
     }
 
     /// Reads whole blocks and checks them; their checksums go to `checksums` when it is given.
-    pub(crate) fn look(&self, range: BlockRange, into: &mut [u8], checksums: Option<&mut [u32]>) -> Look {
+    pub(crate) fn look(
+        &self,
+        range: BlockRange,
+        into: &mut [u8],
+        checksums: Option<&mut [u32]>,
+        waiting: Waiting,
+    ) -> Look {
         let blocks = range.blocks_in_stripe();
         if !self.side.are_present(blocks.clone()) {
             return Look::Missing;
         }
-        if let Err(error) = self.data.read_exact_at(into, range.address() % STRIPE_BYTES) {
+        let at = range.address() % STRIPE_BYTES;
+        if waiting == Waiting::Never && !self.is_in_memory {
+            // Fewer bytes than asked for, or any error, also that the file system cannot do this: the disk has to be asked.
+            let got = preadv2(&self.data, &mut [IoSliceMut::new(into)], at, ReadWriteFlags::NOWAIT);
+            if got != Ok(into.len()) {
+                return Look::WouldWait;
+            }
+        } else if let Err(error) = self.data.read_exact_at(into, at) {
             return Look::Fault(error);
         }
         let (mut sums, mut damaged) = (checksums, Vec::new());

@@ -6,9 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use penstock_cache_node::{Engine, EngineConfig, TierConfig};
+use penstock_cache_node::{Engine, EngineConfig, TierConfig, TryRead};
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
+use rustix::fs::{Advice, fadvise};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::alone::alone;
@@ -195,4 +196,28 @@ async fn more_stripes_than_files_may_be_open_are_read_and_kept() {
     }
     assert_sound(&engine);
     assert_eq!(origin.asked().len(), 600, "stripes were not kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_kernel_no_longer_has_in_memory_is_not_waited_for_unless_asked_to() {
+    let scene = Scene::with(&[("a", 400_000)]).await;
+    scene.read("a").await.unwrap();
+    let range = BlockRange::covering(scene.extent("a").address, 400_000).next().unwrap();
+    let mut into = vec![0; range.bytes() as usize];
+    let mut now = |engine: &Engine| engine.try_read_now(&scene.package.id(), range, &mut into, None);
+    assert_eq!(now(&scene.engine), Some(TryRead::Hit));
+
+    let data = fs::File::open(stripe(&scene, "data")).unwrap();
+    data.sync_all().unwrap();
+    fadvise(&data, 0, None, Advice::DontNeed).unwrap();
+    assert_eq!(now(&scene.engine), None);
+    scene.read("a").await.unwrap();
+    assert_eq!(now(&scene.engine), Some(TryRead::Hit), "it was read by one who waits");
+
+    // Its stripe is not open yet.
+    let restarted = scene.restarted();
+    assert_eq!(now(&restarted), None);
+    scene.read_with(&restarted, "a").await.unwrap();
+    assert_eq!(now(&restarted), Some(TryRead::Hit));
+    assert_eq!(scene.origin.asked().len(), 1);
 }

@@ -42,7 +42,8 @@ impl Scene {
         let Outcome::New(package) = build(SpaceId([5; 16]), None, &[listing], &BuildOptions::default()).unwrap() else {
             panic!("a first revision is new")
         };
-        let folder = tempfile::tempdir().unwrap();
+        // On a disk, unlike /tmp of many machines.
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let engine = open(folder.path(), capacity_bytes, &origin, &package);
         Self {
             origin,
