@@ -110,7 +110,7 @@ impl S3Origin {
             format!(" ({code})")
         };
         match (status.as_u16(), code.as_str(), asked) {
-            (404, "" | "NoSuchKey", Asked::Object(key)) => OriginError::Drifted(format!(
+            (404, code, Asked::Object(key)) if code != "NoSuchBucket" => OriginError::Drifted(format!(
                 "{key} is gone from {place}; refresh the Dataset and restart the pods that need it"
             )),
             (412 | 416, _, Asked::Object(key)) => self.drifted(key),
