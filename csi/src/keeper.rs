@@ -25,7 +25,7 @@ use penstock_protocol::ids::{RevisionId, SpaceId};
 use rustix::fs::SealFlags;
 
 use self::link::Link;
-use crate::limits::{FETCH_DEADLINE, PACKAGE_BYTES_MAX, SERVE_DEADLINE, STOP_DEADLINE};
+use crate::limits::{ACCEPT_PAUSE, FETCH_DEADLINE, PACKAGE_BYTES_MAX, SERVE_DEADLINE, STOP_DEADLINE};
 
 /// Version of the letters that is spoken here.
 const LETTERS_VERSION: u32 = 1;
@@ -110,7 +110,11 @@ impl Keeper {
             loop {
                 match descriptors::accept_peer(listener.as_fd()) {
                     Ok(peer) => keeper.welcome(peer, uid),
-                    Err(error) => tracing::error!(%error, "accept a mounter"),
+                    Err(error) => {
+                        // Out of descriptors, say: it would fail at once again.
+                        tracing::error!(%error, "accept a mounter");
+                        std::thread::sleep(ACCEPT_PAUSE);
+                    }
                 }
             }
         })?;

@@ -7,10 +7,12 @@ use async_trait::async_trait;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
-use kube::core::NamespaceResourceScope;
+use kube::core::{NamespaceResourceScope, PartialObjectMeta};
+use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use penstock_crds::{CacheRuntime, Dataset};
 use serde::de::DeserializeOwned;
+use tokio_stream::{Stream, StreamExt};
 
 use crate::error::Error;
 use crate::limits::API_DEADLINE;
@@ -69,6 +71,21 @@ impl Cluster for ApiServer {
     async fn stateful_set(&self, namespace: &str, name: &str) -> Result<Option<StatefulSet>, Error> {
         self.get(namespace, name).await
     }
+}
+
+/// One item for each CacheRuntime that goes away from now on, and some more when the watch begins anew: a reason to look.
+pub fn cache_runtimes_gone(client: Client) -> impl Stream<Item = ()> {
+    // Only their metadata travels.
+    let api = Api::<PartialObjectMeta<CacheRuntime>>::all(client);
+    let events = watcher(api, watcher::Config::default()).default_backoff();
+    events.filter_map(|event| match event {
+        Ok(watcher::Event::Delete(_) | watcher::Event::InitDone) => Some(()),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::debug!(%error, "watch the CacheRuntimes");
+            None
+        }
+    })
 }
 
 async fn in_time<T>(what: String, asked: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {

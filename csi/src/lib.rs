@@ -16,6 +16,7 @@ pub mod identity;
 pub mod images;
 pub mod keeper;
 pub mod kubernetes;
+pub mod leaving;
 pub mod limits;
 pub mod mounts;
 pub mod namespace;

@@ -25,6 +25,9 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the mounter may leave a letter in its queue before it counts as gone (stopped by a signal, say).
 pub const SEND_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Pause after a mounter could not be accepted.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long the kernel may take to mount an image: it asks the mounter for a few names. Then the connection is aborted.
 pub const IMAGE_MOUNT_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -38,5 +41,22 @@ pub const STATISTICS_DEADLINE: Duration = Duration::from_secs(5);
 /// that had moved to another node. One list request each.
 pub const TIER_SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 
-/// How long calls that have begun may go on after SIGTERM.
-pub const SHUTDOWN_MAX: Duration = Duration::from_secs(20);
+/// How soon the folders are looked at again when some could not be removed, or a pod still had them.
+pub const TIER_SWEEP_RETRY: Duration = Duration::from_secs(10);
+
+/// How long after our SIGTERM the mounter's link may last before it is clear that the mounter does not end too. Its pod has a
+/// grace period of 5 s.
+pub const MOUNTER_END_MAX: Duration = Duration::from_secs(6);
+
+/// How long the kubelet may take for the volume of a mounter that has ended: it waits for the pod's sandbox and looks at its
+/// volumes every 100 ms.
+pub const KEEPER_GONE_MAX: Duration = Duration::from_secs(15);
+
+/// Pause between two looks at either.
+pub const LEAVING_LOOK: Duration = Duration::from_millis(100);
+
+/// How long calls that have begun may go on after SIGTERM, those that we wait for included; the pod's grace period is 30 s.
+pub const SHUTDOWN_MAX: Duration = Duration::from_secs(25);
+
+/// How long the process waits at its very end for a call that hangs in the kernel.
+pub const HANGING_CALL_MAX: Duration = Duration::from_secs(2);

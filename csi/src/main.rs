@@ -6,6 +6,7 @@ mod args;
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::Path;
+use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -13,8 +14,8 @@ use clap::Parser;
 use penstock_csi::folders::Folders;
 use penstock_csi::identity::Identity;
 use penstock_csi::keeper::Keeper;
-use penstock_csi::kubernetes::ApiServer;
-use penstock_csi::limits::{SHUTDOWN_MAX, TIER_SWEEP_INTERVAL};
+use penstock_csi::kubernetes::{ApiServer, cache_runtimes_gone};
+use penstock_csi::limits::{HANGING_CALL_MAX, SHUTDOWN_MAX, TIER_SWEEP_INTERVAL, TIER_SWEEP_RETRY};
 use penstock_csi::mounts::LinuxMounts;
 use penstock_csi::node::{MounterIdentity, Node, NodeService, metrics};
 use penstock_csi::proto::csi::identity_server::IdentityServer;
@@ -24,11 +25,10 @@ use penstock_csi::registration::Registration;
 use penstock_csi::revisions::Revisions;
 use penstock_csi::tier::{Owner, Tiers};
 use penstock_csi::volume_lock::VolumeLocks;
-use penstock_csi::{authority, namespace, socket};
+use penstock_csi::{authority, leaving, namespace, socket};
 use penstock_health::Readiness;
 use tokio::io::DuplexStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::transport::Server;
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     let runtime = runtime.context("start the runtime")?;
     let ended = runtime.block_on(serve(args, folders));
     // A call that hangs in the kernel must not keep the process.
-    runtime.shutdown_timeout(SHUTDOWN_MAX);
+    runtime.shutdown_timeout(HANGING_CALL_MAX);
     ended
 }
 
@@ -71,7 +71,7 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
     let client = kube::Client::try_default()
         .await
         .context("find the API server; this runs in a pod with a service account, or with KUBECONFIG")?;
-    let (cluster, mounts) = (Arc::new(ApiServer(client)), Arc::new(LinuxMounts));
+    let (cluster, mounts) = (Arc::new(ApiServer(client.clone())), Arc::new(LinuxMounts));
     let keeper = Arc::<Keeper>::default();
     let node = Arc::new(Node {
         name: node_name,
@@ -101,25 +101,24 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
         .listen(&keeper_socket, unprivileged_uid)
         .with_context(|| format!("listen at {}", keeper_socket.display()))?;
 
-    let (registered, (refused, refusal)) = (Readiness::default(), watch::channel(None));
+    let registered = Readiness::default();
     let health = {
-        let node = node.clone();
+        let (node, keeper) = (node.clone(), keeper.clone());
         penstock_health::serve(health_listen, registered.clone(), move || metrics(&node, &keeper))
     };
-    tokio::spawn(sweep_tiers(node.clone()));
+    tokio::spawn(sweep_tiers(node.clone(), cache_runtimes_gone(client)));
 
     let ready = Readiness::default();
     ready.set(true);
     let csi_socket = folders.csi_socket();
     let csi = Server::builder()
         .add_service(IdentityServer::new(Identity { ready }))
-        .add_service(NodeServer::new(NodeService(node)))
-        .serve_with_incoming_shutdown(listen(&csi_socket)?, terminated());
+        .add_service(NodeServer::new(NodeService(node.clone())))
+        .serve_with_incoming_shutdown(listen(&csi_socket)?, not_needed(node, keeper));
     let registration = Server::builder()
         .add_service(RegistrationServer::new(Registration {
             endpoint: csi_socket.clone(),
             registered,
-            refused,
         }))
         .serve_with_incoming_shutdown(listen(&folders.registration_socket())?, terminated());
     tracing::info!(socket = %csi_socket.display(), "serving");
@@ -130,7 +129,6 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
         error = health => {
             error.with_context(|| format!("serve /livez on {health_listen}"))?;
         }
-        why = refused_registration(refusal) => bail!("the kubelet refused the driver: {why}"),
         () = overdue() => tracing::warn!("calls were still under way"),
     }
     tracing::info!("asked to end; mounts and sockets stay for the next one");
@@ -152,27 +150,30 @@ async fn terminated() {
     }
 }
 
+async fn not_needed(node: Arc<Node>, keeper: Arc<Keeper>) {
+    terminated().await;
+    leaving::until_not_needed(&node, &keeper).await;
+}
+
 async fn overdue() {
     terminated().await;
     tokio::time::sleep(SHUTDOWN_MAX).await;
 }
 
-async fn refused_registration(mut refusal: watch::Receiver<Option<String>>) -> String {
-    match refusal.wait_for(Option::is_some).await {
-        Ok(why) => why.clone().unwrap_or_default(),
-        // The server has ended, which the other arm says.
-        Err(_) => std::future::pending().await,
-    }
-}
-
-/// Removes the folders of CacheRuntimes that are gone, at the start and now and then.
-async fn sweep_tiers(node: Arc<Node>) {
-    let mut interval = tokio::time::interval(TIER_SWEEP_INTERVAL);
+/// Removes the folders of CacheRuntimes that are gone: at the start, when one goes, and now and then.
+async fn sweep_tiers(node: Arc<Node>, gone: impl Stream<Item = ()>) {
+    let mut gone = pin!(gone);
     loop {
-        interval.tick().await;
-        if let Err(error) = node.tiers.sweep().await {
-            tracing::warn!(%error, "look for tier folders that nobody wants; it will be done again");
-        }
+        let pause = match node.tiers.sweep().await {
+            Ok(true) => TIER_SWEEP_INTERVAL,
+            Ok(false) => TIER_SWEEP_RETRY,
+            Err(error) => {
+                tracing::warn!(%error, "look for tier folders that nobody wants; it will be done again");
+                TIER_SWEEP_RETRY
+            }
+        };
+        // The watch never ends.
+        let _ = tokio::time::timeout(pause, gone.next()).await;
     }
 }
 

@@ -158,18 +158,14 @@ impl Node {
     async fn unpublish(self: Arc<Self>, request: csi::NodeUnpublishVolumeRequest) -> Result<(), Error> {
         let Unpublish { volume_id, target } = Unpublish::parse(request, &self.folders)?;
         let _lock = self.locks.lock(&target)?;
-        if let Some(mount) = self.mounted_at(&target)? {
-            let was_revision = Revisions::shows_revision(&mount);
-            let node = self.clone();
-            let path = target.clone();
-            blocking(move || match was_revision {
-                true => node.revisions.unpublish(&path, mount.device),
-                false => Ok(node.mounts.unmount(&path, None)?),
-            })
-            .await?;
-            if !was_revision {
-                self.clone().sweep_tiers();
-            }
+        let mount = self.mounted_at(&target)?;
+        let (node, path) = (self.clone(), target.clone());
+        if mount.as_ref().is_some_and(|mount| !Revisions::shows_revision(mount)) {
+            blocking(move || Ok(node.mounts.unmount(&path, None)?)).await?;
+            self.clone().sweep_tiers();
+        } else {
+            // Also when nothing is mounted any more: a call before may have come no further.
+            blocking(move || node.revisions.unpublish(&path)).await?;
         }
         match fs::remove_dir(&target) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(Error::file("remove", &target)(error)),
@@ -223,13 +219,27 @@ impl Node {
         Ok(table.into_iter().rev().find(|mount| mount.target == path))
     }
 
+    /// Whether a pod still has the keeper's folder.
+    ///
+    /// # Errors
+    /// When the kernel does not tell what is mounted.
+    pub fn shows_keeper(&self) -> io::Result<bool> {
+        let (table, pods) = (self.mounts.table()?, self.folders.pods());
+        Ok(table
+            .iter()
+            .any(|mount| mount.target.starts_with(&pods) && self.is_keeper(mount)))
+    }
+
+    fn is_keeper(&self, mount: &Mount) -> bool {
+        mount.root.ends_with(last_names(&self.folders.keeper(), 3))
+    }
+
     /// Whether a mount shows the keeper's folder or one of a tier; the table has paths within their file system.
     fn is_own_folder(&self, mount: &Mount) -> bool {
-        let keeper = last_names(&self.folders.keeper(), 3);
         let tiers = last_names(&self.folders.tiers(), 1);
         // <uid>/<tier>/<pod> below it.
         let above = mount.root.ancestors().nth(3);
-        mount.root.ends_with(keeper) || above.is_some_and(|above| above.ends_with(tiers))
+        self.is_keeper(mount) || above.is_some_and(|above| above.ends_with(tiers))
     }
 }
 

@@ -4,7 +4,6 @@
 use std::path::PathBuf;
 
 use penstock_health::Readiness;
-use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
 use crate::DRIVER;
@@ -14,10 +13,8 @@ use crate::proto::pluginregistration as api;
 pub struct Registration {
     /// Where the kubelet finds the CSI services, as it sees the path.
     pub endpoint: PathBuf,
-    /// Set once the kubelet has taken the driver.
+    /// Whether the kubelet has taken the driver.
     pub registered: Readiness,
-    /// Told the kubelet's reason when it refuses; the process ends then, to be started anew.
-    pub refused: watch::Sender<Option<String>>,
 }
 
 #[tonic::async_trait]
@@ -43,7 +40,8 @@ impl api::registration_server::Registration for Registration {
         if plugin_registered {
             tracing::info!("registered with the kubelet");
         } else {
-            self.refused.send_replace(Some(error));
+            // It tries again by itself, and refuses for passing reasons too. Ending would lose what the keeper holds.
+            tracing::error!(error, "the kubelet refused the driver; it will try again");
         }
         Ok(Response::new(api::RegistrationStatusResponse {}))
     }

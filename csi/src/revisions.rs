@@ -94,7 +94,9 @@ impl Revisions {
             .find(|mounted| mounted.revision == wanted.revision && self.keeper.keeps(mounted.connection));
         let mounted = match usable {
             Some(mounted) => mounted,
-            None => self.mount(wanted)?,
+            None => self
+                .mount(wanted)
+                .inspect_err(|_| self.remove_image_if_unused(&wanted.revision))?,
         };
         let source = Source::Folder {
             path: mounted.path.clone(),
@@ -107,22 +109,22 @@ impl Revisions {
         Ok(())
     }
 
-    /// Unmounts `target`, where the file system `device` is mounted, and the revision if that was its last user. Blocks.
+    /// Unmounts `target`, and every revision that has no user any more: that of the target, and those that an earlier call
+    /// failed to end. Blocks.
     ///
     /// # Errors
     /// When the kernel refuses; a repeated call goes on where this one stopped.
-    pub fn unpublish(&self, target: &Path, device: (u32, u32)) -> Result<(), Error> {
-        let ours = self
-            .mounted(&self.table()?)
-            .into_iter()
-            .find(|mounted| mounted.device == device);
-        let Some(mounted) = ours else {
-            return Ok(self.mounts.unmount(target, None)?);
-        };
-        let lock = self.lock_of(&mounted.revision);
-        let _held = lock.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn unpublish(&self, target: &Path) -> Result<(), Error> {
         self.mounts.unmount(target, None)?;
-        self.end_if_unused(&mounted)
+        let mut ended = Ok(());
+        for mounted in self.mounted(&self.table()?) {
+            let lock = self.lock_of(&mounted.revision);
+            // Whoever holds it uses the revision, or ends it.
+            if let Ok(_held) = lock.try_lock() {
+                ended = ended.and(self.end_if_unused(&mounted));
+            }
+        }
+        ended
     }
 
     /// Whether a mount shows a revision.
@@ -280,6 +282,17 @@ impl Revisions {
         }
         tracing::info!(%revision, connection, "unmounted a revision that nobody uses any more");
         Ok(())
+    }
+
+    /// A revision that cannot be mounted must not leave its image: there may be a new one every minute.
+    fn remove_image_if_unused(&self, revision: &RevisionId) {
+        let removed = self.table().and_then(|table| {
+            let is_used = self.mounted(&table).iter().any(|mounted| mounted.revision == *revision);
+            if is_used { Ok(()) } else { self.images.remove(revision) }
+        });
+        if let Err(error) = removed {
+            tracing::error!(%revision, %error, "an image is left");
+        }
     }
 
     fn connection_at(&self, space: &Path) -> Result<u32, Error> {

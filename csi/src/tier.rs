@@ -50,7 +50,6 @@ impl Tiers {
             ))
         };
         let found = self.cluster.cache_runtime(namespace, runtime).await?;
-        let found = found.filter(|found| found.metadata.deletion_timestamp.is_none());
         let found = found.ok_or_else(|| denied("there is no such CacheRuntime in its namespace".to_owned()))?;
         let is_wanted = |wanted: &penstock_crds::Tier| wanted.name == tier && wanted.volume == TierVolume::Node;
         if !found.spec.tiers.iter().any(is_wanted) {
@@ -97,33 +96,36 @@ impl Tiers {
         Ok(())
     }
 
-    /// Removes the folders of CacheRuntimes that are gone or being deleted, except those that a pod still has.
+    /// Removes the folders of CacheRuntimes that are gone, except those that a pod still has. One that is being deleted
+    /// may wait for its Datasets for hours, and serves them all the time. True when nothing unwanted is left.
     ///
     /// # Errors
     /// When the API server or the disk does not answer; nothing was removed that is wanted.
-    pub async fn sweep(&self) -> Result<(), Error> {
+    pub async fn sweep(&self) -> Result<bool, Error> {
         // The folders first: one that is made after this look belongs to a CacheRuntime that the list below may not have.
         let found = uids_in(&self.folder)?;
         if found.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let runtimes = self.cluster.cache_runtimes().await?;
         let wanted: HashSet<String> = runtimes
             .into_iter()
-            .filter(|runtime| runtime.metadata.deletion_timestamp.is_none())
             .filter_map(|runtime| runtime.metadata.uid)
             .collect();
+        let mut clean = true;
         for uid in found.into_iter().filter(|uid| !wanted.contains(uid)) {
             let (folder, mounts) = (self.folder.join(&uid), self.mounts.clone());
             let removed = tokio::task::spawn_blocking(move || remove_unused(&folder, &*mounts));
-            match removed.await {
+            let removed = removed.await;
+            clean &= matches!(removed, Ok(Ok(true)));
+            match removed {
                 Ok(Ok(true)) => tracing::info!(uid, "removed the tier folders of a CacheRuntime that is gone"),
                 Ok(Ok(false)) => tracing::info!(uid, "a pod still has a tier folder of a CacheRuntime that is gone"),
                 Ok(Err(error)) => tracing::error!(uid, %error, "tier folders are left"),
                 Err(error) => tracing::error!(uid, %error, "tier folders are left"),
             }
         }
-        Ok(())
+        Ok(clean)
     }
 }
 

@@ -23,6 +23,7 @@ struct State {
     mounts: Vec<Mount>,
     devices: u32,
     failing: Option<(What, Errno)>,
+    stuck: Option<PathBuf>,
     aborted: Vec<u32>,
 }
 
@@ -41,6 +42,11 @@ impl FakeMounts {
     /// From now on mounts of this kind fail; `None` heals them.
     pub fn fail(&self, failing: Option<(What, Errno)>) {
         self.state().failing = failing;
+    }
+
+    /// From now on what is mounted below this folder cannot be unmounted; `None` heals it.
+    pub fn hold(&self, folder: Option<&Path>) {
+        self.state().stuck = folder.map(Path::to_owned);
     }
 
     /// The connections that were aborted.
@@ -116,6 +122,13 @@ impl Mounts for FakeMounts {
 
     fn unmount(&self, target: &Path, abort: Option<u32>) -> Result<(), MountError> {
         let mut state = self.state();
+        if state.stuck.as_ref().is_some_and(|stuck| target.starts_with(stuck)) {
+            return Err(MountError {
+                operation: "unmount",
+                path: target.to_owned(),
+                errno: Errno::BUSY,
+            });
+        }
         state.aborted.extend(abort);
         state.mounts.retain(|mount| mount.target != target);
         Ok(())

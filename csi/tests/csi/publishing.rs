@@ -242,10 +242,28 @@ async fn a_mount_that_fails_halfway_is_undone_and_works_later() {
         assert_eq!(mounts.shown(), Vec::<String>::new(), "{what:?}");
         assert_eq!(scene.keeper.kept(), 0);
         assert!(!scene.target("a").exists());
+        let images = std::fs::read_dir(scene.folders.images()).into_iter().flatten();
+        assert_eq!(images.count(), 0, "{what:?}: an image that nobody mounts is left");
     }
     mounts.fail(None);
     scene.publish("a", INLINE).await.unwrap();
     assert_eq!(mounter.seen().served.last().map(|serve| serve.initialised), Some(false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_unpublish_could_not_end_a_later_one_ends() {
+    let (scene, mounts) = Scene::fake();
+    let package = package(1);
+    scene.dataset("imagenet", &package);
+    let _mounter = connect(&scene, &[package], Serves::InWords);
+    scene.publish("a", INLINE).await.unwrap();
+    mounts.hold(Some(&scene.folders.revisions()));
+    assert!(scene.unpublish("a").await.is_err());
+    mounts.hold(None);
+    // The kubelet asks again, though the pod shows nothing any more.
+    scene.unpublish("a").await.unwrap();
+    assert_eq!(mounts.shown(), Vec::<String>::new());
+    assert_eq!(scene.keeper.kept(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::pin::pin;
+
+use futures::poll;
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use penstock_crds::{CacheRuntime, CacheRuntimeSpec, Medium, Tier, TierVolume};
+use penstock_csi::leaving;
 use tonic::Code;
 
 use crate::scene::{NAMESPACE, Scene};
@@ -97,12 +101,35 @@ async fn a_cache_node_gets_its_folder_again_until_its_runtime_is_gone() {
     for runtime in scene.cluster.objects().cache_runtimes.values_mut() {
         runtime.metadata.deletion_timestamp = Some(Time(Default::default()));
     }
-    scene.node.tiers.sweep().await.unwrap();
+    scene.unpublish("pool-cache-0").await.unwrap();
+    assert!(scene.node.tiers.sweep().await.unwrap());
+    assert!(folder.exists(), "its deletion waits for Datasets, which go on using it");
+    scene.publish("pool-cache-0", TIER).await.unwrap();
+    scene.cluster.objects().cache_runtimes.clear();
+    assert!(!scene.node.tiers.sweep().await.unwrap(), "looked at again soon");
     assert!(folder.exists(), "the pod still has it");
     scene.unpublish("pool-cache-0").await.unwrap();
-    scene.node.tiers.sweep().await.unwrap();
+    assert!(scene.node.tiers.sweep().await.unwrap());
     assert!(!folder.exists());
     assert_eq!(scene.mounted(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_sigterm_the_mounters_volume_is_waited_for() {
+    let (scene, _) = Scene::fake();
+    let leaving = pin!(leaving::until_not_needed(&scene.node, &scene.keeper));
+    assert!(poll!(leaving).is_ready(), "there is no mounter, and no volume of one");
+
+    let socket = &[("keeper", "socket")];
+    let mounter = ("penstock-mounter", "penstock-system");
+    scene.publish_as("m", mounter.0, mounter.1, socket).await.unwrap();
+    let mut leaving = pin!(leaving::until_not_needed(&scene.node, &scene.keeper));
+    assert!(
+        poll!(&mut leaving).is_pending(),
+        "the kubelet has to take the volume away"
+    );
+    scene.unpublish("m").await.unwrap();
+    leaving.await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
