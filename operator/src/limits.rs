@@ -24,6 +24,10 @@ pub const OLDER_REVISIONS_MAX: usize = 31;
 pub const LINK_PAUSE: Duration = Duration::from_secs(1);
 /// How long connecting to a cache node may take.
 pub const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How often a cache node that sends nothing is asked whether it is there: a machine that crashed closes no connection.
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// How long its answer may take before the connection is given up; a busy network answers within milliseconds.
+pub const KEEP_ALIVE_MAX: Duration = Duration::from_secs(5);
 
 /// How often Secrets are looked at again: there is no right to watch all of them.
 pub const SECRET_LOOK_INTERVAL: Duration = Duration::from_secs(60);

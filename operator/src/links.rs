@@ -13,7 +13,7 @@ use tokio::task::AbortHandle;
 use tokio_stream::wrappers::WatchStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::limits::{CONNECT_MAX, LINK_PAUSE};
+use crate::limits::{CONNECT_MAX, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_MAX, LINK_PAUSE};
 use crate::names;
 
 /// Namespace and name of a CacheRuntime.
@@ -159,6 +159,43 @@ impl Links {
 /// # Errors
 /// When nobody answers there.
 pub async fn connect(host: &str) -> Result<CacheNodeClient<Channel>, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(names::control_url(host))?.connect_timeout(CONNECT_MAX);
-    Ok(CacheNodeClient::new(endpoint.connect().await?))
+    Ok(CacheNodeClient::new(
+        endpoint(names::control_url(host))?.connect().await?,
+    ))
+}
+
+fn endpoint(url: String) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(url)?
+        .connect_timeout(CONNECT_MAX)
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_MAX)
+        .keep_alive_while_idle(true))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_cache_node_that_falls_silent_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let silent = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // An empty SETTINGS frame, as every HTTP/2 server sends first, and then nothing: the machine has crashed.
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let channel = endpoint(format!("http://{address}")).unwrap().connect().await.unwrap();
+        let (_configs, receiver) = watch::channel(wire::NodeConfig::default());
+        let link = async { CacheNodeClient::new(channel).link(WatchStream::new(receiver)).await };
+        let given_up = tokio::time::timeout(KEEP_ALIVE_INTERVAL + KEEP_ALIVE_MAX + Duration::from_secs(5), link);
+        assert!(given_up.await.expect("it is waited for without an end").is_err());
+        silent.abort();
+    }
 }
