@@ -39,16 +39,21 @@ where
         .map_err(Error::api(step))
 }
 
-/// Writes a status; the caller has compared it with what is there.
+/// Writes a status; the caller has compared it with what is there, which is the object in this version. Another version is
+/// refused: what was computed from a stale copy would take back what was written since.
 ///
 /// # Errors
-/// When the API server refuses.
-pub async fn apply_status<K>(api: &Api<K>, name: &str, status: Value) -> Result<(), Error>
+/// When the API server refuses; [`Error::is_conflict`] when the object changed since.
+pub async fn apply_status<K>(api: &Api<K>, name: &str, version: Option<&str>, status: Value) -> Result<(), Error>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
 {
-    let body =
-        json!({"apiVersion": K::api_version(&()), "kind": K::kind(&()), "metadata": {"name": name}, "status": status});
+    let body = json!({
+        "apiVersion": K::api_version(&()),
+        "kind": K::kind(&()),
+        "metadata": {"name": name, "resourceVersion": version},
+        "status": status,
+    });
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     api.patch_status(name, &parameters, &Patch::Apply(&body))
         .await

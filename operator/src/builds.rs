@@ -1,6 +1,7 @@
 //! Builds under way and their outcomes, in memory: a new leader asks again, which costs a listing and nothing else.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,9 @@ use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::control::cache_node::build_failed::Reason;
 use penstock_protocol::control::cache_node::build_reply::Outcome;
 use tokio::sync::{Semaphore, mpsc};
+use tokio::task::AbortHandle;
 
-use crate::limits::{BUILD_MAX, BUILD_PAUSE_MAX, BUILD_PAUSE_MIN, BUILDS_MAX, PACKAGE_COPIES};
+use crate::limits::{BUILD_MAX, BUILD_PAUSE_MAX, BUILD_PAUSE_MIN, BUILD_SLOT_MAX, BUILDS_MAX, PACKAGE_COPIES};
 use crate::{links, names};
 
 /// All builds; clones share them.
@@ -19,9 +21,15 @@ use crate::{links, names};
 pub struct Builds(Arc<Shared>);
 
 struct Shared {
-    states: Mutex<HashMap<String, State>>,
+    entries: Mutex<HashMap<String, Entry>>,
     slots: Semaphore,
     changed: mpsc::UnboundedSender<ObjectRef<Dataset>>,
+}
+
+struct Entry {
+    state: State,
+    /// Ends the build; one that has ended does not mind.
+    task: AbortHandle,
 }
 
 /// How the build of a Dataset stands.
@@ -30,33 +38,57 @@ pub enum State {
     /// None was asked for.
     Idle,
     /// A cache node works on it.
-    Running,
+    Running {
+        /// What it began with.
+        basis: Basis,
+        /// What the one before came to, which is so until this one is done.
+        last: Option<Failure>,
+    },
     /// It waits to be committed.
     Built(Box<Done>),
     /// It failed; the next may begin after the pause.
-    Failed {
-        /// Why.
-        reason: Reason,
-        /// For people.
-        message: String,
-        /// When it failed.
-        at: Instant,
-        /// How often in a row.
-        failures: u32,
-    },
+    Failed(Failure),
+}
+
+/// Why a build failed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Failure {
+    /// What the cache node says of the sources; `None` when the fault is with the cache nodes themselves.
+    pub reason: Option<Reason>,
+    /// For people.
+    pub message: String,
+    /// What it began with.
+    pub basis: Basis,
+    /// When it failed.
+    pub at: Instant,
+    /// How often in a row.
+    pub failures: u32,
+}
+
+impl Failure {
+    /// How long the next build has to wait; zero when it may begin.
+    pub fn pause_left(&self) -> Duration {
+        let pause = BUILD_PAUSE_MIN
+            .saturating_mul(1 << self.failures.saturating_sub(1).min(8))
+            .min(BUILD_PAUSE_MAX);
+        pause.saturating_sub(self.at.elapsed())
+    }
+
+    /// Whether a source is at fault, and not the cache nodes.
+    pub fn is_of_a_source(&self) -> bool {
+        !matches!(self.reason, None | Some(Reason::ParentLost))
+    }
 }
 
 impl State {
-    /// How long the next build has to wait; zero when it may begin.
-    pub fn pause_left(&self) -> Duration {
+    /// What the last build that ended came to, if it failed.
+    pub fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Failed { at, failures, .. } => {
-                let pause = BUILD_PAUSE_MIN
-                    .saturating_mul(1 << (failures - 1).min(8))
-                    .min(BUILD_PAUSE_MAX);
-                pause.saturating_sub(at.elapsed())
-            }
-            Self::Idle | Self::Running | Self::Built(_) => Duration::ZERO,
+            Self::Failed(failure)
+            | Self::Running {
+                last: Some(failure), ..
+            } => Some(failure),
+            Self::Idle | Self::Running { last: None, .. } | Self::Built(_) => None,
         }
     }
 }
@@ -99,7 +131,7 @@ impl Builds {
     /// Builds that say in `changed` which Dataset has news.
     pub fn new(changed: mpsc::UnboundedSender<ObjectRef<Dataset>>) -> Self {
         Self(Arc::new(Shared {
-            states: Mutex::default(),
+            entries: Mutex::default(),
             slots: Semaphore::new(BUILDS_MAX),
             changed,
         }))
@@ -107,65 +139,94 @@ impl Builds {
 
     /// How the build of a Dataset stands.
     pub fn state(&self, uid: &str) -> State {
-        self.lock().get(uid).cloned().unwrap_or(State::Idle)
+        self.lock().get(uid).map_or(State::Idle, |entry| entry.state.clone())
     }
 
-    /// Forgets an outcome that was acted upon.
+    /// Forgets an outcome that was acted upon, and ends what still runs.
     pub fn clear(&self, uid: &str) {
-        self.lock().remove(uid);
-    }
-
-    /// Starts a build unless one runs. One that waits to be committed is thrown away: the caller has seen that it cannot be.
-    pub fn start(&self, order: Order) {
-        let mut states = self.lock();
-        let failures = match states.get(&order.uid) {
-            Some(State::Running) => return,
-            Some(State::Failed { failures, .. }) => *failures,
-            Some(State::Idle | State::Built(_)) | None => 0,
-        };
-        states.insert(order.uid.clone(), State::Running);
-        drop(states);
-        let builds = self.clone();
-        tokio::spawn(async move {
-            let state = builds.run(&order, failures).await;
-            builds.lock().insert(order.uid.clone(), state);
-            // The receiver ends with the process.
-            let _ = builds.0.changed.send(order.dataset);
-        });
-    }
-
-    async fn run(&self, order: &Order, failures: u32) -> State {
-        // The semaphore is never closed.
-        let _slot = self.0.slots.acquire().await;
-        let failed = |reason, message: String| State::Failed {
-            reason,
-            message,
-            at: Instant::now(),
-            failures: failures + 1,
-        };
-        let outcome = match tokio::time::timeout(BUILD_MAX, build(order)).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(message)) => return failed(Reason::Other, message),
-            Err(_) => {
-                return failed(
-                    Reason::Other,
-                    format!("the build took longer than {} s", BUILD_MAX.as_secs()),
-                );
-            }
-        };
-        match outcome {
-            Outcome::Built(built) => State::Built(Box::new(Done {
-                built,
-                basis: order.basis.clone(),
-            })),
-            Outcome::Failed(wire::BuildFailed { reason, message }) => {
-                failed(Reason::try_from(reason).unwrap_or(Reason::Other), message)
-            }
+        if let Some(entry) = self.lock().remove(uid) {
+            entry.task.abort();
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, State>> {
-        self.0.states.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Starts a build in place of the one before: the caller has seen that it is of no use, because it began with other
+    /// sources or cannot be committed.
+    pub fn start(&self, order: Order) {
+        let mut entries = self.lock();
+        let last = match entries.remove(&order.uid) {
+            Some(entry) => {
+                entry.task.abort();
+                let failure = entry.state.failure().cloned();
+                failure.filter(|failure| failure.basis.sources_digest == order.basis.sources_digest)
+            }
+            None => None,
+        };
+        let (uid, failures) = (order.uid.clone(), last.as_ref().map_or(0, |last| last.failures));
+        let state = State::Running {
+            basis: order.basis.clone(),
+            last,
+        };
+        let builds = self.clone();
+        // It cannot end before its entry is there: that needs the lock.
+        let task = tokio::spawn(async move {
+            let outcome = builds.run(&order, failures).await;
+            let mut entries = builds.lock();
+            // Another one may stand in its place by now.
+            if let Some(entry) = entries
+                .get_mut(&order.uid)
+                .filter(|entry| entry.task.id() == tokio::task::id())
+            {
+                entry.state = outcome;
+            }
+            drop(entries);
+            // The receiver ends with the process.
+            let _ = builds.0.changed.send(order.dataset);
+        });
+        entries.insert(
+            uid,
+            Entry {
+                state,
+                task: task.abort_handle(),
+            },
+        );
+    }
+
+    async fn run(&self, order: &Order, failures: u32) -> State {
+        let failed = |reason, message: String| {
+            State::Failed(Failure {
+                reason,
+                message,
+                basis: order.basis.clone(),
+                at: Instant::now(),
+                failures: failures + 1,
+            })
+        };
+        // The semaphore is never closed.
+        let slot = self.0.slots.acquire().await;
+        let mut build = pin!(tokio::time::timeout(BUILD_MAX, build(order)));
+        let outcome = match tokio::time::timeout(BUILD_SLOT_MAX, &mut build).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                // It may hang; others do not wait for it.
+                drop(slot);
+                build.await
+            }
+        };
+        match outcome {
+            Ok(Ok(Outcome::Built(built))) => State::Built(Box::new(Done {
+                built,
+                basis: order.basis.clone(),
+            })),
+            Ok(Ok(Outcome::Failed(wire::BuildFailed { reason, message }))) => {
+                failed(Some(Reason::try_from(reason).unwrap_or(Reason::Other)), message)
+            }
+            Ok(Err(message)) => failed(None, message),
+            Err(_) => failed(None, format!("the build took longer than {} s", BUILD_MAX.as_secs())),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Entry>> {
+        self.0.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -225,5 +286,47 @@ async fn copies(order: &Order, builder: &str, built: &wire::Built) -> Result<(),
         Err(format!(
             "only {have} of {wanted} cache nodes hold the new revision; {last}"
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(digest: &str, hosts: Vec<String>) -> Order {
+        Order {
+            dataset: ObjectRef::new("d").within("n"),
+            uid: "u".into(),
+            request: wire::BuildRequest::default(),
+            basis: Basis {
+                sources_digest: digest.into(),
+                ..Basis::default()
+            },
+            hosts,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_build_of_other_sources_ends_the_one_that_runs_and_forgets_its_failure() {
+        let (changed, mut news) = mpsc::unbounded_channel();
+        let builds = Builds::new(changed);
+        for failures in 1..3 {
+            builds.start(order("wrong", Vec::new()));
+            news.recv().await.unwrap();
+            assert_eq!(builds.state("u").failure().unwrap().failures, failures);
+        }
+        builds.start(order("wrong", Vec::new()));
+        builds.start(order("right", Vec::new()));
+        let State::Running { basis, last } = builds.state("u") else {
+            panic!("it does not run: {:?}", builds.state("u"));
+        };
+        assert_eq!((basis.sources_digest.as_str(), last), ("right", None));
+        news.recv().await.unwrap();
+        let state = builds.state("u");
+        let failure = state.failure().unwrap();
+        assert_eq!((failure.basis.sources_digest.as_str(), failure.failures), ("right", 1));
+        assert!(!failure.is_of_a_source(), "cache nodes were at fault");
+        builds.clear("u");
+        assert_eq!(builds.state("u"), State::Idle);
     }
 }

@@ -41,7 +41,7 @@ pub async fn reconcile(runtime: Arc<CacheRuntime>, context: Arc<Context>) -> Res
     let stateful_set = apply_children(&runtime, &context).await?;
     let members = Members::of(&runtime, &context.facts.cluster_domain);
     tell(&runtime, &namespace, &members, &users, &context).await?;
-    let reports = context.links.reports(&(namespace, runtime.name_any()));
+    let reports = context.links.pool(&(namespace, runtime.name_any())).reports;
     let observed = Observed {
         stateful_set: Some(stateful_set),
         reports,
@@ -101,14 +101,17 @@ async fn tell(
     let mut datasets = Vec::new();
     for dataset in users {
         let secrets = sources::secrets(&context.client, namespace, &dataset.spec.sources).await?;
-        // Without a Secret its cached blocks are still served; that it is missing is said by the Dataset.
-        let sources = sources::wire_sources(&dataset.spec.sources, &secrets).unwrap_or_default();
+        // Without its Secret the cached blocks of a source are still served; that it is missing is said by the Dataset.
+        let (sources, _) = sources::wire_sources(&dataset.spec.sources, &secrets);
         datasets.push(wire::Dataset {
             uid: dataset.uid().unwrap_or_default(),
             namespace: namespace.to_owned(),
             name: dataset.name_any(),
             sources,
-            revisions: dataset::announced(dataset),
+            revisions: dataset::announced(dataset)
+                .iter()
+                .map(|id| id.as_bytes().to_vec())
+                .collect(),
         });
     }
     datasets.sort_by(|a, b| a.uid.cmp(&b.uid));
@@ -140,7 +143,7 @@ async fn clean_up(
             datasets = conditions::names(&blocked_by),
             "a deletion waits for Datasets"
         );
-        let reports = context.links.reports(&(namespace.to_owned(), name));
+        let reports = context.links.pool(&(namespace.to_owned(), name)).reports;
         status::write(
             api,
             runtime,

@@ -11,11 +11,11 @@ use serde_json::json;
 use crate::error::Error;
 use crate::names::COMMIT_MANAGER;
 
-/// Writes `revision` into the status of `dataset` as it was seen.
+/// Writes `revision` into the status of `dataset` as it was seen; returns the version that the object has then.
 ///
 /// # Errors
 /// [`Error::is_conflict`] when the object changed since; nothing was written then.
-pub async fn commit(api: &Api<Dataset>, dataset: &Dataset, revision: &Revision) -> Result<(), Error> {
+pub async fn commit(api: &Api<Dataset>, dataset: &Dataset, revision: &Revision) -> Result<Option<String>, Error> {
     let body = json!({
         "apiVersion": Dataset::api_version(&()),
         "kind": Dataset::kind(&()),
@@ -26,5 +26,6 @@ pub async fn commit(api: &Api<Dataset>, dataset: &Dataset, revision: &Revision) 
     let patched = api
         .patch_status(&dataset.name_any(), &parameters, &Patch::Apply(&body))
         .await;
-    patched.map(drop).map_err(Error::api("commit the revision"))
+    let patched = patched.map_err(Error::api("commit the revision"))?;
+    Ok(patched.resource_version())
 }

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
 use crate::builds::Builds;
+use crate::conditions;
+use crate::limits::EVENT_NOTE_BYTES_MAX;
 use crate::links::Links;
 
 /// Handed to every reconcile.
@@ -58,7 +60,10 @@ impl Context {
     }
 
     /// Tells people what happened to an object.
-    pub async fn event(&self, about: &ObjectReference, kind: EventType, reason: &str, note: String) {
+    pub async fn event(&self, about: &ObjectReference, kind: EventType, reason: &str, mut note: String) {
+        while note.len() > EVENT_NOTE_BYTES_MAX {
+            note.pop();
+        }
         let event = Event {
             type_: kind,
             reason: reason.to_owned(),
@@ -68,6 +73,14 @@ impl Context {
         };
         if let Err(error) = self.recorder.publish(&event, about).await {
             tracing::debug!(%error, "publish an event");
+        }
+    }
+
+    /// Tells people of conditions that they have to do something about, once for each change.
+    pub async fn tell_news(&self, about: &ObjectReference, before: &[Condition], after: &[Condition]) {
+        for new in conditions::news(before, after) {
+            self.event(about, EventType::Warning, &new.reason, new.message.clone())
+                .await;
         }
     }
 }

@@ -33,13 +33,12 @@ pub fn uses(dataset: &Dataset, runtime: &str) -> bool {
 }
 
 /// Ids of the revisions that cache nodes serve, the newest first.
-pub fn announced(dataset: &Dataset) -> Vec<Vec<u8>> {
+pub fn announced(dataset: &Dataset) -> Vec<RevisionId> {
     let revision = dataset.status.as_ref().and_then(|status| status.revision.as_ref());
     let ids = revision
         .into_iter()
         .flat_map(|revision| std::iter::once(&revision.id).chain(&revision.older));
-    ids.filter_map(|id| Some(id.parse::<RevisionId>().ok()?.as_bytes().to_vec()))
-        .collect()
+    ids.filter_map(|id| id.parse().ok()).collect()
 }
 
 /// Brings one Dataset nearer to its spec.
@@ -57,11 +56,22 @@ pub async fn reconcile(dataset: Arc<Dataset>, context: Arc<Context>) -> Result<A
         return Ok(Action::await_change());
     }
     let mut observed = observe::observe(&dataset, &namespace, &context).await?;
+    if decide::is_moot(&dataset, &observed, now().0) {
+        context.builds.clear(&dataset.uid().unwrap_or_default());
+        observed.build = State::Idle;
+    }
     let next = decide::next(&dataset, &observed, now().0);
-    let action = act(&dataset, &api, &next, &mut observed, &context).await?;
-    apply_volume(&dataset, &namespace, &mut observed, &context).await?;
-    status::write(&api, &dataset, &observed, &next).await?;
-    Ok(action)
+    let done = step(&dataset, &api, &namespace, &next, &mut observed, &context).await;
+    if let Err(error) = &done {
+        if error.is_conflict() {
+            return done;
+        }
+        observed.refused = Some(error.sentence());
+    }
+    // Also what the API server refused has to be seen.
+    let is_due = decide::is_due(&dataset, &observed, now().0);
+    status::write(&api, &dataset, &observed, is_due, &context).await?;
+    done
 }
 
 /// What to do after a failed reconcile.
@@ -70,6 +80,19 @@ pub fn error_policy(dataset: Arc<Dataset>, error: &Error, _: Arc<Context>) -> Ac
         tracing::warn!(dataset = dataset.name_any(), namespace = dataset.namespace(), %error, "reconcile a Dataset");
     }
     Action::requeue(ERROR_PAUSE)
+}
+
+async fn step(
+    dataset: &Dataset,
+    api: &Api<Dataset>,
+    namespace: &str,
+    next: &Next,
+    observed: &mut Observed,
+    context: &Context,
+) -> Result<Action, Error> {
+    let action = act(dataset, api, next, observed, context).await?;
+    apply_volume(dataset, namespace, observed, context).await?;
+    Ok(action)
 }
 
 async fn act(
@@ -83,8 +106,8 @@ async fn act(
     match next {
         Next::Commit(done) => {
             let Done { built, basis } = done.as_ref();
-            if let Some(revision) = revision_to_commit(observed.revision.as_ref(), built, basis) {
-                commit(api, dataset, &revision).await?;
+            if let Some(revision) = revision_to_commit(observed.revision.as_ref(), &observed.lost, built, basis) {
+                observed.version = commit(api, dataset, &revision).await?;
                 if !built.unchanged {
                     announce(dataset, &revision, context).await;
                 }
@@ -107,25 +130,18 @@ async fn act(
                 }),
                 parent: parent.map(|parent| parent.as_bytes().to_vec()).unwrap_or_default(),
             };
-            let hosts = observed.linked_hosts.clone();
-            let before = observed.build.clone();
             context.builds.start(Order {
                 dataset: ObjectRef::from_obj(dataset),
-                uid,
+                uid: uid.clone(),
                 request,
                 basis: Basis {
                     committed: observed.revision.as_ref().map(|revision| revision.id.clone()),
                     sources_digest: observed.sources_digest.clone(),
                     asked_refresh: decide::asked_refresh(dataset),
                 },
-                hosts,
+                hosts: observed.linked_hosts.clone(),
             });
-            // What is said stays what the last build came to, until this one is done.
-            observed.build = if matches!(before, State::Failed { .. }) {
-                before
-            } else {
-                State::Running
-            };
+            observed.build = context.builds.state(&uid);
             Ok(Action::await_change())
         }
         Next::Wait(pause) => Ok(Action::requeue(*pause)),
@@ -143,7 +159,12 @@ async fn announce(dataset: &Dataset, revision: &Revision, context: &Context) {
 }
 
 /// What to write after a build; `None` when nothing differs.
-fn revision_to_commit(before: Option<&Revision>, built: &wire::Built, basis: &Basis) -> Option<Revision> {
+fn revision_to_commit(
+    before: Option<&Revision>,
+    lost: &[String],
+    built: &wire::Built,
+    basis: &Basis,
+) -> Option<Revision> {
     let Basis {
         committed: _,
         sources_digest,
@@ -155,11 +176,11 @@ fn revision_to_commit(before: Option<&Revision>, built: &wire::Built, basis: &Ba
             sources_digest: sources_digest.clone(),
             ..before.clone()
         }),
-        _ => Some(revision(before, built, sources_digest)),
+        _ => Some(revision(before, lost, built, sources_digest)),
     }
 }
 
-fn revision(before: Option<&Revision>, built: &wire::Built, sources_digest: &str) -> Revision {
+fn revision(before: Option<&Revision>, lost: &[String], built: &wire::Built, sources_digest: &str) -> Revision {
     let older = before
         .into_iter()
         .flat_map(|before| std::iter::once(&before.id).chain(&before.older));
@@ -169,7 +190,7 @@ fn revision(before: Option<&Revision>, built: &wire::Built, sources_digest: &str
     Revision {
         parent: before.map(|before| before.id.clone()),
         older: older
-            .filter(|old| **old != id)
+            .filter(|old| **old != id && !lost.contains(old))
             .take(OLDER_REVISIONS_MAX)
             .cloned()
             .collect(),
@@ -238,7 +259,7 @@ async fn clean_up(dataset: &Dataset, api: &Api<Dataset>, namespace: &str, contex
                 conditions::names(&pods)
             );
             let blocked = conditions::Wanted::new(condition::DELETION_BLOCKED, true, "MountedByPods", message);
-            status::write_blocked(api, dataset, blocked).await?;
+            status::write_blocked(api, dataset, blocked, context).await?;
         }
         return Ok(Action::requeue(WAIT_INTERVAL / 5));
     }
@@ -267,8 +288,21 @@ mod tests {
             sources_digest: digest.into(),
             ..Basis::default()
         };
-        let written = revision_to_commit(Some(&before), &unchanged, &basis("new")).unwrap();
+        let written = revision_to_commit(Some(&before), &[], &unchanged, &basis("new")).unwrap();
         assert_eq!((written.id.as_str(), written.sources_digest.as_str()), ("11", "new"));
-        assert_eq!(revision_to_commit(Some(&written), &unchanged, &basis("new")), None);
+        assert_eq!(revision_to_commit(Some(&written), &[], &unchanged, &basis("new")), None);
+    }
+
+    #[test]
+    fn revisions_that_nobody_has_are_not_announced_any_more() {
+        let before = Revision {
+            id: "33".into(),
+            older: vec!["22".into(), "11".into()],
+            ..Revision::default()
+        };
+        let lost = ["33".to_owned(), "11".to_owned()];
+        let basis = Basis::default();
+        let written = revision_to_commit(Some(&before), &lost, &wire::Built::default(), &basis).unwrap();
+        assert_eq!(written.older, ["22"]);
     }
 }

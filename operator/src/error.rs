@@ -33,6 +33,17 @@ impl Error {
         }
     }
 
+    /// What it says to people: of the API server its own sentence, without the rest of its answer.
+    pub fn sentence(&self) -> String {
+        match self {
+            Self::Api { step, source } => match source.as_ref() {
+                kube::Error::Api(status) => format!("{step}: {}", status.message),
+                other => format!("{step}: {other}"),
+            },
+            Self::Shape { .. } | Self::Incomplete(_) => self.to_string(),
+        }
+    }
+
     /// Whether somebody else changed the object meanwhile.
     pub fn is_conflict(&self) -> bool {
         matches!(self, Self::Api { source, .. } if matches!(source.as_ref(), kube::Error::Api(status) if status.code == 409))

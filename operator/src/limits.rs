@@ -11,6 +11,8 @@ pub const LEASE_RENEW_INTERVAL: Duration = Duration::from_secs(3);
 pub const BUILDS_MAX: usize = 4;
 /// How long a build may take. A million objects take minutes to list from a slow origin.
 pub const BUILD_MAX: Duration = Duration::from_secs(3600);
+/// How long a build counts among these: one that hangs, or lists a huge origin, must not keep others from their turn.
+pub const BUILD_SLOT_MAX: Duration = Duration::from_secs(300);
 /// Pause after a failed build, doubled with each failure ...
 pub const BUILD_PAUSE_MIN: Duration = Duration::from_secs(2);
 /// ... up to this: short enough that a mended Secret or endpoint heals while somebody watches.
@@ -19,11 +21,18 @@ pub const BUILD_PAUSE_MAX: Duration = Duration::from_secs(15);
 pub const PACKAGE_COPIES: usize = 2;
 /// Older revisions that pods may still mount; what is older is forgotten by the cache nodes.
 pub const OLDER_REVISIONS_MAX: usize = 31;
+/// How long a cache node that is away may come back with a revision that all others miss, before it is built anew: a restart
+/// takes seconds, a whole cache is expensive.
+pub const REVISION_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Pause between attempts to reach a cache node.
 pub const LINK_PAUSE: Duration = Duration::from_secs(1);
 /// How long connecting to a cache node may take.
 pub const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// How long a new leader may take until it says that nobody serves: links need a reconcile and a connection first.
+pub const SETTLING_MAX: Duration = Duration::from_secs(15);
+/// Reports of a pool wake its objects this often at most: they come once a second from each node that is read from.
+pub const REPORT_PAUSE: Duration = Duration::from_secs(1);
 /// How often a cache node that sends nothing is asked whether it is there: a machine that crashed closes no connection.
 pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long its answer may take before the connection is given up; a busy network answers within milliseconds.
@@ -37,3 +46,5 @@ pub const WAIT_INTERVAL: Duration = Duration::from_secs(5);
 pub const ERROR_PAUSE: Duration = Duration::from_secs(3);
 /// Names in a message: enough to act upon.
 pub const NAMES_SHOWN_MAX: usize = 5;
+/// Bytes of the text of an event; the API server refuses more than 1,024.
+pub const EVENT_NOTE_BYTES_MAX: usize = 1000;

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use kube::runtime::reflector::ObjectRef;
 use penstock_crds::CacheRuntime;
@@ -13,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio_stream::wrappers::WatchStream;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::limits::{CONNECT_MAX, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_MAX, LINK_PAUSE};
+use crate::limits::{CONNECT_MAX, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_MAX, LINK_PAUSE, REPORT_PAUSE, SETTLING_MAX};
 use crate::names;
 
 /// Namespace and name of a CacheRuntime.
@@ -26,18 +27,45 @@ pub struct Links(Arc<Shared>);
 struct Shared {
     runtimes: Mutex<HashMap<RuntimeKey, Runtime>>,
     changed: mpsc::UnboundedSender<ObjectRef<CacheRuntime>>,
+    started: Instant,
 }
 
 #[derive(Default)]
 struct Runtime {
     config: wire::NodeConfig,
     nodes: BTreeMap<String, Node>,
+    /// Whether news are on their way after a pause.
+    wakes: bool,
 }
 
 struct Node {
     config: watch::Sender<wire::NodeConfig>,
-    report: Option<wire::NodeReport>,
+    link: Link,
     task: AbortHandle,
+}
+
+enum Link {
+    Up(wire::NodeReport),
+    Down { since: Instant, tried: bool },
+}
+
+/// What is known of the cache nodes of a CacheRuntime.
+#[derive(Clone, Debug, Default)]
+pub struct Pool {
+    /// The newest report of every cache node that is linked now, by host.
+    pub reports: BTreeMap<String, wire::NodeReport>,
+    /// How long the one that was lost last is away; `None` when all are linked.
+    pub away: Option<Duration>,
+    /// Whether this process has just begun to lead and cannot say yet who serves.
+    pub settling: bool,
+}
+
+impl Pool {
+    /// Whether every cache node that is linked misses the package of this revision.
+    pub fn misses(&self, revision: &[u8]) -> bool {
+        let misses = |report: &wire::NodeReport| report.missing_packages.iter().any(|missing| missing == revision);
+        !self.reports.is_empty() && self.reports.values().all(misses)
+    }
 }
 
 impl Links {
@@ -46,6 +74,7 @@ impl Links {
         Self(Arc::new(Shared {
             runtimes: Mutex::default(),
             changed,
+            started: Instant::now(),
         }))
     }
 
@@ -79,7 +108,10 @@ impl Links {
                     host.clone(),
                     Node {
                         config: sender,
-                        report: None,
+                        link: Link::Down {
+                            since: Instant::now(),
+                            tried: false,
+                        },
                         task,
                     },
                 );
@@ -94,15 +126,26 @@ impl Links {
         }
     }
 
-    /// The newest report of every cache node that is linked now, by host.
-    pub fn reports(&self, key: &RuntimeKey) -> BTreeMap<String, wire::NodeReport> {
+    /// What is known of the cache nodes of a CacheRuntime.
+    pub fn pool(&self, key: &RuntimeKey) -> Pool {
         let runtimes = self.lock();
         let nodes = runtimes.get(key).map(|runtime| &runtime.nodes);
-        nodes
-            .into_iter()
-            .flatten()
-            .filter_map(|(host, node)| Some((host.clone(), node.report.clone()?)))
-            .collect()
+        let mut pool = Pool::default();
+        let mut untried = nodes.is_none();
+        for (host, node) in nodes.into_iter().flatten() {
+            match &node.link {
+                Link::Up(report) => {
+                    pool.reports.insert(host.clone(), report.clone());
+                }
+                Link::Down { since, tried } => {
+                    let away = since.elapsed();
+                    pool.away = Some(pool.away.map_or(away, |shortest| shortest.min(away)));
+                    untried |= !tried;
+                }
+            }
+        }
+        pool.settling = untried && self.0.started.elapsed() < SETTLING_MAX;
+        pool
     }
 
     async fn keep(self, key: RuntimeKey, host: String, config: watch::Receiver<wire::NodeConfig>) {
@@ -110,7 +153,7 @@ impl Links {
             if let Err(error) = self.once(&key, &host, config.clone()).await {
                 tracing::debug!(host, %error, "the link to a cache node");
             }
-            if self.set_report(&key, &host, None) {
+            if self.lose(&key, &host) {
                 tracing::info!(host, "lost the link to a cache node");
             }
             tokio::time::sleep(LINK_PAUSE).await;
@@ -127,26 +170,54 @@ impl Links {
         let mut reports = client.link(WatchStream::new(config)).await?.into_inner();
         tracing::info!(host, "linked to a cache node");
         while let Some(report) = reports.message().await? {
-            self.set_report(key, host, Some(report));
+            self.set_report(key, host, report);
         }
         Ok(())
     }
 
-    /// True when there was a report before.
-    fn set_report(&self, key: &RuntimeKey, host: &str, report: Option<wire::NodeReport>) -> bool {
+    fn set_report(&self, key: &RuntimeKey, host: &str, report: wire::NodeReport) {
         let mut runtimes = self.lock();
-        let Some(node) = runtimes.get_mut(key).and_then(|runtime| runtime.nodes.get_mut(host)) else {
-            return false;
+        let Some(runtime) = runtimes.get_mut(key) else { return };
+        let Some(node) = runtime.nodes.get_mut(host) else {
+            return;
         };
-        let before = node.report.take();
-        let changed = before != report;
-        node.report = report;
-        drop(runtimes);
-        if changed {
-            // The receiver ends with the process.
-            let _ = self.0.changed.send(ObjectRef::new(&key.1).within(&key.0));
+        match std::mem::replace(&mut node.link, Link::Up(report.clone())) {
+            Link::Down { .. } => self.wake(key),
+            Link::Up(before) if before != report && !runtime.wakes => {
+                runtime.wakes = true;
+                tokio::spawn(self.clone().wake_later(key.clone()));
+            }
+            Link::Up(_) => {}
         }
-        before.is_some()
+    }
+
+    /// True when it was linked before.
+    fn lose(&self, key: &RuntimeKey, host: &str) -> bool {
+        let mut runtimes = self.lock();
+        let node = runtimes.get_mut(key).and_then(|runtime| runtime.nodes.get_mut(host));
+        let Some(node) = node else { return false };
+        let (since, was_up, is_news) = match &node.link {
+            Link::Up(_) => (Instant::now(), true, true),
+            Link::Down { since, tried } => (*since, false, !tried),
+        };
+        node.link = Link::Down { since, tried: true };
+        if is_news {
+            self.wake(key);
+        }
+        was_up
+    }
+
+    async fn wake_later(self, key: RuntimeKey) {
+        tokio::time::sleep(REPORT_PAUSE).await;
+        if let Some(runtime) = self.lock().get_mut(&key) {
+            runtime.wakes = false;
+        }
+        self.wake(&key);
+    }
+
+    fn wake(&self, key: &RuntimeKey) {
+        // The receiver ends with the process.
+        let _ = self.0.changed.send(ObjectRef::new(&key.1).within(&key.0));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<RuntimeKey, Runtime>> {
@@ -180,6 +251,37 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    #[tokio::test]
+    async fn a_new_leader_says_nothing_of_nodes_that_it_has_not_tried() {
+        let (changed, mut news) = mpsc::unbounded_channel();
+        let links = Links::new(changed);
+        let key: RuntimeKey = ("n".into(), "pool".into());
+        assert!(links.pool(&key).settling, "it knows nothing of the pool");
+        // No name of a host, so it fails at once.
+        links.set(&key, &["no host".into()], wire::NodeConfig::default());
+        assert!(links.pool(&key).settling, "it has not tried");
+        news.recv().await.unwrap();
+        let pool = links.pool(&key);
+        assert!(!pool.settling && pool.away.is_some(), "it has tried");
+
+        // From here on the test speaks for the node.
+        links.lock()[&key].nodes["no host"].task.abort();
+        let report = |generation| wire::NodeReport {
+            missing_packages: vec![vec![1]],
+            config_generation: generation,
+            ..wire::NodeReport::default()
+        };
+        links.set_report(&key, "no host", report(1));
+        news.recv().await.unwrap();
+        for generation in 2..100 {
+            links.set_report(&key, "no host", report(generation));
+        }
+        news.recv().await.unwrap();
+        assert!(news.try_recv().is_err(), "many reports are told once");
+        let pool = links.pool(&key);
+        assert!(pool.misses(&[1]) && !pool.misses(&[2]) && pool.away.is_none());
+    }
 
     #[tokio::test]
     async fn a_cache_node_that_falls_silent_is_given_up() {

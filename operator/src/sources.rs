@@ -44,39 +44,41 @@ pub async fn secrets(client: &Client, namespace: &str, sources: &[Source]) -> Re
     Ok(secrets)
 }
 
-/// What a cache node is told of the sources.
-///
-/// # Errors
-/// The first source that cannot be used.
-pub fn wire_sources(sources: &[Source], secrets: &Secrets) -> Result<Vec<wire::Source>, Unusable> {
-    sources
-        .iter()
-        .filter_map(|source| Some((source, source.s3.as_ref()?)))
-        .map(|(source, s3)| {
-            let credentials = credentials(s3, secrets)?;
-            let S3Source {
-                bucket,
-                prefix,
-                region,
-                endpoint,
-                addressing_style,
-                credentials_secret_ref: _,
-            } = s3.clone();
-            let virtual_host_style = addressing_style == AddressingStyle::VirtualHost;
-            let s3 = wire::S3 {
-                bucket,
-                prefix,
-                region,
-                endpoint,
-                credentials,
-                virtual_host_style,
-            };
-            Ok(wire::Source {
-                path: source.path.clone(),
-                origin: Some(wire::source::Origin::S3(s3)),
-            })
-        })
-        .collect()
+/// What a cache node is told of the sources that can be used, and why the first of the others cannot.
+pub fn wire_sources(sources: &[Source], secrets: &Secrets) -> (Vec<wire::Source>, Option<Unusable>) {
+    let (mut usable, mut unusable) = (Vec::new(), None);
+    for source in sources {
+        let Some(s3) = &source.s3 else { continue };
+        match credentials(s3, secrets) {
+            Ok(credentials) => usable.push(wire_source(&source.path, s3, credentials)),
+            Err(error) => unusable = unusable.or(Some(error)),
+        }
+    }
+    (usable, unusable)
+}
+
+fn wire_source(path: &str, s3: &S3Source, credentials: Option<wire::Credentials>) -> wire::Source {
+    let S3Source {
+        bucket,
+        prefix,
+        region,
+        endpoint,
+        addressing_style,
+        credentials_secret_ref: _,
+    } = s3.clone();
+    let virtual_host_style = addressing_style == AddressingStyle::VirtualHost;
+    let s3 = wire::S3 {
+        bucket,
+        prefix,
+        region,
+        endpoint,
+        credentials,
+        virtual_host_style,
+    };
+    wire::Source {
+        path: path.to_owned(),
+        origin: Some(wire::source::Origin::S3(s3)),
+    }
 }
 
 fn credentials(s3: &S3Source, secrets: &Secrets) -> Result<Option<wire::Credentials>, Unusable> {
@@ -100,4 +102,30 @@ fn credentials(s3: &S3Source, secrets: &Secrets) -> Result<Option<wire::Credenti
         secret_access_key: needed("AWS_SECRET_ACCESS_KEY")?,
         session_token: key("AWS_SESSION_TOKEN").unwrap_or_default(),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_missing_secret_takes_only_its_own_source_away() {
+        let sources: Vec<Source> = serde_json::from_value(json!([
+            {"path": "a", "s3": {"bucket": "a", "credentialsSecretRef": {"name": "missing"}}},
+            {"path": "b", "s3": {"bucket": "b", "credentialsSecretRef": {"name": "there"}}},
+            {"path": "c", "s3": {"bucket": "c"}},
+        ]))
+        .unwrap();
+        let there: Secret =
+            serde_json::from_value(json!({"data": {"AWS_ACCESS_KEY_ID": "aWQ=", "AWS_SECRET_ACCESS_KEY": "a2V5Cg=="}}))
+                .unwrap();
+        let secrets = Secrets::from([("missing".into(), None), ("there".into(), Some(there))]);
+        let (usable, unusable) = wire_sources(&sources, &secrets);
+        let paths: Vec<&str> = usable.iter().map(|source| source.path.as_str()).collect();
+        assert_eq!(paths, ["b", "c"]);
+        assert_eq!(unusable, Some(Unusable::NoSecret("missing".into())));
+        assert_eq!(wire_sources(&sources[1..], &secrets).1, None);
+    }
 }

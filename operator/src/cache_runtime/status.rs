@@ -37,7 +37,7 @@ pub(super) async fn write(
         step: "write the status",
         source,
     })?;
-    apply::apply_status(api, &runtime.name_any(), value).await
+    apply::apply_status(api, &runtime.name_any(), runtime.resource_version().as_deref(), value).await
 }
 
 fn status(

@@ -15,7 +15,7 @@ use penstock_crds::{CacheRuntime, Dataset, REFRESH_ANNOTATION};
 use penstock_protocol::control::cache_node::build_failed::Reason;
 use penstock_protocol::ids::RevisionId;
 
-use crate::builds::{Done, State};
+use crate::builds::{Done, Failure, State};
 use crate::conditions::names;
 use crate::dataset::observe::Observed;
 use crate::limits::{SECRET_LOOK_INTERVAL, WAIT_INTERVAL};
@@ -36,23 +36,45 @@ pub enum Next {
     Rest,
 }
 
-/// The CacheRuntime for a Dataset that names `wanted`, of those in its namespace.
+/// The CacheRuntime for a Dataset that names `wanted`, of those in its namespace; without a name the one that it uses already
+/// (`chosen`), so that a second CacheRuntime changes nothing.
 ///
 /// # Errors
 /// A sentence for people when there is none to choose.
-pub fn choose_runtime(wanted: Option<&str>, runtimes: Vec<CacheRuntime>) -> Result<CacheRuntime, String> {
+pub fn choose_runtime(
+    wanted: Option<&str>,
+    chosen: Option<&str>,
+    runtimes: Vec<CacheRuntime>,
+) -> Result<CacheRuntime, String> {
     let all: Vec<String> = runtimes.iter().map(ResourceExt::name_any).collect();
-    match wanted {
-        Some(wanted) => runtimes.into_iter().find(|runtime| runtime.name_any() == wanted).ok_or_else(|| {
-            format!("the CacheRuntime {wanted} does not exist in this namespace; create it, or set spec.runtime to one of: {}", names(&all))
-        }),
-        None if runtimes.len() > 1 => {
-            Err(format!("there are several CacheRuntimes in this namespace; set spec.runtime to one of: {}", names(&all)))
+    let is_there = |name: &str| all.iter().any(|there| there == name);
+    let name = match wanted.or(chosen.filter(|chosen| is_there(chosen))) {
+        Some(name) if is_there(name) => name.to_owned(),
+        Some(name) if all.is_empty() => {
+            return Err(format!(
+                "the CacheRuntime {name} does not exist in this namespace; create it"
+            ));
         }
-        None => runtimes.into_iter().next().ok_or_else(|| {
+        Some(name) => {
+            let all = names(&all);
+            return Err(format!(
+                "the CacheRuntime {name} does not exist in this namespace; create it, or set spec.runtime to one of: {all}"
+            ));
+        }
+        None if all.len() > 1 => {
+            let all = names(&all);
+            return Err(format!(
+                "there are several CacheRuntimes in this namespace; set spec.runtime to one of: {all}"
+            ));
+        }
+        None => all.first().cloned().unwrap_or_default(),
+    };
+    runtimes
+        .into_iter()
+        .find(|runtime| runtime.name_any() == name)
+        .ok_or_else(|| {
             "there is no CacheRuntime in this namespace; create one (kubectl explain cacheruntime.spec)".to_owned()
-        }),
-    }
+        })
 }
 
 /// The value of the annotation that asks for a look at the sources.
@@ -63,12 +85,30 @@ pub fn asked_refresh(dataset: &Dataset) -> Option<String> {
         .map(|value| value.chars().take(1024).collect())
 }
 
-/// The next step for `dataset` at `now`.
+/// Whether the build under way, or what the last one came to, is of no use any more: it is about other sources than the spec
+/// names now, or it failed and nobody asks for another.
+pub(super) fn is_moot(dataset: &Dataset, observed: &Observed, now: Timestamp) -> bool {
+    let basis = match &observed.build {
+        State::Idle => return false,
+        State::Running { basis, .. } => basis,
+        State::Built(done) => &done.basis,
+        State::Failed(failure) => &failure.basis,
+    };
+    let has_failed = matches!(observed.build, State::Failed(_));
+    basis.sources_digest != observed.sources_digest || has_failed && !is_due(dataset, observed, now)
+}
+
+/// Whether the sources have to be looked at now.
+pub(super) fn is_due(dataset: &Dataset, observed: &Observed, now: Timestamp) -> bool {
+    due_in(dataset, observed, now).is_zero()
+}
+
+/// The next step for `dataset` at `now`, after what is moot was thrown away.
 pub(super) fn next(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Next {
     match &observed.build {
         State::Built(done) if goes_on_with(done, observed) => return Next::Commit(done.clone()),
-        State::Running => return Next::Rest,
-        State::Idle | State::Built(_) | State::Failed { .. } => {}
+        State::Running { .. } => return Next::Rest,
+        State::Idle | State::Built(_) | State::Failed(_) => {}
     }
     if observed.runtime.is_err() || observed.linked_hosts.is_empty() {
         // A new CacheRuntime or link wakes us.
@@ -79,24 +119,23 @@ pub(super) fn next(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Ne
         return Next::Wait(WAIT_INTERVAL);
     }
     let due_in = due_in(dataset, observed, now);
-    if !due_in.is_zero() {
-        return if due_in == Duration::MAX {
-            Next::Rest
-        } else {
-            Next::Wait(due_in)
-        };
+    if due_in == Duration::MAX {
+        return Next::Rest;
     }
-    let pause = observed.build.pause_left();
-    if !pause.is_zero() {
-        return Next::Wait(pause.max(Duration::from_millis(100)));
+    let failure = observed.build.failure();
+    let parent_lost = failure.is_some_and(|failure| failure.reason == Some(Reason::ParentLost));
+    let parent_lost = parent_lost || observed.revision_is_lost();
+    // A new space loses the cache, so it is not begun before all who may have the parent were asked.
+    let patience = if parent_lost {
+        observed.patience_left
+    } else {
+        Duration::ZERO
+    };
+    let pause = failure.map(Failure::pause_left).unwrap_or_default();
+    let wait = due_in.max(patience).max(pause);
+    if !wait.is_zero() {
+        return Next::Wait(wait.max(Duration::from_millis(100)));
     }
-    let parent_lost = matches!(
-        observed.build,
-        State::Failed {
-            reason: Reason::ParentLost,
-            ..
-        }
-    );
     let parent = observed
         .revision
         .as_ref()
@@ -113,12 +152,12 @@ fn goes_on_with(done: &Done, observed: &Observed) -> bool {
 
 /// How long until the sources have to be looked at; zero is now, `MAX` is never by itself.
 fn due_in(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Duration {
-    let Some(revision) = &observed.revision else {
-        return Duration::ZERO;
-    };
-    let other_sources = revision.sources_digest != observed.sources_digest;
     let asked = asked_refresh(dataset);
-    if other_sources || asked.is_some() && asked != observed.handled_refresh {
+    if observed.revision.is_none()
+        || observed.sources_changed()
+        || observed.revision_is_lost()
+        || asked.is_some() && asked != observed.handled_refresh
+    {
         return Duration::ZERO;
     }
     let Some(refresh) = &dataset.spec.refresh else {
@@ -134,7 +173,7 @@ fn due_in(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Duration {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::builds::Basis;
     use crate::dataset::observe::Claim;
@@ -143,7 +182,7 @@ mod tests {
     use serde_json::{Value, json};
     use std::time::Instant;
 
-    fn dataset(spec: Value, annotation: Option<&str>) -> Dataset {
+    pub(in crate::dataset) fn dataset(spec: Value, annotation: Option<&str>) -> Dataset {
         let annotations = annotation
             .map(|value| json!({"penstock.io/refresh": value}))
             .unwrap_or(json!({}));
@@ -159,10 +198,11 @@ mod tests {
         serde_json::from_value(json!({"apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime", "metadata": {"name": name}, "spec": {"replicas": 1, "tiers": []}})).unwrap()
     }
 
-    fn settled() -> Observed {
+    pub(in crate::dataset) fn settled() -> Observed {
         Observed {
             runtime: Ok(runtime("pool")),
             linked_hosts: vec!["pool-0".into()],
+            settling: false,
             seeds: Vec::new(),
             sources: Ok(Vec::new()),
             sources_digest: "same".into(),
@@ -172,6 +212,8 @@ mod tests {
                 sources_digest: "same".into(),
                 ..Revision::default()
             }),
+            lost: Vec::new(),
+            patience_left: Duration::ZERO,
             claim: Claim::Bound,
             volume_exists: true,
             volume_is_stale: false,
@@ -181,7 +223,22 @@ mod tests {
                 Timestamp::from_second(1000).unwrap(),
             )),
             handled_refresh: None,
+            refused: None,
+            version: None,
         }
+    }
+
+    pub(in crate::dataset) fn failed(reason: Reason, at: Instant) -> State {
+        State::Failed(Failure {
+            reason: Some(reason),
+            message: String::new(),
+            basis: Basis {
+                sources_digest: "same".into(),
+                ..Basis::default()
+            },
+            at,
+            failures: 3,
+        })
     }
 
     fn at(second: i64) -> Timestamp {
@@ -247,12 +304,6 @@ mod tests {
 
     #[test]
     fn a_failed_build_waits_and_a_lost_parent_begins_anew() {
-        let failed = |reason, at| State::Failed {
-            reason,
-            message: String::new(),
-            at,
-            failures: 3,
-        };
         let now = Instant::now();
         let waiting = Observed {
             revision: None,
@@ -266,14 +317,63 @@ mod tests {
             return;
         };
         let lost = Observed {
-            sources_digest: "other".into(),
             build: failed(Reason::ParentLost, long_ago),
             ..settled()
         };
-        assert_eq!(
-            next(&dataset(json!({}), None), &lost, at(1)),
-            Next::Build { parent: None }
-        );
+        let asked = dataset(json!({}), Some("now"));
+        assert_eq!(next(&asked, &lost, at(1)), Next::Build { parent: None });
+    }
+
+    #[test]
+    fn a_revision_that_no_cache_node_has_is_built_anew_when_nobody_can_come_back_with_it() {
+        let plain = dataset(json!({}), None);
+        let lost = |patience_left| Observed {
+            lost: vec!["11".repeat(32)],
+            patience_left,
+            ..settled()
+        };
+        let patience = Duration::from_secs(7);
+        assert_eq!(next(&plain, &lost(patience), at(1)), Next::Wait(patience));
+        assert_eq!(next(&plain, &lost(Duration::ZERO), at(1)), Next::Build { parent: None });
+        let only_older = Observed {
+            lost: vec!["22".repeat(32)],
+            ..settled()
+        };
+        assert_eq!(next(&plain, &only_older, at(1)), Next::Rest);
+    }
+
+    #[test]
+    fn what_is_about_other_sources_or_failed_and_is_not_wanted_any_more_is_moot() {
+        let running = || State::Running {
+            basis: Basis {
+                sources_digest: "same".into(),
+                ..Basis::default()
+            },
+            last: None,
+        };
+        let failed = || failed(Reason::Denied, Instant::now());
+        let (plain, asked) = (dataset(json!({}), None), dataset(json!({}), Some("now")));
+        for (what, dataset, digest, build, moot) in [
+            ("nothing", &plain, "same", State::Idle, false),
+            ("a build of these sources", &plain, "same", running(), false),
+            ("a build of others", &plain, "other", running(), true),
+            ("a failure that is due again", &asked, "same", failed(), false),
+            ("a failure of sources that were mended", &plain, "other", failed(), true),
+            (
+                "a failure after which the spec was taken back",
+                &plain,
+                "same",
+                failed(),
+                true,
+            ),
+        ] {
+            let observed = Observed {
+                sources_digest: digest.into(),
+                build,
+                ..settled()
+            };
+            assert_eq!(is_moot(dataset, &observed, at(1)), moot, "{what}");
+        }
     }
 
     #[test]
@@ -296,11 +396,14 @@ mod tests {
     #[test]
     fn a_runtime_is_chosen_by_name_or_because_it_is_the_only_one() {
         let choose = |wanted, names: &[&str]| {
-            choose_runtime(wanted, names.iter().map(|name| runtime(name)).collect()).map(|runtime| runtime.name_any())
+            choose_runtime(wanted, Some("used"), names.iter().map(|name| runtime(name)).collect())
+                .map(|runtime| runtime.name_any())
         };
         assert_eq!(choose(None, &["a"]), Ok("a".into()));
         assert_eq!(choose(Some("b"), &["a", "b"]), Ok("b".into()));
+        assert_eq!(choose(None, &["a", "used"]), Ok("used".into()));
         assert!(choose(None, &["a", "b"]).unwrap_err().contains("a, b"));
+        assert!(!choose(Some("c"), &[]).unwrap_err().contains("one of"));
         assert!(
             choose(Some("c"), &["a"])
                 .unwrap_err()

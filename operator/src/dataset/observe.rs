@@ -1,5 +1,7 @@
 //! Everything that a reconcile of a Dataset looks at, in one place.
 
+use std::time::Duration;
+
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
@@ -13,6 +15,7 @@ use crate::cache_runtime::members::Members;
 use crate::context::Context;
 use crate::dataset::{decide, desired};
 use crate::error::Error;
+use crate::limits::REVISION_PATIENCE;
 use crate::names::volume;
 use crate::sources::{Unusable, secrets, wire_sources};
 
@@ -43,7 +46,9 @@ pub struct Observed {
     pub linked_hosts: Vec<String>,
     /// `host:port` where mounts begin to ask.
     pub seeds: Vec<String>,
-    /// What a cache node is told, or which Secret is missing.
+    /// Whether this process has just begun to lead and cannot say yet who serves.
+    pub settling: bool,
+    /// What a cache node is asked to list, or which Secret is missing.
     pub sources: Result<Vec<wire::Source>, Unusable>,
     /// Digest of the sources in the spec.
     pub sources_digest: String,
@@ -51,6 +56,10 @@ pub struct Observed {
     pub build: State,
     /// The committed revision.
     pub revision: Option<Revision>,
+    /// Ids of the revisions, this one or older, whose package no cache node has.
+    pub lost: Vec<String>,
+    /// How long a cache node that is away may still come back with one of them.
+    pub patience_left: Duration,
     /// The claim.
     pub claim: Claim,
     /// Whether the volume is there.
@@ -65,6 +74,24 @@ pub struct Observed {
     pub looked_at: Option<Time>,
     /// The refresh that was last acted upon.
     pub handled_refresh: Option<String>,
+    /// What the API server refused in this reconcile, as a sentence.
+    pub refused: Option<String>,
+    /// The version of the object that this is about.
+    pub version: Option<String>,
+}
+
+impl Observed {
+    /// Whether the committed revision is of other sources than the spec names now.
+    pub fn sources_changed(&self) -> bool {
+        let revision = self.revision.as_ref();
+        revision.is_some_and(|revision| revision.sources_digest != self.sources_digest)
+    }
+
+    /// Whether no cache node has the committed revision.
+    pub fn revision_is_lost(&self) -> bool {
+        let revision = self.revision.as_ref();
+        revision.is_some_and(|revision| self.lost.contains(&revision.id))
+    }
 }
 
 /// Looks at everything.
@@ -78,20 +105,20 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         .await
         .map_err(Error::api("list CacheRuntimes"))?
         .items;
-    let runtime = decide::choose_runtime(dataset.spec.runtime.as_deref(), runtimes);
+    let status = dataset.status.clone().unwrap_or_default();
+    let runtime = decide::choose_runtime(dataset.spec.runtime.as_deref(), status.runtime.as_deref(), runtimes);
     let key = (
         namespace.to_owned(),
         runtime.as_ref().map(ResourceExt::name_any).unwrap_or_default(),
     );
-    let reports = context.links.reports(&key);
+    let pool = context.links.pool(&key);
     let members = runtime
         .as_ref()
         .ok()
         .map(|runtime| Members::of(runtime, &context.facts.cluster_domain));
 
     let spec_sources = &dataset.spec.sources;
-    let sources = wire_sources(spec_sources, &secrets(&context.client, namespace, spec_sources).await?);
-    let status = dataset.status.clone().unwrap_or_default();
+    let (sources, unusable) = wire_sources(spec_sources, &secrets(&context.client, namespace, spec_sources).await?);
     let uid = dataset.uid().unwrap_or_default();
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
     let claim = claims
@@ -114,11 +141,14 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
             .filter(|usage| space.is_some_and(|space| usage.space == space.as_bytes()));
         of_space.map(|usage| usage.cached_bytes).sum::<u64>()
     };
-    let ids = super::announced(dataset);
+    let revisions = super::announced(dataset);
+    let ids: Vec<Vec<u8>> = revisions.iter().map(|id| id.as_bytes().to_vec()).collect();
+    let reports = &pool.reports;
     Ok(Observed {
         linked_hosts: build_order(&uid, reports.keys().cloned().collect()),
+        settling: pool.settling,
         seeds: members.map(|members| members.seeds(SEEDS_MAX)).unwrap_or_default(),
-        sources,
+        sources: unusable.map_or(Ok(sources), Err),
         sources_digest: desired::sources_digest(spec_sources),
         build: context.builds.state(&uid),
         claim: claim_state(claim.as_ref(), &uid),
@@ -128,7 +158,17 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         drifted: drifted(reports.values(), &ids),
         looked_at: status.last_refresh_time,
         handled_refresh: status.last_handled_refresh,
+        lost: revisions
+            .iter()
+            .filter(|id| pool.misses(id.as_bytes()))
+            .map(ToString::to_string)
+            .collect(),
+        patience_left: pool
+            .away
+            .map_or(Duration::ZERO, |away| REVISION_PATIENCE.saturating_sub(away)),
         revision: status.revision,
+        refused: None,
+        version: dataset.resource_version(),
         runtime,
     })
 }

@@ -1,14 +1,13 @@
 //! The status of a Dataset: computed once, written only when it differs. Never contains `revision`, which is the commit's.
 
-use kube::{Api, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use penstock_crds::{Dataset, DatasetStatus, condition};
 use penstock_protocol::control::cache_node::build_failed::Reason;
 
 use crate::apply;
-use crate::builds::State;
+use crate::builds::{Failure, State};
 use crate::conditions::{Wanted, merged, names};
-use crate::context::now;
-use crate::dataset::decide::Next;
+use crate::context::{Context, now};
 use crate::dataset::observe::{Claim, Observed};
 use crate::error::Error;
 
@@ -16,10 +15,11 @@ pub(super) async fn write(
     api: &Api<Dataset>,
     dataset: &Dataset,
     observed: &Observed,
-    next: &Next,
+    is_due: bool,
+    context: &Context,
 ) -> Result<(), Error> {
     let before = dataset.status.clone().unwrap_or_default();
-    let wanted = wanted(dataset, observed, next);
+    let wanted = wanted(dataset, &before, observed, is_due);
     let status = DatasetStatus {
         observed_generation: dataset.metadata.generation,
         conditions: merged(&before.conditions, wanted, dataset.metadata.generation, &now()),
@@ -43,11 +43,16 @@ pub(super) async fn write(
         last_refresh_time: observed.looked_at.clone(),
         ..cached(&before, observed)
     };
-    write_if_changed(api, dataset, &before, status).await
+    write_if_changed(api, dataset, observed.version.as_deref(), &before, status, context).await
 }
 
 /// While a deletion waits, only that is said anew.
-pub(super) async fn write_blocked(api: &Api<Dataset>, dataset: &Dataset, blocked: Wanted) -> Result<(), Error> {
+pub(super) async fn write_blocked(
+    api: &Api<Dataset>,
+    dataset: &Dataset,
+    blocked: Wanted,
+    context: &Context,
+) -> Result<(), Error> {
     let before = dataset.status.clone().unwrap_or_default();
     let mut conditions = merged(&before.conditions, vec![blocked], dataset.metadata.generation, &now());
     let others = before
@@ -61,14 +66,17 @@ pub(super) async fn write_blocked(api: &Api<Dataset>, dataset: &Dataset, blocked
         revision: None,
         ..before.clone()
     };
-    write_if_changed(api, dataset, &before, status).await
+    let version = dataset.resource_version();
+    write_if_changed(api, dataset, version.as_deref(), &before, status, context).await
 }
 
 async fn write_if_changed(
     api: &Api<Dataset>,
     dataset: &Dataset,
+    version: Option<&str>,
     before: &DatasetStatus,
     status: DatasetStatus,
+    context: &Context,
 ) -> Result<(), Error> {
     if status
         == (DatasetStatus {
@@ -82,7 +90,10 @@ async fn write_if_changed(
         step: "write the status",
         source,
     })?;
-    apply::apply_status(api, &dataset.name_any(), value).await
+    apply::apply_status(api, &dataset.name_any(), version, value).await?;
+    let about = dataset.object_ref(&());
+    context.tell_news(&about, &before.conditions, &status.conditions).await;
+    Ok(())
 }
 
 /// The figures of the cache; the old ones until they moved by a percent.
@@ -110,75 +121,103 @@ fn cached(before: &DatasetStatus, observed: &Observed) -> DatasetStatus {
     }
 }
 
-fn wanted(dataset: &Dataset, observed: &Observed, next: &Next) -> Vec<Wanted> {
-    let runtime = runtime_condition(observed);
-    let source = source_condition(dataset, observed);
-    let blockers = [
-        claim_blocker(dataset, observed),
-        runtime.clone(),
-        source.clone().unwrap_or_else(|| waiting_for_build(observed)),
-    ];
-    let committed = observed.revision.is_some();
-    // What is committed stays mountable while the origin is away; without a revision nothing is.
-    let not_ready = blockers
-        .iter()
-        .find(|blocker| blocker.status == Some(false) && (blocker.kind != condition::SOURCE_REACHABLE || !committed));
+fn wanted(dataset: &Dataset, before: &DatasetStatus, observed: &Observed, is_due: bool) -> Vec<Wanted> {
+    let runtime = runtime_condition(before, observed);
     let mut wanted = Vec::new();
-    match not_ready {
-        None if committed && observed.claim == Claim::Bound => {
-            let message = format!("mount the claim {}", dataset.name_any());
-            wanted.push(Wanted::new(condition::READY, true, "Ready", message));
+    match blocker(dataset, observed, &runtime) {
+        Some((reason, message)) => {
+            wanted.push(Wanted::new(condition::READY, false, reason.clone(), message.clone()));
+            wanted.push(Wanted::new(condition::RECONCILING, true, reason, message));
         }
         None => {
-            let message = if committed {
-                "the claim is not bound yet".to_owned()
-            } else {
-                "the first revision is being built".to_owned()
-            };
-            wanted.push(Wanted::new(condition::READY, false, "InProgress", message.clone()));
-            wanted.push(Wanted::new(condition::RECONCILING, true, "InProgress", message));
+            let message = format!("mount the claim {}", dataset.name_any());
+            wanted.push(Wanted::new(condition::READY, true, "Ready", message));
+            let activity = activity(observed);
+            wanted.extend(activity.map(|(reason, message)| Wanted::new(condition::RECONCILING, true, reason, message)));
         }
-        Some(blocker) => {
-            wanted.push(Wanted::new(
-                condition::READY,
-                false,
-                blocker.reason,
-                blocker.message.clone(),
-            ));
-            wanted.push(Wanted::new(
-                condition::RECONCILING,
-                true,
-                blocker.reason,
-                blocker.message.clone(),
-            ));
-        }
-    }
-    if committed
-        && matches!(next, Next::Build { .. })
-        && wanted.len() == 1
-        && !matches!(observed.build, State::Failed { .. })
-    {
-        let message = "the sources are being looked at".to_owned();
-        wanted.push(Wanted::new(condition::RECONCILING, true, "Refreshing", message));
     }
     wanted.push(runtime);
-    wanted.extend(source);
-    if !observed.drifted.is_empty() {
-        let message = format!(
-            "changed at the origin before they were cached, reads of them fail: {}; refresh the Dataset and restart the pods that need them",
-            names(&observed.drifted)
-        );
-        wanted.push(Wanted::new(condition::SOURCE_DRIFTED, true, "ObjectsChanged", message));
-    }
+    wanted.extend(source_condition(dataset, before, observed, is_due));
+    wanted.extend(drift_condition(before, observed));
     wanted
 }
 
-fn runtime_condition(observed: &Observed) -> Wanted {
+/// Reason and sentence of what keeps the Dataset from being Ready: what the spec asks for now can be mounted.
+fn blocker(dataset: &Dataset, observed: &Observed, runtime: &Wanted) -> Option<(String, String)> {
+    let because = |reason: &str, message: String| Some((reason.to_owned(), message));
+    if let Some(refused) = &observed.refused {
+        return because("ApplyFailed", format!("the API server refuses to {refused}"));
+    }
+    if let Some((reason, message)) = claim_blocker(dataset, observed.claim) {
+        return because(reason, message);
+    }
+    if !runtime.status {
+        return because(&runtime.reason, runtime.message.clone());
+    }
+    let trouble = trouble(dataset, observed);
+    if observed.revision_is_lost() {
+        let what = trouble.map_or(
+            "it is built anew, and all is fetched again".to_owned(),
+            |(_, message)| message,
+        );
+        return because(
+            "RevisionLost",
+            format!("no cache node has the committed revision any more; {what}"),
+        );
+    }
+    // What is committed stays mountable while the origin is away, unless the spec asks for something else by now.
+    if observed.revision.is_none() {
+        let (reason, message) = trouble.unwrap_or(("InProgress", "the first revision is being built".to_owned()));
+        return because(reason, message);
+    }
+    if observed.sources_changed() {
+        let (reason, message) = trouble.unwrap_or(("SourcesChanged", "the new sources are being listed".to_owned()));
+        return because(
+            reason,
+            format!("{message}; the claim still shows what was listed before"),
+        );
+    }
+    match observed.claim {
+        Claim::Bound => None,
+        _ => because("InProgress", "the claim is not bound yet".to_owned()),
+    }
+}
+
+/// What goes on while the Dataset is Ready.
+fn activity(observed: &Observed) -> Option<(&'static str, String)> {
+    match &observed.build {
+        State::Running { last: None, .. } => Some(("Refreshing", "the sources are being looked at".to_owned())),
+        // A source that cannot be reached has a condition of its own.
+        build => build
+            .failure()
+            .filter(|failure| !failure.is_of_a_source())
+            .map(|failure| (reason_text(failure.reason), failure.message.clone())),
+    }
+}
+
+/// What keeps the next revision from being built.
+fn trouble(dataset: &Dataset, observed: &Observed) -> Option<(&'static str, String)> {
+    if let Err(unusable) = &observed.sources {
+        return Some(("SecretMissing", unusable.to_string()));
+    }
+    let Failure { reason, message, .. } = observed.build.failure()?;
+    let whose_keys = match reason {
+        Some(Reason::Denied) => whose_keys(dataset),
+        _ => String::new(),
+    };
+    Some((reason_text(*reason), format!("{message}{whose_keys}")))
+}
+
+/// A new leader that has not tried all links yet goes on saying what the one before said.
+fn runtime_condition(before: &DatasetStatus, observed: &Observed) -> Wanted {
     match &observed.runtime {
         Err(message) => Wanted::new(condition::RUNTIME_READY, false, "NoCacheRuntime", message.clone()),
         Ok(runtime) if observed.linked_hosts.is_empty() => {
-            let message = format!("no cache node of the CacheRuntime {} serves yet", runtime.name_any());
-            Wanted::new(condition::RUNTIME_READY, false, "NoCacheNode", message)
+            let name = runtime.name_any();
+            let message = format!("no cache node of the CacheRuntime {name} serves yet");
+            Wanted::kept(condition::RUNTIME_READY, &before.conditions)
+                .filter(|_| observed.settling && before.runtime == Some(name))
+                .unwrap_or_else(|| Wanted::new(condition::RUNTIME_READY, false, "NoCacheNode", message))
         }
         Ok(runtime) => {
             let message = format!("the CacheRuntime {} serves", runtime.name_any());
@@ -187,31 +226,36 @@ fn runtime_condition(observed: &Observed) -> Wanted {
     }
 }
 
-/// `None` while nobody has looked yet.
-fn source_condition(dataset: &Dataset, observed: &Observed) -> Option<Wanted> {
-    if let Err(unusable) = &observed.sources {
+/// `None` while nobody has looked at these sources. What was said of them stays while they are looked at again.
+fn source_condition(dataset: &Dataset, before: &DatasetStatus, observed: &Observed, is_due: bool) -> Option<Wanted> {
+    let of_a_source = observed.build.failure().is_none_or(Failure::is_of_a_source);
+    if let Some((reason, message)) = trouble(dataset, observed).filter(|_| of_a_source || observed.sources.is_err()) {
+        return Some(Wanted::new(condition::SOURCE_REACHABLE, false, reason, message));
+    }
+    if !is_due {
         return Some(Wanted::new(
             condition::SOURCE_REACHABLE,
-            false,
-            "SecretMissing",
-            unusable.to_string(),
+            true,
+            "Listed",
+            "every source was listed",
         ));
     }
-    match &observed.build {
-        State::Failed { reason, message, .. } => Some(Wanted::new(
-            condition::SOURCE_REACHABLE,
-            false,
-            reason_text(*reason),
-            match reason {
-                Reason::Denied => format!("{message}{}", whose_keys(dataset)),
-                _ => message.clone(),
-            },
-        )),
-        State::Idle | State::Running | State::Built(_) => observed
-            .revision
-            .as_ref()
-            .map(|_| Wanted::new(condition::SOURCE_REACHABLE, true, "Listed", "every source was listed")),
+    let same_sources = before.observed_generation == dataset.metadata.generation
+        || observed.revision.is_some() && !observed.sources_changed();
+    Wanted::kept(condition::SOURCE_REACHABLE, &before.conditions)
+        .filter(|kept| same_sources && kept.reason != "SecretMissing")
+}
+
+fn drift_condition(before: &DatasetStatus, observed: &Observed) -> Option<Wanted> {
+    if observed.settling && observed.linked_hosts.is_empty() {
+        return Wanted::kept(condition::SOURCE_DRIFTED, &before.conditions);
     }
+    let message = format!(
+        "changed at the origin before they were cached, reads of them fail: {}; refresh the Dataset and restart the pods that need them",
+        names(&observed.drifted)
+    );
+    let drifted = Wanted::new(condition::SOURCE_DRIFTED, true, "ObjectsChanged", message);
+    (!observed.drifted.is_empty()).then_some(drifted)
 }
 
 /// Cache nodes know keys, but not where they come from.
@@ -229,54 +273,34 @@ fn whose_keys(dataset: &Dataset) -> String {
     }
 }
 
-fn waiting_for_build(observed: &Observed) -> Wanted {
-    let message = if observed.build == State::Running {
-        "the sources are being listed"
-    } else {
-        "the sources were not looked at yet"
-    };
-    Wanted {
-        kind: condition::SOURCE_REACHABLE,
-        status: None,
-        reason: "NotLookedAt",
-        message: message.to_owned(),
-    }
-}
-
-fn claim_blocker(dataset: &Dataset, observed: &Observed) -> Wanted {
+fn claim_blocker(dataset: &Dataset, claim: Claim) -> Option<(&'static str, String)> {
     let name = dataset.name_any();
-    match observed.claim {
-        Claim::Foreign => Wanted::new(
-            condition::READY,
-            false,
+    match claim {
+        Claim::Foreign => Some((
             "ClaimExists",
             format!(
                 "a PersistentVolumeClaim {name} that is not ours exists; delete or rename it, or give the Dataset another name"
             ),
-        ),
-        Claim::Leaving => Wanted::new(
-            condition::READY,
-            false,
+        )),
+        Claim::Leaving => Some((
             "ClaimLeaving",
             format!(
                 "the PersistentVolumeClaim {name} is being deleted; it is made again when no pod mounts it any more"
             ),
-        ),
-        Claim::Missing | Claim::Pending | Claim::Bound => {
-            Wanted::new(condition::READY, true, "ClaimFine", String::new())
-        }
+        )),
+        Claim::Missing | Claim::Pending | Claim::Bound => None,
     }
 }
 
-fn reason_text(reason: Reason) -> &'static str {
+fn reason_text(reason: Option<Reason>) -> &'static str {
     match reason {
-        Reason::Other => "BuildFailed",
-        Reason::Unreachable => "Unreachable",
-        Reason::Denied => "AccessDenied",
-        Reason::NotFound => "NotFound",
-        Reason::Empty => "Empty",
-        Reason::ParentLost => "ParentLost",
-        Reason::Invalid => "InvalidSource",
+        None | Some(Reason::Other) => "BuildFailed",
+        Some(Reason::Unreachable) => "Unreachable",
+        Some(Reason::Denied) => "AccessDenied",
+        Some(Reason::NotFound) => "NotFound",
+        Some(Reason::Empty) => "Empty",
+        Some(Reason::ParentLost) => "ParentLost",
+        Some(Reason::Invalid) => "InvalidSource",
     }
 }
 
@@ -293,5 +317,146 @@ fn human(bytes: u64) -> String {
         format!("{bytes}")
     } else {
         format!("{value:.1}{}", units[unit])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::builds::Basis;
+    use crate::dataset::decide::tests::{dataset, failed, settled};
+
+    /// `Ready=false Reason` and so on, without what is said when all is well.
+    fn said(before: &DatasetStatus, observed: &Observed, is_due: bool) -> Vec<String> {
+        let text = |wanted: &Wanted| format!("{}={} {}", wanted.kind, wanted.status, wanted.reason);
+        let calm = [
+            "Ready=true Ready",
+            "RuntimeReady=true Serving",
+            "SourceReachable=true Listed",
+        ];
+        let dataset = dataset(json!({}), None);
+        wanted(&dataset, before, observed, is_due)
+            .iter()
+            .map(text)
+            .filter(|text| !calm.iter().any(|condition| text == condition))
+            .collect()
+    }
+
+    fn running(last: Option<Failure>) -> State {
+        State::Running {
+            basis: Basis::default(),
+            last,
+        }
+    }
+
+    fn status(kind: &'static str, status: bool, reason: &str) -> DatasetStatus {
+        DatasetStatus {
+            conditions: merged(&[], vec![Wanted::new(kind, status, reason, "before")], None, &now()),
+            runtime: Some("pool".into()),
+            ..DatasetStatus::default()
+        }
+    }
+
+    #[test]
+    fn a_settled_dataset_says_that_all_is_well() {
+        assert_eq!(said(&DatasetStatus::default(), &settled(), false), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_wrong_or_going_on_is_said() {
+        let build = |build| Observed { build, ..settled() };
+        let denied = failed(Reason::Denied, Instant::now());
+        let last = denied.failure().cloned();
+        let other = |build| Observed {
+            sources_digest: "other".into(),
+            build,
+            ..settled()
+        };
+        let refused = Observed {
+            refused: Some("apply the PersistentVolumeClaim: exceeded quota".into()),
+            ..settled()
+        };
+        let lost = Observed {
+            lost: vec!["11".repeat(32)],
+            patience_left: Duration::from_secs(1),
+            ..settled()
+        };
+        for (what, observed, expected) in [
+            ("a refresh", build(running(None)), vec!["Reconciling=true Refreshing"]),
+            (
+                "a refresh that failed",
+                build(denied.clone()),
+                vec!["SourceReachable=false AccessDenied"],
+            ),
+            (
+                "its next try",
+                build(running(last.clone())),
+                vec!["SourceReachable=false AccessDenied"],
+            ),
+            (
+                "cache nodes that failed",
+                build(failed(Reason::ParentLost, Instant::now())),
+                vec!["Reconciling=true ParentLost"],
+            ),
+            (
+                "a spec that was edited",
+                other(running(None)),
+                vec!["Ready=false SourcesChanged", "Reconciling=true SourcesChanged"],
+            ),
+            (
+                "an edit that is wrong",
+                other(running(last)),
+                vec![
+                    "Ready=false AccessDenied",
+                    "Reconciling=true AccessDenied",
+                    "SourceReachable=false AccessDenied",
+                ],
+            ),
+            (
+                "what the API server refused",
+                refused,
+                vec!["Ready=false ApplyFailed", "Reconciling=true ApplyFailed"],
+            ),
+            (
+                "a revision that nobody has",
+                lost,
+                vec!["Ready=false RevisionLost", "Reconciling=true RevisionLost"],
+            ),
+        ] {
+            let is_due = !matches!(what, "what the API server refused");
+            let listed = status(condition::SOURCE_REACHABLE, true, "Listed");
+            assert_eq!(said(&listed, &observed, is_due), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn a_new_leader_keeps_what_was_said_until_it_knows_better() {
+        let serving = status(condition::RUNTIME_READY, true, "Serving");
+        let unlinked = |settling| Observed {
+            linked_hosts: Vec::new(),
+            settling,
+            ..settled()
+        };
+        assert_eq!(said(&serving, &unlinked(true), false), [""; 0]);
+        let no_node = [
+            "Ready=false NoCacheNode",
+            "Reconciling=true NoCacheNode",
+            "RuntimeReady=false NoCacheNode",
+        ];
+        assert_eq!(said(&serving, &unlinked(false), false), no_node);
+        let elsewhere = DatasetStatus {
+            runtime: Some("another".into()),
+            ..serving
+        };
+        assert_eq!(said(&elsewhere, &unlinked(true), false), no_node);
+
+        let denied = status(condition::SOURCE_REACHABLE, false, "AccessDenied");
+        let still = ["SourceReachable=false AccessDenied"];
+        assert_eq!(said(&denied, &settled(), true), still, "due, and not looked at yet");
+        assert_eq!(said(&denied, &settled(), false), [""; 0], "looked at");
     }
 }
