@@ -1,12 +1,12 @@
 //! The controller of CacheRuntimes: cache nodes, their ring, and what they are told.
 
+mod children;
 pub mod desired;
 pub mod members;
 mod status;
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::runtime::controller::Action;
@@ -16,10 +16,12 @@ use penstock_protocol::control::cache_node as wire;
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::limits::{ERROR_PAUSE, SECRET_LOOK_INTERVAL, WAIT_INTERVAL};
+use crate::limits::{BLOCKED_LOOK_INTERVAL, ERROR_PAUSE, SECRET_LOOK_INTERVAL};
 use crate::links::RuntimeKey;
 use crate::names::{FINALIZER, runtime_selector};
-use crate::{apply, conditions, dataset, sources};
+use crate::{apply, dataset, sources};
+use children::Applied;
+pub use children::Memory;
 use members::Members;
 use status::Observed;
 
@@ -31,24 +33,31 @@ pub async fn reconcile(runtime: Arc<CacheRuntime>, context: Arc<Context>) -> Res
     let namespace = runtime.namespace().ok_or(Error::Incomplete("namespace"))?;
     let api: Api<CacheRuntime> = Api::namespaced(context.client.clone(), &namespace);
     let users = users(&context, &namespace, &runtime.name_any()).await?;
-    if runtime.metadata.deletion_timestamp.is_some() {
-        return clean_up(&runtime, &api, &namespace, &users, &context).await;
+    let has_finalizer = runtime.finalizers().iter().any(|name| name == FINALIZER);
+    let is_leaving = runtime.metadata.deletion_timestamp.is_some();
+    if is_leaving && (users.is_empty() || !has_finalizer) {
+        return let_go(&runtime, &api, &namespace, has_finalizer, &context).await;
     }
-    if !runtime.finalizers().iter().any(|name| name == FINALIZER) {
+    if !has_finalizer {
         apply::add_finalizer(&api, &runtime).await?;
         return Ok(Action::await_change());
     }
-    let stateful_set = apply_children(&runtime, &context).await?;
     let members = Members::of(&runtime, &context.facts.cluster_domain);
-    tell(&runtime, &namespace, &members, &users, &context).await?;
-    let reports = context.links.pool(&(namespace, runtime.name_any())).reports;
-    let observed = Observed {
-        stateful_set: Some(stateful_set),
-        reports,
-        blocked_by: Vec::new(),
+    let children = children::apply(&runtime, &namespace, &context).await;
+    if !matches!(children, Ok(Applied::Taken(_))) {
+        tell(&runtime, &namespace, &members, &users, &context).await?;
+    }
+    let pause = match children {
+        Ok(Applied::Taken(_)) => BLOCKED_LOOK_INTERVAL,
+        Ok(Applied::All(_) | Applied::Leaving) | Err(_) => SECRET_LOOK_INTERVAL,
     };
-    status::write(&api, &runtime, &members, &observed).await?;
-    Ok(Action::requeue(SECRET_LOOK_INTERVAL))
+    let observed = Observed {
+        children: children.as_ref().map_err(Error::sentence),
+        pool: context.links.pool(&(namespace, runtime.name_any())),
+        blocked_by: users.iter().filter(|_| is_leaving).map(ResourceExt::name_any).collect(),
+    };
+    status::write(&api, &runtime, &members, &observed, &context).await?;
+    children.map(|_| Action::requeue(pause))
 }
 
 /// What to do after a failed reconcile.
@@ -71,23 +80,6 @@ async fn users(context: &Context, namespace: &str, runtime: &str) -> Result<Vec<
         .into_iter()
         .filter(|dataset| dataset::uses(dataset, runtime))
         .collect())
-}
-
-async fn apply_children(runtime: &CacheRuntime, context: &Context) -> Result<StatefulSet, Error> {
-    let desired::Children {
-        service_account,
-        service,
-        network_policy,
-        disruption_budget,
-        stateful_set,
-    } = desired::children(runtime, &context.facts)?;
-    let client = &context.client;
-    apply::apply(client, "apply the ServiceAccount", &service_account).await?;
-    // The Service gives the pods their names, so it stands before them.
-    apply::apply(client, "apply the Service", &service).await?;
-    apply::apply(client, "apply the NetworkPolicy", &network_policy).await?;
-    apply::apply(client, "apply the PodDisruptionBudget", &disruption_budget).await?;
-    apply::apply(client, "apply the StatefulSet", &stateful_set).await
 }
 
 /// Tells every cache node the ring and all Datasets. It always names all of them: a cache node drops what it is not told.
@@ -126,43 +118,21 @@ async fn tell(
     Ok(())
 }
 
-/// Waits for Datasets, then for the cache nodes' end, then lets go.
-async fn clean_up(
+/// Nobody uses it any more: waits for the cache nodes' end, then lets go. Until then it goes on as if it was not deleted, for
+/// the pods that still read.
+async fn let_go(
     runtime: &CacheRuntime,
     api: &Api<CacheRuntime>,
     namespace: &str,
-    users: &[Dataset],
+    has_finalizer: bool,
     context: &Context,
 ) -> Result<Action, Error> {
-    let name = runtime.name_any();
-    let members = Members::of(runtime, &context.facts.cluster_domain);
-    if !users.is_empty() {
-        let blocked_by: Vec<String> = users.iter().map(|dataset| dataset.name_any()).collect();
-        tracing::info!(
-            runtime = name,
-            datasets = conditions::names(&blocked_by),
-            "a deletion waits for Datasets"
-        );
-        let reports = context.links.pool(&(namespace.to_owned(), name)).reports;
-        status::write(
-            api,
-            runtime,
-            &members,
-            &Observed {
-                stateful_set: None,
-                reports,
-                blocked_by,
-            },
-        )
-        .await?;
-        return Ok(Action::requeue(WAIT_INTERVAL));
+    if !has_finalizer {
+        return Ok(Action::await_change());
     }
+    let name = runtime.name_any();
     context.links.remove(&(namespace.to_owned(), name.clone()));
-    apply::delete(
-        &Api::<StatefulSet>::namespaced(context.client.clone(), namespace),
-        &name,
-    )
-    .await?;
+    children::delete_nodes(runtime, namespace, context).await?;
     let pods: Api<Pod> = Api::namespaced(context.client.clone(), namespace);
     let left = pods
         .list(&ListParams::default().labels(&runtime_selector(&name)))
@@ -170,7 +140,7 @@ async fn clean_up(
         .map_err(Error::api("list cache nodes"))?;
     if !left.items.is_empty() {
         // Their end wakes us: the pods are watched.
-        return Ok(Action::requeue(WAIT_INTERVAL));
+        return Ok(Action::requeue(BLOCKED_LOOK_INTERVAL));
     }
     apply::remove_finalizer(api, runtime).await?;
     Ok(Action::await_change())

@@ -9,6 +9,7 @@ use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
 use crate::builds::Builds;
+use crate::cache_runtime::Memory;
 use crate::conditions;
 use crate::limits::EVENT_NOTE_BYTES_MAX;
 use crate::links::Links;
@@ -24,6 +25,8 @@ pub struct Context {
     pub builds: Builds,
     /// Facts that do not change.
     pub facts: Arc<Facts>,
+    /// What was applied last.
+    pub applied: Arc<Memory>,
     recorder: Recorder,
 }
 
@@ -55,6 +58,7 @@ impl Context {
             links,
             builds,
             facts: Arc::new(facts),
+            applied: Arc::default(),
             recorder,
         }
     }

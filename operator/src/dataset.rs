@@ -20,7 +20,7 @@ use crate::builds::{Basis, Done, Order, State};
 use crate::commit::commit;
 use crate::context::{Context, now};
 use crate::error::Error;
-use crate::limits::{ERROR_PAUSE, OLDER_REVISIONS_MAX, WAIT_INTERVAL};
+use crate::limits::{BLOCKED_LOOK_INTERVAL, ERROR_PAUSE, OLDER_REVISIONS_MAX, WAIT_INTERVAL};
 use crate::names::{FINALIZER, volume};
 use crate::{apply, conditions};
 use decide::Next;
@@ -261,7 +261,8 @@ async fn clean_up(dataset: &Dataset, api: &Api<Dataset>, namespace: &str, contex
             let blocked = conditions::Wanted::new(condition::DELETION_BLOCKED, true, "MountedByPods", message);
             status::write_blocked(api, dataset, blocked, context).await?;
         }
-        return Ok(Action::requeue(WAIT_INTERVAL / 5));
+        // The claim's end wakes us.
+        return Ok(Action::requeue(BLOCKED_LOOK_INTERVAL));
     }
     apply::delete(&Api::<PersistentVolume>::all(context.client.clone()), &volume(&uid)).await?;
     context.builds.clear(&uid);

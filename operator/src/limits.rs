@@ -4,7 +4,10 @@ use std::time::Duration;
 
 /// A leader that could not renew for this long has lost; client-go's default.
 pub const LEASE_DURATION: Duration = Duration::from_secs(15);
-/// How often a leader renews; four tries fit into the lease.
+/// A leader that could not renew for this long leaves: earlier than anybody else may take the lease, with time to end and for
+/// clocks that differ.
+pub const LEASE_HOLD: Duration = Duration::from_secs(12);
+/// How often a leader renews, and how long a try may take; two tries without an answer fit into the time that it holds.
 pub const LEASE_RENEW_INTERVAL: Duration = Duration::from_secs(3);
 
 /// Builds at the same time: each lists a whole origin and keeps a cache node busy.
@@ -42,6 +45,8 @@ pub const KEEP_ALIVE_MAX: Duration = Duration::from_secs(5);
 pub const SECRET_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// How soon something that somebody else has to do first is looked at again.
 pub const WAIT_INTERVAL: Duration = Duration::from_secs(5);
+/// How soon something is looked at again whose end a watch tells; a message may name fewer pods by then.
+pub const BLOCKED_LOOK_INTERVAL: Duration = Duration::from_secs(15);
 /// Pause after a reconcile failed.
 pub const ERROR_PAUSE: Duration = Duration::from_secs(3);
 /// Names in a message: enough to act upon.
