@@ -9,7 +9,9 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
 use kube::{Api, Client};
 
-use crate::limits::{LEASE_DURATION, LEASE_RENEW_INTERVAL};
+use tokio::time::Instant;
+
+use crate::limits::{LEASE_DURATION, LEASE_HOLD, LEASE_RENEW_INTERVAL};
 
 /// Name of the Lease.
 pub const NAME: &str = "penstock-operator";
@@ -36,44 +38,64 @@ fn verdict(spec: Option<&LeaseSpec>, identity: &str, now: Timestamp) -> Verdict 
 }
 
 /// Leadership of one process.
+///
+/// ```text
+/// renewed ─┬─ try ─ pause ─ try ─ ... ─► LEASE_HOLD: we leave ──► LEASE_DURATION: others may take it
+///          └─ when the request that succeeded began: the time that the others read is no earlier
+/// ```
 pub struct Leadership {
     api: Api<Lease>,
     identity: String,
+    renewed: Instant,
 }
 
 impl Leadership {
     /// Waits until this process leads.
     pub async fn acquire(client: Client, namespace: &str, identity: String) -> Self {
-        let leadership = Self {
+        let mut leadership = Self {
             api: Api::namespaced(client, namespace),
             identity,
+            renewed: Instant::now(),
         };
         loop {
-            match leadership.try_once().await {
-                Ok(Verdict::Take) => return leadership,
-                Ok(Verdict::Wait) => {}
-                Err(error) => tracing::debug!(%error, "ask for the lease"),
+            let began = Instant::now();
+            if leadership.try_in_time().await == Some(Verdict::Take) {
+                leadership.renewed = began;
+                return leadership;
             }
             tokio::time::sleep(LEASE_RENEW_INTERVAL).await;
         }
     }
 
-    /// Renews until it cannot any more; then the process must end.
+    /// Renews until it cannot any more; then the process must end, before anybody else may take the lease.
     pub async fn keep(self) {
-        let mut renewed = Timestamp::now();
+        let mut renewed = self.renewed;
+        while let Ok(Some(began)) = tokio::time::timeout_at(renewed + LEASE_HOLD, self.renew()).await {
+            renewed = began;
+        }
+    }
+
+    /// Tries until one succeeds, and tells when that one began; `None` when somebody else holds the lease.
+    async fn renew(&self) -> Option<Instant> {
         loop {
             tokio::time::sleep(LEASE_RENEW_INTERVAL).await;
-            match tokio::time::timeout(LEASE_RENEW_INTERVAL, self.try_once()).await {
-                Ok(Ok(Verdict::Take)) => renewed = Timestamp::now(),
-                Ok(Ok(Verdict::Wait)) => return,
-                Ok(Err(_)) | Err(_) => {}
-            }
-            let age = Duration::try_from(Timestamp::now().duration_since(renewed)).unwrap_or_default();
-            // Before anybody else may take it.
-            if age + LEASE_RENEW_INTERVAL > LEASE_DURATION {
-                return;
+            let began = Instant::now();
+            match self.try_in_time().await {
+                Some(Verdict::Take) => return Some(began),
+                Some(Verdict::Wait) => return None,
+                None => {}
             }
         }
+    }
+
+    /// One try; `None` when it failed, which is logged.
+    async fn try_in_time(&self) -> Option<Verdict> {
+        match tokio::time::timeout(LEASE_RENEW_INTERVAL, self.try_once()).await {
+            Ok(Ok(verdict)) => return Some(verdict),
+            Ok(Err(error)) => tracing::warn!(%error, "ask for the lease"),
+            Err(_) => tracing::warn!("ask for the lease: no answer in {} s", LEASE_RENEW_INTERVAL.as_secs()),
+        }
+        None
     }
 
     /// Gives the lease back, so that the next one need not wait for it to run out.
@@ -89,7 +111,7 @@ impl Leadership {
         {
             spec.holder_identity = None;
             if let Err(error) = api.replace(NAME, &PostParams::default(), &lease).await {
-                tracing::debug!(%error, "give the lease back; it runs out by itself");
+                tracing::warn!(%error, "give the lease back; it runs out by itself");
             }
         }
     }
@@ -149,11 +171,8 @@ impl Leadership {
                     .await
             }
         };
-        match outcome {
-            Ok(_) => Ok(Verdict::Take),
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(Verdict::Wait),
-            Err(error) => Err(error),
-        }
+        // A conflict may be an earlier try of ours that came late; the next look shows who holds it.
+        outcome.map(|_| Verdict::Take)
     }
 }
 
