@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
     namespaced,
     status = "CacheRuntimeStatus",
     derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$')").message("the name has at most 52 lower-case letters, digits and dashes, begins with a letter and does not end with a dash: its Service and its cache nodes are named after it"),
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
@@ -45,7 +46,7 @@ pub struct CacheRuntimeSpec {
 
     /// Labels of the nodes that cache nodes may run on.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    #[schemars(length(max = 32))]
+    #[schemars(extend("maxProperties" = 32, "additionalProperties" = {"type": "string", "maxLength": 63}))]
     pub node_selector: BTreeMap<String, String>,
 
     /// Taints that cache nodes tolerate.

@@ -26,13 +26,19 @@ fn the_page_about_the_fields_is_fresh() {
 }
 
 #[test]
-fn every_string_and_list_of_the_specs_is_bounded() {
+fn every_string_list_and_map_of_the_specs_is_bounded() {
     fn unbounded(path: &str, schema: &serde_json::Value, found: &mut Vec<String>) {
         let kind = schema["type"].as_str().unwrap_or("");
         let is_free = schema["enum"].is_null() && schema["format"].is_null();
         match kind {
             "string" if is_free && schema["maxLength"].is_null() => found.push(path.to_owned()),
             "array" if schema["maxItems"].is_null() => found.push(path.to_owned()),
+            "object" if schema["additionalProperties"].is_object() => {
+                if schema["maxProperties"].is_null() {
+                    found.push(path.to_owned());
+                }
+                unbounded(&format!("{path}{{}}"), &schema["additionalProperties"], found);
+            }
             _ => {}
         }
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
@@ -51,4 +57,27 @@ fn every_string_and_list_of_the_specs_is_bounded() {
     // Types of Kubernetes itself, which the API server checks where they are used.
     found.retain(|path| !path.contains(".tolerations[]") && !path.contains(".resources."));
     assert_eq!(found, [""; 0], "unbounded");
+}
+
+#[test]
+fn a_name_that_the_operator_cannot_use_is_refused() {
+    for (crd, longest) in [(Dataset::crd(), "0,61"), (CacheRuntime::crd(), "0,50")] {
+        let crd = serde_json::to_value(&crd).unwrap();
+        let rules = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-validations"];
+        let rule = rules[0]["rule"].as_str().unwrap_or_default();
+        assert!(
+            rule.contains("self.metadata.name.matches") && rule.contains(longest),
+            "{rules}"
+        );
+        assert!(!rules[0]["message"].as_str().unwrap_or_default().is_empty());
+    }
+}
+
+#[test]
+fn the_definitions_can_be_left_out_of_the_chart() {
+    for crd in [Dataset::crd(), CacheRuntime::crd()] {
+        let (name, text) = chart::file(&crd).unwrap();
+        let templates: Vec<&str> = text.lines().filter(|line| line.contains("{{")).collect();
+        assert_eq!(templates, ["{{- if .Values.crds.install }}", "{{- end }}"], "{name}");
+    }
 }
