@@ -46,6 +46,10 @@ pub(crate) struct Run {
     #[arg(long, env = "POD_NAME")]
     pub(crate) identity: String,
 
+    /// What is logged, here and by the cache nodes.
+    #[arg(long, env = "RUST_LOG", default_value = "info")]
+    pub(crate) log: String,
+
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "PENSTOCK_HEALTH_LISTEN", default_value = "0.0.0.0:7092")]
     pub(crate) health_listen: SocketAddr,

@@ -43,6 +43,8 @@ pub struct Facts {
     pub cluster_domain: String,
     /// Namespace of the operator itself.
     pub namespace: String,
+    /// What cache nodes log, as RUST_LOG understands it.
+    pub log: String,
 }
 
 impl Context {

@@ -53,3 +53,13 @@ pub const ERROR_PAUSE: Duration = Duration::from_secs(3);
 pub const NAMES_SHOWN_MAX: usize = 5;
 /// Bytes of the text of an event; the API server refuses more than 1,024.
 pub const EVENT_NOTE_BYTES_MAX: usize = 1000;
+
+/// Memory of a cache node that has no tier in memory, as a request: buffers and presence of a quiet one.
+pub const MEMORY_REQUEST: &str = "128Mi";
+/// Memory of a busy cache node without its tier: 64 answers of 4 MiB, 256 fetches of 1 MiB, 68 MB of presence and checksums,
+/// and packages. What a tier in memory comes on top of.
+pub const MEMORY_OVERHEAD_BYTES: u64 = 1 << 30;
+/// What a tier holds beside the blocks that its capacity counts: packages, a hundred bytes a file and revision ...
+pub const TIER_RESERVE_BYTES: u64 = 256 << 20;
+/// ... and one byte for so many of its blocks': 66 KiB of presence and checksums for each 64 MiB, rounded up.
+pub const TIER_BYTES_PER_RESERVED: u64 = 512;

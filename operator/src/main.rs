@@ -71,6 +71,7 @@ async fn lead(client: Client, run: Run) -> Result<()> {
         cluster_domain,
         namespace,
         identity,
+        log,
         health_listen,
     } = run;
     let readiness = Readiness::default();
@@ -90,6 +91,7 @@ async fn lead(client: Client, run: Run) -> Result<()> {
         image_pull_secrets,
         cluster_domain,
         namespace: namespace.clone(),
+        log,
     };
     tokio::select! {
         () = controllers(client.clone(), facts) => bail!("the controllers ended by themselves"),

@@ -14,12 +14,11 @@ use serde_json::{Value, json};
 
 use crate::context::Facts;
 use crate::error::Error;
+use crate::limits::{MEMORY_OVERHEAD_BYTES, MEMORY_REQUEST, TIER_BYTES_PER_RESERVED, TIER_RESERVE_BYTES};
 use crate::names::{CACHE_USER, runtime_labels};
 
 /// Where the tier is in the container.
 const TIER_FOLDER: &str = "/cache";
-/// A cache node holds buffers and presence, and the tier itself when that is memory.
-const MEMORY_REQUEST: &str = "128Mi";
 
 /// Everything that a CacheRuntime owns.
 pub struct Children {
@@ -137,7 +136,8 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
         ],
         "readinessProbe": probe("/readyz", 2),
         "livenessProbe": probe("/livez", 10),
-        "resources": resources.as_ref().map_or_else(|| json!({"requests": {"memory": MEMORY_REQUEST}}), |given| json!(given)),
+        "env": [{"name": "RUST_LOG", "value": facts.log}],
+        "resources": resources.as_ref().map_or_else(|| default_resources(tier), |given| json!(given)),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
@@ -195,11 +195,30 @@ fn tier_argument(tier: &Tier) -> String {
     )
 }
 
+/// A tier in memory counts in the pod's memory; without a limit it would take what others on the node need.
+fn default_resources(tier: Option<&Tier>) -> Value {
+    match tier {
+        Some(tier) if tier.medium == Medium::Memory => {
+            let memory = tier_bytes(tier).saturating_add(MEMORY_OVERHEAD_BYTES).to_string();
+            json!({"requests": {"memory": memory}, "limits": {"memory": memory}})
+        }
+        _ => json!({"requests": {"memory": MEMORY_REQUEST}}),
+    }
+}
+
+/// What the tier's folder may grow to: its capacity counts blocks only.
+fn tier_bytes(tier: &Tier) -> u64 {
+    let capacity = bytes_of(&tier.capacity).unwrap_or(u64::MAX);
+    let reserve = TIER_RESERVE_BYTES + capacity / TIER_BYTES_PER_RESERVED;
+    // What a Quantity can hold.
+    capacity.saturating_add(reserve).min(i64::MAX as u64 / 2)
+}
+
 fn tier_volume(runtime: &CacheRuntime, tier: &Tier) -> Value {
     let Tier {
         name,
         medium,
-        capacity,
+        capacity: _,
         volume,
     } = tier;
     match (volume, medium) {
@@ -208,7 +227,7 @@ fn tier_volume(runtime: &CacheRuntime, tier: &Tier) -> Value {
             "csi": {"driver": CSI_DRIVER, "volumeAttributes": {"cacheRuntime": runtime.name_any(), "tier": name}},
         }),
         (TierVolume::EmptyDir, Medium::Memory) => {
-            json!({"name": "tier", "emptyDir": {"medium": "Memory", "sizeLimit": capacity}})
+            json!({"name": "tier", "emptyDir": {"medium": "Memory", "sizeLimit": tier_bytes(tier).to_string()}})
         }
         (TierVolume::EmptyDir, Medium::SSD | Medium::HDD) => json!({"name": "tier", "emptyDir": {}}),
     }
@@ -229,6 +248,7 @@ mod tests {
             image_pull_secrets: vec!["pull".into()],
             cluster_domain: "cluster.local".into(),
             namespace: "penstock-system".into(),
+            log: "info".into(),
         }
     }
 
@@ -266,6 +286,27 @@ mod tests {
     }
 
     #[test]
+    fn a_tier_in_memory_is_counted_in_the_memory_of_its_pod() {
+        let memory = |tier: Value, resources: Value| {
+            let mut runtime = runtime(tier);
+            runtime.spec.resources = serde_json::from_value(resources).unwrap();
+            let set = children(&runtime, &facts()).unwrap().stateful_set;
+            let resources = set.spec.unwrap().template.spec.unwrap().containers[0].resources.clone();
+            let amounts = resources
+                .map(|given| [given.requests, given.limits])
+                .unwrap_or_default();
+            amounts.map(|amounts| amounts.map_or(String::new(), |amounts| amounts["memory"].0.clone()))
+        };
+        let in_memory = || json!({"name": "a", "medium": "Memory", "capacity": "1Gi", "volume": "EmptyDir"});
+        let on_disk = json!({"name": "a", "medium": "SSD", "capacity": "1Gi"});
+        let counted = (1_344_274_432_u64 + (1 << 30)).to_string();
+        assert_eq!(memory(in_memory(), Value::Null), [counted.clone(), counted]);
+        let given = json!({"requests": {"memory": "8Gi"}, "limits": {"memory": "9Gi"}});
+        assert_eq!(memory(in_memory(), given), ["8Gi", "9Gi"]);
+        assert_eq!(memory(on_disk, Value::Null), ["128Mi", ""]);
+    }
+
+    #[test]
     fn a_tier_becomes_the_volume_that_was_asked_for() {
         for (tier, expected) in [
             (
@@ -278,7 +319,7 @@ mod tests {
             ),
             (
                 json!({"name": "a", "medium": "Memory", "capacity": "1Gi", "volume": "EmptyDir"}),
-                json!({"emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}),
+                json!({"emptyDir": {"medium": "Memory", "sizeLimit": "1344274432"}}),
             ),
         ] {
             let runtime = runtime(tier);
