@@ -106,7 +106,7 @@ async fn act(
     match next {
         Next::Commit(done) => {
             let Done { built, basis } = done.as_ref();
-            if let Some(revision) = revision_to_commit(observed.revision.as_ref(), &observed.lost, built, basis) {
+            if let Some(revision) = revision_to_commit(observed.revision.as_ref(), observed.given_up(), built, basis) {
                 observed.version = commit(api, dataset, &revision).await?;
                 if !built.unchanged {
                     announce(dataset, &revision, context).await;

@@ -87,6 +87,11 @@ impl Observed {
         revision.is_some_and(|revision| revision.sources_digest != self.sources_digest)
     }
 
+    /// Revisions that nobody will come back with: a cache node deletes what is not announced any more.
+    pub fn given_up(&self) -> &[String] {
+        if self.patience_left.is_zero() { &self.lost } else { &[] }
+    }
+
     /// Whether no cache node has the committed revision.
     pub fn revision_is_lost(&self) -> bool {
         let revision = self.revision.as_ref();
