@@ -69,10 +69,7 @@ impl Leadership {
 
     /// Renews until it cannot any more; then the process must end, before anybody else may take the lease.
     pub async fn keep(self) {
-        let mut renewed = self.renewed;
-        while let Ok(Some(began)) = tokio::time::timeout_at(renewed + LEASE_HOLD, self.renew()).await {
-            renewed = began;
-        }
+        hold(self.renewed, async || self.renew().await).await;
     }
 
     /// Tries until one succeeds, and tells when that one began; `None` when somebody else holds the lease.
@@ -176,9 +173,38 @@ impl Leadership {
     }
 }
 
+/// Goes on for as long as `renew` tells in time when it last succeeded.
+async fn hold(mut renewed: Instant, renew: impl AsyncFn() -> Option<Instant>) {
+    while let Ok(Some(began)) = tokio::time::timeout_at(renewed + LEASE_HOLD, renew()).await {
+        renewed = began;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_leader_whose_request_hangs_leaves_before_others_may_take_the_lease() {
+        let almost = LEASE_HOLD - Duration::from_millis(100);
+        let (Some(long_ago), begun) = (Instant::now().checked_sub(almost), Instant::now()) else {
+            return;
+        };
+        hold(long_ago, async || std::future::pending().await).await;
+        assert!(begun.elapsed() < LEASE_DURATION - LEASE_HOLD);
+        // An answer that took long counts from when it was asked for.
+        let answers = std::cell::Cell::new(0);
+        let slow = async || {
+            answers.set(answers.get() + 1);
+            if answers.get() > 1 {
+                std::future::pending().await
+            } else {
+                Some(long_ago)
+            }
+        };
+        hold(Instant::now(), slow).await;
+        assert!(begun.elapsed() < LEASE_DURATION - LEASE_HOLD);
+    }
 
     fn held(by: &str, renewed_at: i64) -> LeaseSpec {
         LeaseSpec {
