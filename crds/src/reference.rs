@@ -22,12 +22,13 @@ pub fn page(crds: &[CustomResourceDefinition]) -> serde_json::Result<String> {
         // Writing to a String cannot fail.
         let _ = write!(
             page,
-            "\n## {} (`{}/{}`, short name `{}`)\n\n{}\n",
+            "\n## {} (`{}/{}`, short name `{}`)\n\n{}{}\n",
             text(&crd["spec"]["names"]["kind"]),
             text(&crd["spec"]["group"]),
             text(&version["name"]),
             text(&crd["spec"]["names"]["shortNames"][0]),
             sentence(&properties["spec"]),
+            rules(schema),
         );
         for part in ["spec", "status"] {
             let _ = write!(page, "\n| field of {part} | type | what it is |\n|---|---|---|\n");
@@ -76,7 +77,12 @@ fn kind(field: &Value) -> String {
             bounds(&field["minItems"], &field["maxItems"])
         ),
         "integer" => format!("integer{}", after_comma(&bounds(&field["minimum"], &field["maximum"]))),
-        "object" if field["additionalProperties"].is_object() => "map of strings".to_owned(),
+        "object" if field["additionalProperties"].is_object() => {
+            format!(
+                "map of strings{}",
+                after_comma(&bounds(&field["minProperties"], &field["maxProperties"]))
+            )
+        }
         "string" if text(&field["format"]) == "date-time" => "time".to_owned(),
         "string" => match field["maxLength"].as_u64() {
             Some(most) => format!("string, at most {most} characters"),
@@ -118,14 +124,14 @@ fn described(field: &Value) -> String {
             );
         }
     }
-    for rule in [field, &field["items"]]
-        .into_iter()
-        .flat_map(|of| of["x-kubernetes-validations"].as_array())
-        .flatten()
-    {
-        let _ = write!(described, " Rule: {}.", text(&rule["message"]).trim_end_matches('.'));
-    }
-    described
+    described + &rules(field) + &rules(&field["items"])
+}
+
+fn rules(schema: &Value) -> String {
+    let rules = schema["x-kubernetes-validations"].as_array().into_iter().flatten();
+    rules
+        .map(|rule| format!(" Rule: {}.", text(&rule["message"]).trim_end_matches('.')))
+        .collect()
 }
 
 fn sentence(field: &Value) -> String {
