@@ -4,7 +4,7 @@
 pub mod fake;
 
 use async_trait::async_trait;
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{DaemonSet, StatefulSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::core::{NamespaceResourceScope, PartialObjectMeta};
@@ -16,6 +16,9 @@ use tokio_stream::{Stream, StreamExt};
 
 use crate::error::Error;
 use crate::limits::API_DEADLINE;
+
+/// Name of the chart's DaemonSet of this container.
+const DAEMON_SET: &str = "penstock-csi";
 
 /// What the node asks the cluster. `None` means that there is no such object.
 #[async_trait]
@@ -30,6 +33,8 @@ pub trait Cluster: Send + Sync + 'static {
     async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, Error>;
     /// A StatefulSet.
     async fn stateful_set(&self, namespace: &str, name: &str) -> Result<Option<StatefulSet>, Error>;
+    /// Whether the DaemonSet of this container, in `namespace`, is there to stay.
+    async fn is_installed(&self, namespace: &str) -> Result<bool, Error>;
 }
 
 /// The real thing.
@@ -70,6 +75,11 @@ impl Cluster for ApiServer {
 
     async fn stateful_set(&self, namespace: &str, name: &str) -> Result<Option<StatefulSet>, Error> {
         self.get(namespace, name).await
+    }
+
+    async fn is_installed(&self, namespace: &str) -> Result<bool, Error> {
+        let found: Option<DaemonSet> = self.get(namespace, DAEMON_SET).await?;
+        Ok(found.is_some_and(|found| found.metadata.deletion_timestamp.is_none()))
     }
 }
 

@@ -44,19 +44,15 @@ pub const TIER_SWEEP_INTERVAL: Duration = Duration::from_secs(3600);
 /// How soon the folders are looked at again when some could not be removed, or a pod still had them.
 pub const TIER_SWEEP_RETRY: Duration = Duration::from_secs(10);
 
-/// How long after our SIGTERM the mounter's link may last before it is clear that the mounter does not end too. Its pod has a
-/// grace period of 5 s.
-pub const MOUNTER_END_MAX: Duration = Duration::from_secs(6);
+/// How long after SIGTERM the mounter's volume is waited for when Penstock is uninstalled: Kubernetes ends the mounter's pod
+/// when its garbage collector comes to it, and the kubelet waits for the pod's sandbox. It takes some seconds.
+pub const KEEPER_GONE_MAX: Duration = Duration::from_secs(50);
 
-/// How long the kubelet may take for the volume of a mounter that has ended: it waits for the pod's sandbox and looks at its
-/// volumes every 100 ms.
-pub const KEEPER_GONE_MAX: Duration = Duration::from_secs(15);
-
-/// Pause between two looks at either.
+/// Pause between two looks.
 pub const LEAVING_LOOK: Duration = Duration::from_millis(100);
 
-/// How long calls that have begun may go on after SIGTERM, those that we wait for included; the pod's grace period is 30 s.
-pub const SHUTDOWN_MAX: Duration = Duration::from_secs(25);
+/// How long calls may go on after SIGTERM, those that we wait for included; the pod's grace period is 60 s.
+pub const SHUTDOWN_MAX: Duration = Duration::from_secs(55);
 
 /// How long the process waits at its very end for a call that hangs in the kernel.
 pub const HANGING_CALL_MAX: Duration = Duration::from_secs(2);

@@ -103,7 +103,7 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
 
     let registered = Readiness::default();
     let health = {
-        let (node, keeper) = (node.clone(), keeper.clone());
+        let node = node.clone();
         penstock_health::serve(health_listen, registered.clone(), move || metrics(&node, &keeper))
     };
     tokio::spawn(sweep_tiers(node.clone(), cache_runtimes_gone(client)));
@@ -114,7 +114,7 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
     let csi = Server::builder()
         .add_service(IdentityServer::new(Identity { ready }))
         .add_service(NodeServer::new(NodeService(node.clone())))
-        .serve_with_incoming_shutdown(listen(&csi_socket)?, not_needed(node, keeper));
+        .serve_with_incoming_shutdown(listen(&csi_socket)?, not_needed(node));
     let registration = Server::builder()
         .add_service(RegistrationServer::new(Registration {
             endpoint: csi_socket.clone(),
@@ -150,9 +150,9 @@ async fn terminated() {
     }
 }
 
-async fn not_needed(node: Arc<Node>, keeper: Arc<Keeper>) {
+async fn not_needed(node: Arc<Node>) {
     terminated().await;
-    leaving::until_not_needed(&node, &keeper).await;
+    leaving::until_not_needed(&node).await;
 }
 
 async fn overdue() {

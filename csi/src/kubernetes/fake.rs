@@ -22,6 +22,8 @@ pub struct Objects {
     pub pods: BTreeMap<(String, String), Pod>,
     /// StatefulSets.
     pub stateful_sets: BTreeMap<(String, String), StatefulSet>,
+    /// The chart is gone.
+    pub uninstalled: bool,
     /// Nothing is answered.
     pub unreachable: bool,
 }
@@ -80,5 +82,9 @@ impl Cluster for FakeCluster {
         self.ask("a StatefulSet", |objects| {
             objects.stateful_sets.get(&key(namespace, name)).cloned()
         })
+    }
+
+    async fn is_installed(&self, _: &str) -> Result<bool, Error> {
+        self.ask("the DaemonSet", |objects| !objects.uninstalled)
     }
 }

@@ -115,21 +115,24 @@ async fn a_cache_node_gets_its_folder_again_until_its_runtime_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_sigterm_the_mounters_volume_is_waited_for() {
+async fn after_sigterm_the_mounters_volume_is_waited_for_unless_a_successor_comes() {
     let (scene, _) = Scene::fake();
-    let leaving = pin!(leaving::until_not_needed(&scene.node, &scene.keeper));
-    assert!(poll!(leaving).is_ready(), "there is no mounter, and no volume of one");
-
-    let socket = &[("keeper", "socket")];
-    let mounter = ("penstock-mounter", "penstock-system");
+    let (socket, mounter) = (&[("keeper", "socket")], ("penstock-mounter", "penstock-system"));
     scene.publish_as("m", mounter.0, mounter.1, socket).await.unwrap();
-    let mut leaving = pin!(leaving::until_not_needed(&scene.node, &scene.keeper));
-    assert!(
-        poll!(&mut leaving).is_pending(),
-        "the kubelet has to take the volume away"
-    );
-    scene.unpublish("m").await.unwrap();
-    leaving.await;
+    leaving::until_not_needed(&scene.node).await;
+
+    for (uninstalled, unreachable) in [(true, false), (false, true)] {
+        scene.publish_as("m", mounter.0, mounter.1, socket).await.unwrap();
+        scene.cluster.objects().uninstalled = uninstalled;
+        scene.cluster.objects().unreachable = unreachable;
+        let mut leaving = pin!(leaving::until_not_needed(&scene.node));
+        assert!(
+            poll!(&mut leaving).is_pending(),
+            "the kubelet has to take the volume away"
+        );
+        scene.unpublish("m").await.unwrap();
+        leaving.await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
