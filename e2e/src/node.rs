@@ -19,6 +19,16 @@ pub fn shell(node: &str, line: &str) -> Result<String> {
     run(Command::new(repository().join("e2e/cluster/node")).args([node, "exec", "/bin/sh", "-c", line]))
 }
 
+/// SIGKILL to every process of a program on a node.
+///
+/// # Errors
+/// When there is none.
+pub fn kill(node: &str, program: &str) -> Result<()> {
+    // The brackets keep the line itself from being found.
+    let (first, rest) = program.split_at(1);
+    shell(node, &format!("pkill -KILL -f '^[{first}]{rest}'")).map(drop)
+}
+
 /// Fails when a node still has a mount of a dataset or the folder of a tier, after the kubelet had its time: a pod without
 /// a grace period is gone from the API before it is gone from the node.
 ///

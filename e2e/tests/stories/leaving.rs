@@ -30,7 +30,7 @@ pub fn wrong_order() -> Result<()> {
 
     kubectl(["delete", "cacheruntime", "pool", "-n", ns, "--wait=false"])?;
     let (_, message) = wait_condition("cacheruntime", ns, "pool", ("DeletionBlocked", "True"), MINUTE)?;
-    ensure!(message.contains('d'), "{message}");
+    ensure!(message.ends_with(": d"), "{message}");
     println!("  told: {message}");
     kubectl(["delete", "dataset", "d", "-n", ns, "--wait=false"])?;
     let (_, message) = wait_condition("dataset", ns, "d", ("DeletionBlocked", "True"), MINUTE)?;

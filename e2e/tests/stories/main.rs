@@ -8,6 +8,7 @@ mod first_line;
 mod garage;
 mod install;
 mod leaving;
+mod node_parts_killed;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -25,6 +26,10 @@ const STORIES: &[Story] = &[
     (
         "readers notice nothing when a cache node is killed",
         cache_node_killed::story,
+    ),
+    (
+        "a pod reads on while mounter and csi are killed",
+        node_parts_killed::story,
     ),
     (
         "wrong credentials heal when the Secret is mended",
