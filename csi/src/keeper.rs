@@ -3,14 +3,20 @@
 //!
 //! ```text
 //! mounter connects ─► Hello ─► is handed every kept space (initialised) ─► newest mounter: asked to fetch and to serve
+//!        what it did not take is handed to it again, as long as it is there
 //!        its process ends ─► the link ends ─► letters under way fail ─► the next one connects, and so on
+//!                                        └─► another lives: the kernel is asked to send again what the dead one had taken
 //! ```
 //!
-//! *Lock order*: `spaces`, `links` and `Link::waiting` are never held together, and never while a letter is under way.
+//! A successor asks the kernel by itself when it takes a connection over. If its predecessor was alive then, it may have
+//! taken more requests afterwards, which end with it; so they are asked for once more when its link ends.
+//!
+//! *Lock order*: `links` is never held with another lock; `Link::waiting` may be taken within `spaces`; none is held while
+//! a letter is under way.
 
+mod kept;
 mod link;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,13 +25,14 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use penstock_mount::descriptors;
+use penstock_mount::{descriptors, fuse};
 use penstock_protocol::control::mounter::{Fetch, FetchedPackage, Serve, Stop, from_mounter, to_mounter};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use rustix::fs::SealFlags;
 
+use self::kept::{Kept, KeptSpaces};
 use self::link::Link;
-use crate::limits::{ACCEPT_PAUSE, FETCH_DEADLINE, PACKAGE_BYTES_MAX, SERVE_DEADLINE, STOP_DEADLINE};
+use crate::limits::{ACCEPT_PAUSE, FETCH_DEADLINE, HAND_OVER_PAUSE, PACKAGE_BYTES_MAX, SERVE_DEADLINE, STOP_DEADLINE};
 
 /// Version of the letters that is spoken here.
 const LETTERS_VERSION: u32 = 1;
@@ -38,6 +45,9 @@ pub enum KeeperError {
         "the mounter of this node is not running yet; it will be tried again (see the pods of the DaemonSet penstock-mounter)"
     )]
     NoMounter,
+    /// One is there, but has not taken over what its predecessor served.
+    #[error("the mounter of this node has not taken a mounted revision over yet; it will be tried again")]
+    NotServed,
     /// It ended, or does not take letters.
     #[error("the mounter of this node went away; it will be tried again")]
     Gone,
@@ -61,7 +71,7 @@ impl KeeperError {
     /// Whether it may work later.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::NoMounter | Self::Gone | Self::Silent(_) => true,
+            Self::NoMounter | Self::NotServed | Self::Gone | Self::Silent(_) => true,
             Self::Failed { retry, .. } => *retry,
             Self::Nonsense(_) => false,
         }
@@ -85,12 +95,7 @@ pub struct Space {
 #[derive(Default)]
 pub struct Keeper {
     links: Mutex<Vec<Arc<Link>>>,
-    spaces: Mutex<BTreeMap<u32, Arc<Kept>>>,
-}
-
-struct Kept {
-    space: Space,
-    descriptors: Vec<OwnedFd>,
+    spaces: KeptSpaces,
 }
 
 /// The mounter that began to serve a space.
@@ -111,8 +116,8 @@ impl Keeper {
                 match descriptors::accept_peer(listener.as_fd()) {
                     Ok(peer) => keeper.welcome(peer, uid),
                     Err(error) => {
-                        // Out of descriptors, say: it would fail at once again.
                         tracing::error!(%error, "accept a mounter");
+                        // It stays in the queue, so that without a pause this would spin until descriptors are free.
                         std::thread::sleep(ACCEPT_PAUSE);
                     }
                 }
@@ -144,16 +149,11 @@ impl Keeper {
             };
             tracing::info!("a mounter connected");
             keeper.links().push(link.clone());
-            let hand_over = {
-                let (keeper, link) = (keeper.clone(), link.clone());
-                move || keeper.hand_over_all(&link)
-            };
-            if let Err(error) = std::thread::Builder::new().name("hand-over".into()).spawn(hand_over) {
-                tracing::error!(%error, "start a thread");
-            }
+            keeper.hand_over(link.clone());
             link.receive_answers();
             keeper.links().retain(|other| !Arc::ptr_eq(other, &link));
             tracing::warn!("a mounter went away");
+            keeper.resend();
         });
         if let Err(error) = spawned {
             tracing::error!(%error, "start a thread");
@@ -167,7 +167,12 @@ impl Keeper {
 
     /// How many spaces are kept.
     pub fn kept(&self) -> usize {
-        self.spaces().len()
+        self.spaces.count()
+    }
+
+    /// How many of them a mounter serves.
+    pub fn served(&self) -> usize {
+        self.spaces.served()
     }
 
     /// Fetches the package of a revision from the cache nodes. Its digest is not checked here.
@@ -201,28 +206,41 @@ impl Keeper {
     }
 
     /// Keeps a served connection: every mounter that comes is handed it, until [`Keeper::forget`].
-    pub fn keep(&self, connection: u32, space: Space, descriptors: Vec<OwnedFd>, server: &Server) {
-        let kept = Arc::new(Kept { space, descriptors });
-        self.spaces().insert(connection, kept.clone());
+    pub fn keep(self: &Arc<Self>, connection: u32, space: Space, descriptors: Vec<OwnedFd>, server: Server) {
+        let Server(server) = server;
+        self.spaces
+            .insert(connection, Kept { space, descriptors }, server.clone());
         // A mounter that came between `serve` and now has not been handed it.
         let newer = self
             .links()
             .last()
-            .filter(|newest| !Arc::ptr_eq(newest, &server.0))
+            .filter(|newest| !Arc::ptr_eq(newest, &server))
             .cloned();
         if let Some(link) = newer {
-            hand_over(&link, connection, &kept);
+            self.hand_over(link);
         }
     }
 
     /// Whether the connection is kept, so that a mounter serves it or will.
     pub fn keeps(&self, connection: u32) -> bool {
-        self.spaces().contains_key(&connection)
+        self.spaces.contains(connection)
+    }
+
+    /// Whether somebody answers the kernel on a connection now.
+    ///
+    /// # Errors
+    /// [`KeeperError::NoMounter`] or [`KeeperError::NotServed`] when nobody does.
+    pub fn check_served(&self, connection: u32) -> Result<(), KeeperError> {
+        if self.spaces.is_served(connection) {
+            return Ok(());
+        }
+        self.newest()?;
+        Err(KeeperError::NotServed)
     }
 
     /// Gives up a connection that is unmounted.
     pub fn forget(&self, connection: u32, revision: &RevisionId) {
-        self.spaces().remove(&connection);
+        self.spaces.remove(connection);
         let letter = to_mounter::Letter::Stop(Stop {
             revision: revision.as_bytes().to_vec(),
         });
@@ -233,14 +251,53 @@ impl Keeper {
         }
     }
 
-    fn hand_over_all(&self, link: &Link) {
-        let spaces: Vec<_> = self
-            .spaces()
-            .iter()
-            .map(|(number, kept)| (*number, kept.clone()))
-            .collect();
-        for (connection, kept) in spaces {
-            hand_over(link, connection, &kept);
+    /// Hands a mounter what it does not serve yet, on a thread of its own, again and again until it took everything or
+    /// went away.
+    fn hand_over(self: &Arc<Self>, link: Arc<Link>) {
+        let keeper = self.clone();
+        let hand_over = move || {
+            let mut said = false;
+            while !keeper.hand_over_once(&link, said) && link.is_open() {
+                said = true;
+                std::thread::sleep(HAND_OVER_PAUSE);
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("hand-over".into()).spawn(hand_over) {
+            tracing::error!(%error, "start a thread");
+        }
+    }
+
+    /// Whether the mounter serves everything now. What it did not take is logged unless it was `said` before.
+    fn hand_over_once(&self, link: &Arc<Link>, said: bool) -> bool {
+        let mut took_all = true;
+        for (connection, kept) in self.spaces.left_for(link) {
+            let revision = kept.space.revision;
+            match serve(link, &kept.space, &kept.descriptors, true) {
+                Ok(()) => {
+                    self.spaces.taken(connection, link);
+                    tracing::info!(%revision, connection, "a mounter took a connection over");
+                }
+                Err(error) => {
+                    took_all = false;
+                    if !said {
+                        tracing::error!(%revision, connection, %error, "a mounter did not take a connection over; it will be asked again");
+                    }
+                }
+            }
+        }
+        took_all
+    }
+
+    /// Makes the kernel send again what a mounter that has ended took and did not answer. Where nobody serves there is
+    /// nobody to send it to: the next mounter does it.
+    fn resend(&self) {
+        for (connection, kept) in self.spaces.served_by_others() {
+            let Some(descriptor) = kept.descriptors.first() else {
+                continue;
+            };
+            if let Err(error) = fuse::resend(descriptor) {
+                tracing::error!(connection, %error, "reads that a mounter left unanswered are lost");
+            }
         }
     }
 
@@ -250,18 +307,6 @@ impl Keeper {
 
     fn links(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
         self.links.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn spaces(&self) -> MutexGuard<'_, BTreeMap<u32, Arc<Kept>>> {
-        self.spaces.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-fn hand_over(link: &Link, connection: u32, kept: &Kept) {
-    let revision = kept.space.revision;
-    match serve(link, &kept.space, &kept.descriptors, true) {
-        Ok(()) => tracing::info!(%revision, connection, "a mounter took a connection over"),
-        Err(error) => tracing::error!(%revision, connection, %error, "a mounter did not take a connection over"),
     }
 }
 

@@ -19,14 +19,17 @@ pub const FETCH_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the mounter may take to begin serving a connection; it only starts threads.
 pub const SERVE_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Pause before a mounter is handed again what it did not take. A pod that starts may wait for it.
+pub const HAND_OVER_PAUSE: Duration = Duration::from_secs(1);
+
+/// Pause after a mounter could not be accepted, which happens when the process has too many descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long the mounter may take to note that a revision is no longer served; nothing waits for it but an unpublish.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long the mounter may leave a letter in its queue before it counts as gone (stopped by a signal, say).
 pub const SEND_DEADLINE: Duration = Duration::from_secs(2);
-
-/// Pause after a mounter could not be accepted.
-pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long the kernel may take to mount an image: it asks the mounter for a few names. Then the connection is aborted.
 pub const IMAGE_MOUNT_DEADLINE: Duration = Duration::from_secs(10);

@@ -410,6 +410,7 @@ pub fn metrics(node: &Node, keeper: &crate::keeper::Keeper) -> String {
     let values = BTreeMap::from([
         ("penstock_csi_mounted_revisions", node.revisions.count()),
         ("penstock_csi_kept_connections", keeper.kept()),
+        ("penstock_csi_served_connections", keeper.served()),
         ("penstock_csi_mounter_connected", usize::from(keeper.has_mounter())),
     ]);
     let lines = values

@@ -93,7 +93,10 @@ impl Revisions {
             .into_iter()
             .find(|mounted| mounted.revision == wanted.revision && self.keeper.keeps(mounted.connection));
         let mounted = match usable {
-            Some(mounted) => mounted,
+            Some(mounted) => {
+                self.keeper.check_served(mounted.connection)?;
+                mounted
+            }
             None => self
                 .mount(wanted)
                 .inspect_err(|_| self.remove_image_if_unused(&wanted.revision))?,
@@ -208,7 +211,7 @@ impl Revisions {
             .find(|mount| mount.target == path)
             .map(|mount| mount.device);
         let device = device.ok_or_else(|| Error::Internal(format!("{} is not mounted after all", path.display())))?;
-        self.keeper.keep(connection, space, descriptors, &server);
+        self.keeper.keep(connection, space, descriptors, server);
         undo.disarm();
         tracing::info!(%revision, connection, "mounted a revision");
         Ok(Mounted {

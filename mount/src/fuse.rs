@@ -54,6 +54,22 @@ pub fn clone(connection: &OwnedFd) -> Result<OwnedFd, MountError> {
     ))
 }
 
+/// Makes the kernel send again what was received on a connection and not answered, by whomever (Linux 6.9). What somebody
+/// works at is sent again too; the first answer counts.
+///
+/// # Errors
+/// When the kernel does not know the message.
+pub fn resend(connection: &OwnedFd) -> std::io::Result<()> {
+    /// `FUSE_NOTIFY_RESEND` of include/uapi/linux/fuse.h.
+    const RESEND: i32 = 7;
+    // A `fuse_out_header` alone: its length, the notification in place of an error, and no request that is answered.
+    let mut message = [0; 16];
+    message[..4].copy_from_slice(&16u32.to_ne_bytes());
+    message[4..8].copy_from_slice(&RESEND.to_ne_bytes());
+    rustix::io::write(connection, &message)?;
+    Ok(())
+}
+
 /// The kernel's number of the connection that is mounted at `target`. Numbers are reused: keep it only together with the
 /// connection's descriptor.
 ///

@@ -19,7 +19,6 @@ const PARALLEL_DIROPS: u32 = 1 << 18;
 const MAX_PAGES: u32 = 1 << 22;
 /// Flag of OPEN: the kernel keeps no pages of this file; EROFS above it does.
 const FOPEN_DIRECT_IO: u32 = 1 << 0;
-const FUSE_NOTIFY_RESEND: i32 = 7;
 
 /// What the kernel asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,11 +99,6 @@ pub(crate) fn out_header(unique: u64, errno: i32, bytes: usize) -> [u8; OUT_HEAD
     out[4..8].copy_from_slice(&(-errno).to_ne_bytes());
     out[8..].copy_from_slice(&unique.to_ne_bytes());
     out
-}
-
-/// The message that makes the kernel send again what a predecessor received and did not answer (Linux 6.9).
-pub(crate) fn resend() -> [u8; OUT_HEADER_BYTES] {
-    out_header(0, -FUSE_NOTIFY_RESEND, 0)
 }
 
 /// `fuse_init_out`.

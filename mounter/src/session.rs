@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use penstock_buffer::{Buffer, BufferPool};
+use penstock_mount::fuse;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, DEVICE_BYTES};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
@@ -71,7 +72,7 @@ impl Session {
             name,
         });
         if let Some(connection) = descriptors.first().filter(|_| initialised) {
-            rustix::io::write(connection, &abi::resend())?;
+            fuse::resend(connection)?;
         }
         let threads = descriptors
             .into_iter()

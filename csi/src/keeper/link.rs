@@ -66,6 +66,11 @@ impl Link {
         descriptors::shut_down(&self.socket);
     }
 
+    /// Whether the mounter is still there.
+    pub(super) fn is_open(&self) -> bool {
+        self.waiting().is_some()
+    }
+
     /// Sends a letter and waits for its answer.
     ///
     /// # Errors

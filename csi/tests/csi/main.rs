@@ -1,6 +1,7 @@
 //! The csi container's services over fake and real mounts. Needs root for the real ones.
 
 mod controller;
+mod keeper;
 mod mounter;
 mod publishing;
 mod registration;
