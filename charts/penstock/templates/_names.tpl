@@ -8,6 +8,11 @@ app.kubernetes.io/component: {{ index . 1 }}
 {{ .Values.image.repository }}:{{ .Values.image.tag }}
 {{- end -}}
 
+{{/* The image is for Linux. A selector of the user's: include "penstock.nodeSelector" .Values.nodes.nodeSelector */}}
+{{- define "penstock.nodeSelector" -}}
+{{- toYaml (merge (dict) (. | default dict) (dict "kubernetes.io/os" "linux")) -}}
+{{- end -}}
+
 {{/* What the restricted Pod Security level asks of a container. */}}
 {{- define "penstock.restricted" -}}
 allowPrivilegeEscalation: false
