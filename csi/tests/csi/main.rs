@@ -1,8 +1,11 @@
 //! The csi container's services over fake and real mounts. Needs root for the real ones.
 
 mod controller;
+#[path = "../../../cache-client/tests/client/fake_node.rs"]
+mod fake_node;
 mod keeper;
 mod mounter;
+mod processes;
 mod publishing;
 mod registration;
 mod sanity;

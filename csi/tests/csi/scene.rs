@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use penstock_crds::{Dataset, DatasetSpec, DatasetStatus, Revision};
@@ -77,26 +77,8 @@ impl Scene {
 
     /// Puts a Dataset at `package` into the cluster and returns its uid.
     pub fn dataset(&self, name: &str, package: &Package) -> String {
-        let uid = format!("uid-of-{name}");
-        let mut dataset = Dataset::new(
-            name,
-            DatasetSpec {
-                runtime: None,
-                sources: Vec::new(),
-                refresh: None,
-            },
-        );
-        dataset.metadata.namespace = Some(NAMESPACE.into());
-        dataset.metadata.uid = Some(uid.clone());
-        dataset.status = Some(DatasetStatus {
-            revision: Some(Revision {
-                id: package.id().to_string(),
-                space: package.space().to_string(),
-                ..Revision::default()
-            }),
-            cache_nodes: vec!["cache-0.cache:7070".into()],
-            ..DatasetStatus::default()
-        });
+        let dataset = dataset(name, package, "cache-0.cache:7070".into());
+        let uid = dataset.metadata.uid.clone().unwrap();
         let key = (NAMESPACE.to_owned(), name.to_owned());
         self.cluster.objects().datasets.insert(key, dataset);
         uid
@@ -122,26 +104,9 @@ impl Scene {
         namespace: &str,
         attributes: &[(&str, &str)],
     ) -> Result<(), Status> {
-        let uid = format!("uid-of-{pod}");
-        let kubelet = [
-            ("csi.storage.k8s.io/ephemeral", "true"),
-            ("csi.storage.k8s.io/pod.namespace", namespace),
-            ("csi.storage.k8s.io/pod.name", pod),
-            ("csi.storage.k8s.io/pod.uid", &uid),
-            ("csi.storage.k8s.io/serviceAccount.name", service_account),
-        ];
-        let context: HashMap<_, _> = kubelet
-            .iter()
-            .chain(attributes)
-            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
-            .collect();
-        let request = csi::NodePublishVolumeRequest {
-            volume_id: format!("csi-{pod}"),
-            target_path: self.target(pod).display().to_string(),
-            volume_capability: Some(read_write_once()),
-            volume_context: context,
-            ..csi::NodePublishVolumeRequest::default()
-        };
+        let mut request = publish_request(pod, namespace, &self.target(pod), attributes);
+        let account = ("csi.storage.k8s.io/serviceAccount.name".to_owned(), service_account.to_owned());
+        request.volume_context.extend([account]);
         self.service().node_publish_volume(Request::new(request)).await?;
         Ok(())
     }
@@ -216,6 +181,56 @@ fn start(folders: &Folders, cluster: &Arc<FakeCluster>, mounts: &Arc<dyn Mounts>
     (keeper, Arc::new(node))
 }
 
+/// A Dataset at `package`, which a cache node has.
+pub fn dataset(name: &str, package: &Package, cache_node: String) -> Dataset {
+    let spec = DatasetSpec {
+        runtime: None,
+        sources: Vec::new(),
+        refresh: None,
+    };
+    let mut dataset = Dataset::new(name, spec);
+    dataset.metadata.namespace = Some(NAMESPACE.into());
+    dataset.metadata.uid = Some(format!("uid-of-{name}"));
+    dataset.status = Some(DatasetStatus {
+        revision: Some(Revision {
+            id: package.id().to_string(),
+            space: package.space().to_string(),
+            ..Revision::default()
+        }),
+        cache_nodes: vec![cache_node],
+        ..DatasetStatus::default()
+    });
+    dataset
+}
+
+/// The kubelet's request for an inline volume.
+pub fn publish_request(
+    pod: &str,
+    namespace: &str,
+    target: &Path,
+    attributes: &[(&str, &str)],
+) -> csi::NodePublishVolumeRequest {
+    let uid = format!("uid-of-{pod}");
+    let kubelet = [
+        ("csi.storage.k8s.io/ephemeral", "true"),
+        ("csi.storage.k8s.io/pod.namespace", namespace),
+        ("csi.storage.k8s.io/pod.name", pod),
+        ("csi.storage.k8s.io/pod.uid", &uid),
+    ];
+    let context: HashMap<_, _> = kubelet
+        .iter()
+        .chain(attributes)
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect();
+    csi::NodePublishVolumeRequest {
+        volume_id: format!("csi-{pod}"),
+        target_path: target.display().to_string(),
+        volume_capability: Some(read_write_once()),
+        volume_context: context,
+        ..csi::NodePublishVolumeRequest::default()
+    }
+}
+
 /// What the kubelet sends for inline volumes.
 pub fn read_write_once() -> csi::VolumeCapability {
     use csi::volume_capability::access_mode::Mode;
@@ -230,18 +245,31 @@ pub fn read_write_once() -> csi::VolumeCapability {
 
 /// A revision of some files; another `seed` is another revision in another space.
 pub fn package(seed: u8) -> Package {
-    let objects = (0..20).map(|number| Listed {
-        key: format!("folder-{}/file-{number}", number % 3),
-        bytes: 10_000 * number + u64::from(seed),
+    let files: Vec<_> = (0..20)
+        .map(|number| {
+            (
+                format!("folder-{}/file-{number}", number % 3),
+                10_000 * number + u64::from(seed),
+            )
+        })
+        .collect();
+    package_of(SpaceId([seed; 16]), &seed.to_string(), &files)
+}
+
+/// A revision of files with these names and lengths.
+pub fn package_of(space: SpaceId, version: &str, files: &[(String, u64)]) -> Package {
+    let objects = files.iter().map(|(key, bytes)| Listed {
+        key: key.clone(),
+        bytes: *bytes,
         modified_unix_nanos: 1_700_000_000_000_000_000,
-        version: Version::ETag(format!("{seed}-{number}")),
+        version: Version::ETag(format!("{version}-{key}")),
     });
     let listing = SourceListing {
         identity: "s3://bucket/".into(),
         path: String::new(),
         objects: objects.collect(),
     };
-    match build(SpaceId([seed; 16]), None, &[listing], &BuildOptions::default()).unwrap() {
+    match build(space, None, &[listing], &BuildOptions::default()).unwrap() {
         Outcome::New(package) => package,
         Outcome::Unchanged => panic!("a first revision is new"),
     }

@@ -1,0 +1,382 @@
+//! csi and mounter as the processes that they are, with real mounts: who may die while files are read, and who may not.
+//! Around them only what is not theirs is played: the API server, one cache node, the kubelet's calls.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, OnceLock, mpsc};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use penstock_csi::folders::Folders;
+use penstock_csi::proto::csi;
+use penstock_csi::proto::csi::node_client::NodeClient;
+use penstock_mount::bind::{self, Access};
+use penstock_mount::{fuse, table};
+use penstock_protocol::ids::SpaceId;
+use penstock_revision::Package;
+use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::net::UnixStream;
+use tonic::transport::Endpoint;
+
+use crate::fake_node::{Behaviour, FakeNode, content};
+use crate::mounter::wait_until;
+use crate::scene::{NAMESPACE, dataset, package_of, publish_request};
+
+const SPACE: SpaceId = SpaceId([9; 16]);
+/// Files of a few reads each.
+const FILES: u64 = 12;
+const FILE_BYTES: u64 = (3 << 20) + 5;
+const INLINE: &[(&str, &str)] = &[("dataset", "imagenet")];
+
+/// A node of the cluster, with nothing running on it yet.
+struct Machine {
+    folders: Folders,
+    package: Package,
+    cache: FakeNode,
+    health: SocketAddr,
+    kubeconfig: PathBuf,
+    scratch: tempfile::TempDir,
+}
+
+/// A process of the product; a test that fails does not leave it behind.
+struct Process(Child);
+
+impl Machine {
+    fn new() -> Self {
+        assert!(rustix::process::geteuid().is_root(), "this test mounts: run it as root");
+        let scratch = tempfile::Builder::new().prefix("pcsi").tempdir().unwrap();
+        let folders = Folders {
+            kubelet: scratch.path().join("kubelet"),
+            state: scratch.path().join("state"),
+            private: scratch.path().join("private"),
+        };
+        for folder in [
+            folders.pods(),
+            folders.kubelet.join("plugins_registry"),
+            folders.private.clone(),
+        ] {
+            fs::create_dir_all(folder).unwrap();
+        }
+        // Bidirectional, as the kubelet's folder is in the pod of csi: its mounts are seen here too.
+        bind::bind(&folders.kubelet, &folders.kubelet, Access::ReadWrite).unwrap();
+        mount_change(&folders.kubelet, MountPropagationFlags::SHARED).unwrap();
+
+        let files: Vec<_> = (0..FILES).map(|number| (number.to_string(), FILE_BYTES)).collect();
+        let (package, cache) = (package_of(SPACE, "1", &files), FakeNode::start(SPACE));
+        cache.keep(package.id(), package.bytes().to_vec());
+        let server = api_server(serde_json::to_string(&dataset("imagenet", &package, cache.address())).unwrap());
+        let kubeconfig = scratch.path().join("kubeconfig");
+        let config = format!(
+            "{{apiVersion: v1, kind: Config, current-context: c, contexts: [{{name: c, context: {{cluster: c, user: u}}}}], \
+             clusters: [{{name: c, cluster: {{server: 'http://{server}'}}}}], users: [{{name: u, user: {{}}}}]}}"
+        );
+        fs::write(&kubeconfig, config).unwrap();
+        Self {
+            folders,
+            package,
+            cache,
+            health: free_address(),
+            kubeconfig,
+            scratch,
+        }
+    }
+
+    /// Starts csi, and returns when the kubelet could call it.
+    fn csi(&self) -> Process {
+        let socket = self.folders.csi_socket();
+        let _ = fs::remove_file(&socket);
+        let process = Command::new(env!("CARGO_BIN_EXE_penstock-csi"))
+            .args(["--node-name=node-a", "--unprivileged-uid=0"])
+            .arg(format!("--health-listen={}", self.health))
+            .arg(format!("--kubelet-root={}", self.folders.kubelet.display()))
+            .arg(format!("--state-dir={}", self.folders.state.display()))
+            .arg(format!("--private-dir={}", self.folders.private.display()))
+            .env("KUBECONFIG", &self.kubeconfig)
+            .stdout(self.log("csi"))
+            .spawn()
+            .map(Process)
+            .unwrap();
+        wait_until("the socket of csi", || socket.exists());
+        process
+    }
+
+    /// Starts a mounter, and returns when it serves `connections` and so many mounters are there.
+    fn mounter(&self, connections: u64) -> Process {
+        let process = Command::new(mounter_binary())
+            .arg(format!("--keeper-socket={}", self.folders.keeper_socket().display()))
+            .arg(format!("--health-listen={}", free_address()))
+            .stdout(self.log("mounter"))
+            .spawn()
+            .map(Process)
+            .unwrap();
+        self.wait_for("penstock_csi_mounter_connected", 1);
+        self.wait_for("penstock_csi_served_connections", connections);
+        process
+    }
+
+    fn log(&self, name: &str) -> Stdio {
+        let path = self.scratch.path().join(name).with_extension("log");
+        let file = fs::File::options().create(true).append(true).open(path).unwrap();
+        file.into()
+    }
+
+    fn wait_for(&self, metric: &str, value: u64) {
+        let line = format!("{metric} {value}");
+        wait_until(&line, || metrics(self.health).lines().any(|found| found == line));
+    }
+
+    fn target(&self, pod: &str) -> PathBuf {
+        self.folders
+            .pods()
+            .join(pod)
+            .join("volumes/kubernetes.io~csi/data/mount")
+    }
+
+    /// What the kubelet does for a pod that starts.
+    async fn publish(&self, pod: &str) {
+        let target = self.target(pod);
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        let request = publish_request(pod, NAMESPACE, &target, INLINE);
+        self.kubelet().await.node_publish_volume(request).await.unwrap();
+    }
+
+    async fn unpublish(&self, pod: &str) {
+        let request = csi::NodeUnpublishVolumeRequest {
+            volume_id: format!("csi-{pod}"),
+            target_path: self.target(pod).display().to_string(),
+        };
+        self.kubelet().await.node_unpublish_volume(request).await.unwrap();
+    }
+
+    async fn kubelet(&self) -> NodeClient<tonic::transport::Channel> {
+        let socket = self.folders.csi_socket();
+        let connector = tower::service_fn(move |_| {
+            let socket = socket.clone();
+            async move { UnixStream::connect(socket).await.map(TokioIo::new) }
+        });
+        let endpoint = Endpoint::from_static("http://localhost");
+        NodeClient::new(endpoint.connect_with_connector(connector).await.unwrap())
+    }
+
+    /// Reads a file of a pod's volume in a thread of its own; whether its bytes are right.
+    fn read(&self, pod: &str, file: u64) -> mpsc::Receiver<std::io::Result<bool>> {
+        let key = file.to_string();
+        let extents = self.package.all_extents().map(Result::unwrap);
+        let extent = extents.into_iter().find(|extent| extent.object.key == key).unwrap();
+        let (path, (sender, receiver)) = (self.target(pod).join(key), mpsc::channel());
+        std::thread::spawn(move || {
+            let right = |bytes: Vec<u8>| bytes == content(extent.address, FILE_BYTES as usize);
+            sender.send(fs::read(path).map(right))
+        });
+        receiver
+    }
+
+    fn mounts_left(&self) -> Vec<PathBuf> {
+        let table = table::read().unwrap();
+        let below = table
+            .into_iter()
+            .filter(|mount| mount.target.starts_with(self.scratch.path()));
+        below
+            .map(|mount| mount.target)
+            .filter(|target| *target != self.folders.kubelet)
+            .collect()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for name in ["csi.log", "mounter.log"] {
+                eprintln!(
+                    "---- {name}\n{}",
+                    fs::read_to_string(self.scratch.path().join(name)).unwrap_or_default()
+                );
+            }
+        }
+        for target in self.mounts_left().iter().rev() {
+            if let Some((_, connection)) = self.folders.revision_of(target) {
+                let _ = fuse::abort(connection);
+            }
+            let _ = bind::detach(target);
+        }
+        let _ = bind::detach(&self.folders.kubelet);
+    }
+}
+
+impl Process {
+    fn end(&mut self, signal: Signal) {
+        kill_process(Pid::from_child(&self.0), signal).unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The mounter's binary. Cargo builds binaries for the tests of their own package only.
+fn mounter_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        let built = Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--release",
+                "--quiet",
+                "--package=penstock-mounter",
+                "--bin=penstock-mounter",
+            ])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status()
+            .unwrap();
+        assert!(built.success());
+        Path::new(env!("CARGO_BIN_EXE_penstock-csi")).with_file_name("penstock-mounter")
+    })
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn metrics(address: SocketAddr) -> String {
+    let mut text = String::new();
+    if let Ok(mut stream) = TcpStream::connect(address) {
+        let _ = write!(stream, "GET /metrics HTTP/1.0\r\n\r\n");
+        let _ = stream.read_to_string(&mut text);
+    }
+    text
+}
+
+/// An API server with one Dataset and no CacheRuntime.
+fn api_server(dataset: String) -> SocketAddr {
+    static WATCHES: Mutex<Vec<OwnedFd>> = Mutex::new(Vec::new());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let request = lines.next().unwrap_or_else(|| Ok(String::new())).unwrap_or_default();
+            lines
+                .take_while(|line| line.as_ref().is_ok_and(|line| !line.is_empty()))
+                .for_each(drop);
+            let empty = r#"{"apiVersion":"v1","kind":"List","metadata":{"resourceVersion":"1"},"items":[]}"#;
+            let body = match request {
+                _ if request.contains("watch=") => {
+                    // Nothing ever happens.
+                    WATCHES.lock().unwrap().push(stream.into());
+                    continue;
+                }
+                _ if request.contains("/datasets/") => dataset.as_str(),
+                _ => empty,
+            };
+            let _ = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+                body.len()
+            );
+        }
+    });
+    address
+}
+
+/// Longer than anything takes that goes well.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_do_not_notice_that_their_mounter_is_killed() {
+    let machine = Machine::new();
+    let _csi = machine.csi();
+    let mut mounter = machine.mounter(0);
+    machine.publish("a").await;
+    assert!(machine.read("a", 0).recv_timeout(PATIENCE).unwrap().unwrap());
+    for round in 0..3 {
+        // Answers come late, so that requests are in flight when the process dies.
+        machine.cache.behave(Behaviour::Late(Duration::from_millis(20)));
+        let asked = machine.cache.reads();
+        let readers = [1, 2, 3].map(|file| machine.read("a", 3 * round + file));
+        wait_until("reads in flight", || machine.cache.reads() >= asked + 3);
+        mounter.end(Signal::KILL);
+        mounter = machine.mounter(1);
+        machine.cache.behave(Behaviour::Serve);
+        for reader in readers {
+            assert!(reader.recv_timeout(PATIENCE).unwrap().unwrap(), "wrong bytes");
+        }
+    }
+    machine.unpublish("a").await;
+    assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_old_mounter_takes_beside_its_successor_is_not_lost_when_it_dies() {
+    let machine = Machine::new();
+    let _csi = machine.csi();
+    let mut old = machine.mounter(0);
+    machine.publish("a").await;
+    let _new = machine.mounter(1);
+    let both = || fs::read_to_string(machine.scratch.path().join("csi.log")).unwrap_or_default();
+    wait_until("the hand-over", || both().contains("took a connection over"));
+
+    // Both wait for requests now, and the kernel gives them to both.
+    machine.cache.behave(Behaviour::Late(Duration::from_secs(1)));
+    let asked = machine.cache.reads();
+    let readers: Vec<_> = (0..FILES).map(|file| machine.read("a", file)).collect();
+    wait_until("reads in flight", || machine.cache.reads() >= asked + 8);
+    old.end(Signal::KILL);
+    machine.cache.behave(Behaviour::Serve);
+    for reader in readers {
+        assert!(reader.recv_timeout(PATIENCE).unwrap().unwrap(), "wrong bytes");
+    }
+    machine.unpublish("a").await;
+    assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_of_csi_old_volumes_live_as_long_as_their_mounter() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let machine = Machine::new();
+        let mut csi = machine.csi();
+        let mut mounter = machine.mounter(0);
+        machine.publish("old").await;
+        assert!(machine.read("old", 0).recv_timeout(PATIENCE).unwrap().unwrap());
+
+        // A read under way, and one that begins while no csi is there.
+        machine.cache.behave(Behaviour::Late(Duration::from_millis(20)));
+        let (asked, under_way) = (machine.cache.reads(), machine.read("old", 1));
+        wait_until("a read in flight", || machine.cache.reads() > asked);
+        csi.end(signal);
+        let without = machine.read("old", 2);
+        for reader in [under_way, without] {
+            assert!(reader.recv_timeout(PATIENCE).unwrap().unwrap(), "wrong bytes");
+        }
+        machine.cache.behave(Behaviour::Serve);
+
+        let _csi = machine.csi();
+        machine.wait_for("penstock_csi_mounter_connected", 1);
+        machine.wait_for("penstock_csi_mounted_revisions", 1);
+        machine.wait_for("penstock_csi_kept_connections", 0);
+        assert!(machine.read("old", 3).recv_timeout(PATIENCE).unwrap().unwrap());
+        machine.publish("new").await;
+        assert!(machine.read("new", 4).recv_timeout(PATIENCE).unwrap().unwrap());
+        assert!(machine.read("old", 5).recv_timeout(PATIENCE).unwrap().unwrap());
+
+        // Nobody else holds the old connection: it ends with this mounter. What was read stays readable.
+        mounter.end(signal);
+        let _mounter = machine.mounter(1);
+        assert!(machine.read("old", 6).recv_timeout(PATIENCE).unwrap().is_err());
+        assert!(machine.read("old", 5).recv_timeout(PATIENCE).unwrap().unwrap());
+        assert!(machine.read("new", 6).recv_timeout(PATIENCE).unwrap().unwrap());
+        for pod in ["old", "new"] {
+            machine.unpublish(pod).await;
+        }
+        assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
+    }
+}
