@@ -29,8 +29,8 @@ pub fn kill(node: &str, program: &str) -> Result<()> {
     shell(node, &format!("pkill -KILL -f '^[{first}]{rest}'")).map(drop)
 }
 
-/// Fails when a node still has a mount of a dataset or the folder of a tier, after the kubelet had its time: a pod without
-/// a grace period is gone from the API before it is gone from the node.
+/// Fails when a node still has a mount of a dataset, a FUSE connection or the folder of a tier, after the kubelet had its
+/// time: a pod without a grace period is gone from the API before it is gone from the node.
 ///
 /// # Errors
 /// Names what is left.
@@ -39,7 +39,11 @@ pub fn nothing_left() -> Result<()> {
         wait_for(&format!("{node} to be clean"), Duration::from_secs(30), || {
             let left = shell(
                 node,
+                // FUSE is mounted where only the process of csi sees it.
                 "grep -E ' /var/lib/.* - (erofs|fuse.penstock) ' /proc/self/mountinfo | cut -c1-200; \
+                 for csi in $(pgrep -x penstock-csi); do \
+                     grep -F ' - fuse.penstock ' /proc/$csi/mountinfo | cut -c1-200; \
+                 done; \
                  ls -d /var/lib/penstock/tiers/* /var/lib/penstock/revisions/* 2>/dev/null; true",
             )?;
             Ok(if left.trim().is_empty() { Ok(()) } else { Err(left) })
