@@ -84,6 +84,7 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
             owner: Owner(unprivileged_uid),
             mounts,
             cluster,
+            sweeping: Default::default(),
         },
         mounter: MounterIdentity {
             namespace,

@@ -32,6 +32,8 @@ pub struct Tiers {
     pub mounts: Arc<dyn Mounts>,
     /// Who says whether they are wanted.
     pub cluster: Arc<dyn Cluster>,
+    /// One sweep at a time: two would remove the same folder.
+    pub sweeping: tokio::sync::Mutex<()>,
 }
 
 impl Tiers {
@@ -102,6 +104,7 @@ impl Tiers {
     /// # Errors
     /// When the API server or the disk does not answer; nothing was removed that is wanted.
     pub async fn sweep(&self) -> Result<bool, Error> {
+        let _alone = self.sweeping.lock().await;
         // The folders first: one that is made after this look belongs to a CacheRuntime that the list below may not have.
         let found = uids_in(&self.folder)?;
         if found.is_empty() {

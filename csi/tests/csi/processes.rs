@@ -91,7 +91,11 @@ impl Machine {
         let socket = self.folders.csi_socket();
         let _ = fs::remove_file(&socket);
         let process = Command::new(env!("CARGO_BIN_EXE_penstock-csi"))
-            .args(["--node-name=node-a", "--unprivileged-uid=0"])
+            .args([
+                "--node-name=node-a",
+                "--namespace=penstock-system",
+                "--unprivileged-uid=0",
+            ])
             .arg(format!("--health-listen={}", self.health))
             .arg(format!("--kubelet-root={}", self.folders.kubelet.display()))
             .arg(format!("--state-dir={}", self.folders.state.display()))

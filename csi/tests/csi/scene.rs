@@ -105,7 +105,10 @@ impl Scene {
         attributes: &[(&str, &str)],
     ) -> Result<(), Status> {
         let mut request = publish_request(pod, namespace, &self.target(pod), attributes);
-        let account = ("csi.storage.k8s.io/serviceAccount.name".to_owned(), service_account.to_owned());
+        let account = (
+            "csi.storage.k8s.io/serviceAccount.name".to_owned(),
+            service_account.to_owned(),
+        );
         request.volume_context.extend([account]);
         self.service().node_publish_volume(Request::new(request)).await?;
         Ok(())
@@ -171,6 +174,7 @@ fn start(folders: &Folders, cluster: &Arc<FakeCluster>, mounts: &Arc<dyn Mounts>
             owner: Owner(uid),
             mounts: mounts.clone(),
             cluster: cluster.clone(),
+            sweeping: Default::default(),
         },
         mounter: MounterIdentity {
             namespace: "penstock-system".into(),
@@ -216,6 +220,7 @@ pub fn publish_request(
         ("csi.storage.k8s.io/pod.namespace", namespace),
         ("csi.storage.k8s.io/pod.name", pod),
         ("csi.storage.k8s.io/pod.uid", &uid),
+        ("csi.storage.k8s.io/serviceAccount.name", "default"),
     ];
     let context: HashMap<_, _> = kubelet
         .iter()
