@@ -24,6 +24,8 @@ pub(super) const DEVICE_SLOT_BYTES: usize = 128;
 pub(super) const INODE_SLOT_BYTES: usize = 32;
 /// Bytes of an extended inode.
 pub(super) const INODE_BYTES: usize = 64;
+/// `struct erofs_xattr_ibody_header` without entries.
+pub(super) const XATTR_HEADER_BYTES: usize = 12;
 /// Bytes of an index of a chunk.
 pub(super) const CHUNK_INDEX_BYTES: usize = 8;
 /// Bytes of a directory entry without its name.

@@ -153,7 +153,8 @@ fn place(nodes: &[ImageNode<'_>], start: usize) -> Result<(Vec<Place>, usize), W
         places[number].inode = at;
         at = (at + INODE_BYTES + tail).next_multiple_of(INODE_SLOT_BYTES);
     }
-    at = at.next_multiple_of(BLOCK);
+    // fsck.erofs reads a header of attributes behind every inode, also where the inode says that there is none.
+    at = (at + XATTR_HEADER_BYTES).next_multiple_of(BLOCK);
     for place in places.iter_mut().filter(|place| place.bytes > 0) {
         place.block = u32::try_from(at / BLOCK).map_err(|_| WriteError::TooLarge)?;
         let whole = if place.inline_tail {

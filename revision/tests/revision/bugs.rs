@@ -10,6 +10,8 @@ use penstock_revision::{BuildError, BuildOptions, Listed, Outcome, Package, Sour
 
 use crate::hostile::seal;
 use crate::model::{File, IDENTITY, built, listed};
+use crate::mounted::Mounted;
+use crate::tools;
 
 fn source(path: &str, keys: &[(&str, u64)]) -> SourceListing {
     let file = |bytes| File {
@@ -300,5 +302,18 @@ fn b18_a_parent_whose_extents_end_behind_its_space_is_refused() {
             matches!(outcome, Err(BuildError::Parent(_))),
             "{space_bytes}: {outcome:?}"
         );
+    }
+}
+
+#[test]
+fn b19_an_image_that_ends_with_an_inode_is_accepted() {
+    // Longer names, in steps of a slot, until the last inode ends where a block does.
+    for step in 0..128usize {
+        let length = |file: usize| 10 + (step * 32).saturating_sub(file * 240).min(240);
+        let keys: Vec<String> = (0..17)
+            .map(|file| format!("{file:02}{}", "x".repeat(length(file) - 2)))
+            .collect();
+        let keys: Vec<(&str, u64)> = keys.iter().map(|key| (key.as_str(), 0)).collect();
+        tools::assert_accepted(&Mounted::new(&built(None, &[source("", &keys)])));
     }
 }
