@@ -8,6 +8,7 @@ mod figure;
 mod first_touch;
 mod flat;
 mod load;
+mod memory;
 mod namespace;
 mod other_node;
 mod random;
@@ -120,6 +121,7 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
     let rounds = Rounds {
         short: if arguments.quick { 1 } else { 5 },
         long: if arguments.quick { 1 } else { 3 },
+        memory_bytes: 0,
         stop,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -138,6 +140,11 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
     };
     if wanted("cold") {
         let sources = [source.clone()];
+        // Once in the store and once in the files.
+        let rounds = Rounds {
+            memory_bytes: 2 * data.bytes as usize,
+            ..rounds
+        };
         print(cold::figures(
             scratch,
             (server.address, BUCKET, &sources),
@@ -159,6 +166,10 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
         let volume = Volume::of(&data.folder, &scratch.join("ext4/mnt"))?;
         print(warm::figures(ours.root(), &volume.target, &data, &rounds)?);
     }
+    let rounds = Rounds {
+        memory_bytes: data.bytes as usize,
+        ..rounds
+    };
     let flat = scratch.join("flat");
     if wanted("first-touch") || wanted("other-node") {
         flat::write(local.package(), &data.folder, &flat)?;

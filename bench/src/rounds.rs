@@ -4,6 +4,7 @@ use anyhow::Result;
 use penstock_e2e::stop::Stop;
 
 use crate::figure::median;
+use crate::memory;
 
 /// How often, and whether to go on.
 pub struct Rounds<'a> {
@@ -11,6 +12,8 @@ pub struct Rounds<'a> {
     pub short: usize,
     /// Rounds of a load that takes longer.
     pub long: usize,
+    /// Bytes of memory that a round may take anew.
+    pub memory_bytes: usize,
     /// The person may want to end it.
     pub stop: &'a Stop,
 }
@@ -28,14 +31,18 @@ impl Rounds<'_> {
     ) -> Result<(f64, f64)> {
         let (mut values, mut references) = (Vec::new(), Vec::new());
         for round in 0..rounds as u64 {
-            self.stop.check()?;
+            let turn = |load: &mut dyn FnMut(u64) -> Result<f64>| {
+                self.stop.check()?;
+                memory::page_in(self.memory_bytes)?;
+                load(round)
+            };
             // Who comes first changes: the second finds the machine warmer, or busier with what the first left behind.
             if round.is_multiple_of(2) {
-                values.push(ours(round)?);
-                references.push(reference(round)?);
+                values.push(turn(&mut ours)?);
+                references.push(turn(&mut reference)?);
             } else {
-                references.push(reference(round)?);
-                values.push(ours(round)?);
+                references.push(turn(&mut reference)?);
+                values.push(turn(&mut ours)?);
             }
         }
         Ok((median(values), median(references)))
