@@ -60,20 +60,6 @@ fn every_string_list_and_map_of_the_specs_is_bounded() {
 }
 
 #[test]
-fn a_name_that_the_operator_cannot_use_is_refused() {
-    for (crd, longest) in [(Dataset::crd(), "0,61"), (CacheRuntime::crd(), "0,50")] {
-        let crd = serde_json::to_value(&crd).unwrap();
-        let rules = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["x-kubernetes-validations"];
-        let rule = rules[0]["rule"].as_str().unwrap_or_default();
-        assert!(
-            rule.contains("self.metadata.name.matches") && rule.contains(longest),
-            "{rules}"
-        );
-        assert!(!rules[0]["message"].as_str().unwrap_or_default().is_empty());
-    }
-}
-
-#[test]
 fn the_definitions_can_be_left_out_of_the_chart() {
     for crd in [Dataset::crd(), CacheRuntime::crd()] {
         let (name, text) = chart::file(&crd).unwrap();

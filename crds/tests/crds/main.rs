@@ -1,0 +1,5 @@
+//! The generated definitions: fresh, bounded, and what their rules refuse.
+
+mod api_server;
+mod generated;
+mod rules;

@@ -1,0 +1,213 @@
+//! What the rules of our kinds (`x-kubernetes-validations`) accept and refuse. It must not know how a rule is written.
+
+use std::collections::BTreeSet;
+
+use kube::CustomResourceExt;
+use penstock_crds::{CacheRuntime, Dataset};
+use serde_json::{Value, json};
+
+use crate::api_server::{Rule, Verdict, judge, rules};
+
+/// Where a rule refuses, and words of what it says.
+type Refusal = (&'static str, &'static str);
+
+/// One object that passes the rest of the schema.
+struct Row {
+    what: &'static str,
+    object: Value,
+    refusals: Vec<Refusal>,
+}
+
+fn accepted(what: &'static str, object: Value) -> Row {
+    Row {
+        what,
+        object,
+        refusals: Vec::new(),
+    }
+}
+
+fn refused(what: &'static str, object: Value, refusals: &[Refusal]) -> Row {
+    Row {
+        what,
+        object,
+        refusals: refusals.to_vec(),
+    }
+}
+
+fn dataset(name: &str, sources: Value) -> Value {
+    json!({"apiVersion": "penstock.io/v1alpha1", "kind": "Dataset", "metadata": {"name": name}, "spec": {"sources": sources}})
+}
+
+fn named_dataset(name: &str) -> Value {
+    dataset(name, json!([{"s3": {"bucket": "b"}}]))
+}
+
+fn path(path: &str) -> Value {
+    dataset("d", json!([{"path": path, "s3": {"bucket": "b"}}]))
+}
+
+fn prefix(prefix: &str) -> Value {
+    dataset("d", json!([{"s3": {"bucket": "b", "prefix": prefix}}]))
+}
+
+fn runtime(name: &str, tier: Value) -> Value {
+    json!({"apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime", "metadata": {"name": name}, "spec": {"replicas": 1, "tiers": [tier]}})
+}
+
+fn named_runtime(name: &str) -> Value {
+    runtime(name, json!({"name": "t", "medium": "SSD", "capacity": "1Gi"}))
+}
+
+fn tier(medium: &str) -> Value {
+    runtime("pool", json!({"name": "t", "medium": medium, "capacity": "1Gi"}))
+}
+
+fn tier_in(volume: &str, medium: &str) -> Value {
+    let tier = json!({"name": "t", "medium": medium, "capacity": "1Gi", "volume": volume});
+    runtime("pool", tier)
+}
+
+/// Names of objects are subdomains before any rule is asked: at most 253 characters, dots allowed, no capitals, no dash at an
+/// end.
+fn table() -> Vec<Row> {
+    let dataset_name = [("", "the name has at most 63 lower-case letters")];
+    let runtime_name = [("", "the name has at most 52 lower-case letters")];
+    let path_rule = [("spec.sources[0].path", "path has no parts `.` or `..`")];
+    let prefix_rule = [("spec.sources[0].s3.prefix", "prefix must not begin with a slash")];
+    let origin_rule = [("spec.sources[0]", "a source has exactly one origin: set s3")];
+    let memory_rule = [("spec.tiers[0]", "a tier in Memory has the volume EmptyDir")];
+    vec![
+        accepted("a name", named_dataset("image-net-2012")),
+        accepted("a name of one digit", named_dataset("0")),
+        accepted("the longest label", named_dataset(&"d".repeat(63))),
+        refused("one more letter", named_dataset(&"d".repeat(64)), &dataset_name),
+        refused("a dot in a name", named_dataset("image.net"), &dataset_name),
+        accepted("a source with an origin", named_dataset("d")),
+        refused("one without", dataset("d", json!([{"path": "a"}])), &origin_rule),
+        refused("null", dataset("d", json!([{"path": "a", "s3": null}])), &origin_rule),
+        accepted("no path", named_dataset("d")),
+        accepted("the root", path("")),
+        accepted("folders", path("raw/2024")),
+        accepted("dots in names", path("..a/b../.hidden/...")),
+        refused("the folder itself", path("."), &path_rule),
+        refused("at the end", path("a/."), &path_rule),
+        refused("the folder above", path(".."), &path_rule),
+        refused("at the beginning", path("../a"), &path_rule),
+        refused("in the middle", path("a/../b"), &path_rule),
+        accepted("a folder of the bucket", prefix("train/")),
+        accepted("an empty name within a key", prefix("train//a")),
+        refused("a slash in front", prefix("/train/"), &prefix_rule),
+        refused("nothing else", prefix("/"), &prefix_rule),
+        refused(
+            "the second source, twice",
+            dataset(
+                "d",
+                json!([
+                    {"path": "a", "s3": {"bucket": "b"}},
+                    {"path": "./c", "s3": {"bucket": "b", "prefix": "/"}},
+                ]),
+            ),
+            &[
+                ("spec.sources[1].path", path_rule[0].1),
+                ("spec.sources[1].s3.prefix", prefix_rule[0].1),
+            ],
+        ),
+        accepted("a name", named_runtime("pool-2")),
+        accepted("a name of one letter", named_runtime("p")),
+        accepted("the longest name", named_runtime(&"p".repeat(52))),
+        refused("one more letter", named_runtime(&"p".repeat(53)), &runtime_name),
+        refused("a digit in front", named_runtime("2-pool"), &runtime_name),
+        refused("a dot in a name", named_runtime("pool.a"), &runtime_name),
+        accepted("a disk by default", tier("SSD")),
+        accepted("a disk that outlives its pod", tier_in("Node", "HDD")),
+        accepted("a disk that does not", tier_in("EmptyDir", "SSD")),
+        accepted("memory that does not", tier_in("EmptyDir", "Memory")),
+        refused("memory that should", tier_in("Node", "Memory"), &memory_rule),
+        refused("memory by default", tier("Memory"), &memory_rule),
+    ]
+}
+
+#[test]
+fn rules_refuse_what_they_say_and_nothing_else() {
+    for Row { what, object, refusals } in table() {
+        is_of_its_kind(what, &object);
+        let verdicts = judge(&schema(kind(&object)), &object, None);
+        let said: Vec<&Verdict> = verdicts.iter().filter(|verdict| !verdict.holds).collect();
+        let as_expected = |(verdict, (place, words)): (&&Verdict, &Refusal)| {
+            verdict.place == *place && verdict.rule.message.contains(words)
+        };
+        assert!(
+            said.len() == refusals.len() && said.iter().zip(&refusals).all(as_expected),
+            "{what}: {object}\nis refused by {said:#?}\ninstead of {refusals:?}"
+        );
+    }
+}
+
+#[test]
+fn every_rule_has_a_sentence_and_rows_that_it_accepts_and_refuses() {
+    for wanted in ["Dataset", "CacheRuntime"] {
+        let schema = schema(wanted);
+        let (mut held, mut broken) = (Vec::new(), Vec::new());
+        for Row { object, refusals, .. } in table().into_iter().filter(|row| kind(&row.object) == wanted) {
+            for Verdict { rule, holds, .. } in judge(&schema, &object, None) {
+                match holds {
+                    true if refusals.is_empty() => held.push(rule),
+                    true => {}
+                    false => broken.push(rule),
+                }
+            }
+        }
+        let all = rules(&schema);
+        let fields: BTreeSet<&str> = all.iter().map(|rule| rule.field.as_str()).collect();
+        let places = schema.to_string().matches("\"x-kubernetes-validations\":").count();
+        assert_eq!(
+            fields.len(),
+            places,
+            "rules of a {wanted} are where nobody looks for them"
+        );
+        let without = |seen: &[Rule]| -> Vec<Rule> {
+            let unseen = all.iter().filter(|rule| !seen.contains(rule));
+            unseen.cloned().collect()
+        };
+        assert_eq!(
+            without(&held),
+            [],
+            "these rules of a {wanted} accept no row of the table"
+        );
+        assert_eq!(
+            without(&broken),
+            [],
+            "these rules of a {wanted} refuse no row of the table"
+        );
+        let silent: Vec<&Rule> = all.iter().filter(|rule| rule.message.is_empty()).collect();
+        assert!(
+            silent.is_empty(),
+            "these rules of a {wanted} say nothing to people: {silent:#?}"
+        );
+    }
+}
+
+fn schema(kind: &str) -> Value {
+    let crd = match kind {
+        "Dataset" => Dataset::crd(),
+        "CacheRuntime" => CacheRuntime::crd(),
+        other => panic!("no kind of ours: {other}"),
+    };
+    let crd = serde_json::to_value(crd).unwrap();
+    crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"].clone()
+}
+
+fn kind(object: &Value) -> &str {
+    object["kind"].as_str().unwrap()
+}
+
+/// Otherwise a slip in the table would be taken for a refusal.
+fn is_of_its_kind(what: &str, object: &Value) {
+    let read = match kind(object) {
+        "Dataset" => serde_json::from_value::<Dataset>(object.clone()).map(drop),
+        _ => serde_json::from_value::<CacheRuntime>(object.clone()).map(drop),
+    };
+    if let Err(error) = read {
+        panic!("{what}: {error}");
+    }
+}
