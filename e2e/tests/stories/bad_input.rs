@@ -58,12 +58,15 @@ pub fn wrong_credentials() -> Result<()> {
     namespace.finish(MINUTE)
 }
 
-/// A bucket that does not exist is named.
+/// A bucket that does not exist is named; it heals when there is one.
 pub fn missing_bucket() -> Result<()> {
     let (namespace, origin) = scene("missing-bucket")?;
     let ns = &namespace.name;
     apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "nowhere", ""))?;
     told(ns, &["nowhere"])?;
+    // All of its objects are there with it.
+    std::fs::rename(origin.buckets().join("b"), origin.buckets().join("nowhere"))?;
+    wait_ready(ns, "d")?;
     namespace.finish(MINUTE)
 }
 

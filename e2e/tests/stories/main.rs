@@ -35,7 +35,7 @@ const STORIES: &[Story] = &[
         "wrong credentials heal when the Secret is mended",
         bad_input::wrong_credentials,
     ),
-    ("a missing bucket is named", bad_input::missing_bucket),
+    ("a missing bucket is named and heals", bad_input::missing_bucket),
     (
         "an unreachable endpoint is named and heals",
         bad_input::unreachable_endpoint,
