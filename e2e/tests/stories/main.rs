@@ -53,7 +53,10 @@ const STORIES: &[Story] = &[
         "a claim of the same name that is not ours is left alone",
         bad_input::foreign_claim,
     ),
-    ("a full cache disk slows but never fails a read", bad_input::full_cache),
+    (
+        "a full cache disk slows but never fails a read, and is told until there is room",
+        bad_input::full_cache,
+    ),
     (
         "an object deleted under a running pod fails alone",
         bad_input::object_deleted,
