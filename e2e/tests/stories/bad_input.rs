@@ -250,6 +250,57 @@ pub fn foreign_claim() -> Result<()> {
     namespace.finish(MINUTE)
 }
 
+/// What a quota forbids is said in the API server's own words, by the CacheRuntime and by the Dataset; each heals when its
+/// quota goes.
+pub fn refused_by_quota() -> Result<()> {
+    let namespace = Namespace::create("quota")?;
+    let ns = &namespace.name;
+    let origin = S3Server::rclone()?;
+    dataset::write(&origin.buckets().join("b"), 10, 1 << 20)?;
+    apply(&secret(ns))?;
+    forbid(ns, "no-cache-nodes", "count/statefulsets.apps")?;
+    forbid(ns, "no-claims", "persistentvolumeclaims")?;
+    apply(&runtime(ns, "pool", 1, "1Gi"))?;
+    apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
+    refused_by(ns, "cacheruntime", "pool", "no-cache-nodes")?;
+    kubectl(["delete", "resourcequota", "no-cache-nodes", "-n", ns])?;
+    wait_condition("cacheruntime", ns, "pool", ("Ready", "True"), MINUTE)?;
+    refused_by(ns, "dataset", "d", "no-claims")?;
+    kubectl(["delete", "resourcequota", "no-claims", "-n", ns])?;
+    wait_ready(ns, "d")?;
+    namespace.finish(MINUTE)
+}
+
+/// A quota that allows none of a resource, once Kubernetes has counted how many there are.
+fn forbid(ns: &str, quota: &str, resource: &str) -> Result<()> {
+    apply(&format!(
+        "apiVersion: v1\nkind: ResourceQuota\nmetadata: {{name: {quota}, namespace: {ns}}}\nspec: {{hard: {{{resource}: \"0\"}}}}\n"
+    ))?;
+    wait_for("the quota to be counted", MINUTE, || {
+        let status = get("resourcequota", ns, quota)?.unwrap_or_default()["status"].clone();
+        Ok(if status["used"][resource] == "0" {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        })
+    })
+}
+
+/// Waits until an object says that the API server refused what a quota forbids.
+fn refused_by(ns: &str, kind: &str, name: &str, quota: &str) -> Result<()> {
+    wait_for(&format!("{kind} {name} to name the quota"), MINUTE, || {
+        let object = get(kind, ns, name)?.unwrap_or_default();
+        let (status, reason, message) = condition(&object, "Ready").unwrap_or_default();
+        let names_quota = message.contains(&format!("exceeded quota: {quota}"));
+        Ok(if status == "False" && reason == "ApplyFailed" && names_quota {
+            println!("  told: {reason}: {message}");
+            Ok(())
+        } else {
+            Err(object["status"]["conditions"].to_string())
+        })
+    })
+}
+
 /// A tier far smaller than the dataset: everything is read right, and the CacheRuntime says that it is full, until there is
 /// room.
 pub fn full_cache() -> Result<()> {

@@ -53,6 +53,7 @@ const STORIES: &[Story] = &[
         "a claim of the same name that is not ours is left alone",
         bad_input::foreign_claim,
     ),
+    ("what a quota forbids is named and heals", bad_input::refused_by_quota),
     (
         "a full cache disk slows but never fails a read, and is told until there is room",
         bad_input::full_cache,
