@@ -24,8 +24,6 @@ pub struct Sizes {
 pub struct Data {
     /// The folder that was written.
     pub folder: PathBuf,
-    /// Length of all files.
-    pub bytes: u64,
     small: Vec<String>,
 }
 
@@ -50,7 +48,6 @@ impl Data {
             random.fill(&mut chunk);
             big.write_all(&chunk)?;
         }
-        let mut all_bytes = sizes.big_bytes;
         let mut small = Vec::with_capacity(sizes.small_files);
         for i in 0..sizes.small_files {
             let path = format!("small/d{:04}/f{i:06}.bin", i / SMALL_PER_FOLDER);
@@ -58,14 +55,12 @@ impl Data {
             random.fill(&mut chunk[..bytes]);
             write(&folder.join(&path), &chunk[..bytes])?;
             small.push(path);
-            all_bytes += bytes as u64;
         }
         for i in 0..sizes.wide_entries {
             write(&folder.join(WIDE).join(format!("entry-{i:06}")), b"0123456789")?;
         }
         Ok(Self {
             folder: folder.to_owned(),
-            bytes: all_bytes,
             small,
         })
     }

@@ -140,11 +140,6 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
     };
     if wanted("cold") {
         let sources = [source.clone()];
-        // Once in the store and once in the files.
-        let rounds = Rounds {
-            memory_bytes: 2 * data.bytes as usize,
-            ..rounds
-        };
         print(cold::figures(
             scratch,
             (server.address, BUCKET, &sources),
@@ -167,7 +162,7 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
         print(warm::figures(ours.root(), &volume.target, &data, &rounds)?);
     }
     let rounds = Rounds {
-        memory_bytes: data.bytes as usize,
+        memory_bytes: sizes.big_bytes as usize,
         ..rounds
     };
     let flat = scratch.join("flat");

@@ -110,14 +110,8 @@ impl CacheClient {
             let owners: Vec<&str> = ring.owners(space, stripe).iter().map(|m| m.address.as_str()).collect();
             for member in drift.round(&owners, &self.0.nodes.alive_first(&owners)) {
                 let request = Header::request(Kind::Read, 0, *revision, address, into.len() as u32, ring.epoch);
-                match self.0.ask(member, request, &mut sums, into).await {
-                    Outcome::Done => match mismatch(space, address, into, &sums) {
-                        None => return Ok(()),
-                        Some(block) => {
-                            tracing::warn!(member, address, block, "a block arrived damaged; it is asked for again");
-                            patience.last = format!("{member} sent a damaged block");
-                        }
-                    },
+                match self.0.ask_for_blocks(member, request, space, &mut sums, into).await {
+                    Outcome::Done => return Ok(()),
                     Outcome::Next(said) => patience.last = said,
                     Outcome::Drifted(said) => {
                         drift.said_by(member);
@@ -204,6 +198,31 @@ impl Inner {
                 Err(said) => patience.last = said,
             }
         }
+    }
+
+    /// Asks for blocks that match their checksums. A node may send them unread; what arrives damaged it has to look at.
+    async fn ask_for_blocks(
+        &self,
+        address: &str,
+        request: Header,
+        space: &SpaceId,
+        sums: &mut [u8],
+        into: &mut [u8],
+    ) -> Outcome {
+        for kind in [Kind::Read, Kind::ReadChecked] {
+            let outcome = self.ask(address, Header { kind, ..request }, sums, into).await;
+            let Outcome::Done = outcome else { return outcome };
+            let Some(block) = mismatch(space, request.address, into, sums) else {
+                return outcome;
+            };
+            tracing::warn!(
+                address,
+                at = request.address,
+                block,
+                "a block arrived damaged; it is asked for again"
+            );
+        }
+        Outcome::Next(format!("{address} sent a damaged block"))
     }
 
     /// Asks for exactly `into.len()` bytes with their checksums.

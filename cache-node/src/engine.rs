@@ -32,7 +32,7 @@ use crate::limits::{
 use crate::origin::{Origin, OriginError};
 use crate::plan::Reach;
 use crate::report::{Counters, Drift, Report};
-use crate::store::{Known, Look, Store, Stripe, Waiting};
+use crate::store::{Known, Look, Store, Stored, Stripe, Waiting};
 pub use miss::Miss;
 
 /// One tier of a node.
@@ -237,6 +237,18 @@ impl Engine {
         look.unwrap_or(TryRead::Miss)
     }
 
+    /// Whole blocks to pass on unread; `None` unless all are stored and in the kernel's memory. Their bytes are **not**
+    /// compared with their checksums here.
+    pub fn stored(&self, revision: &RevisionId, range: BlockRange) -> Option<Stored> {
+        let announced = self.0.announced(revision)?;
+        let Known::Open(stripe) = self.0.store.known(&announced.package.space(), range.stripe()) else {
+            return None;
+        };
+        let stored = stripe.stored(range)?;
+        self.0.note_hit(&announced, range);
+        Some(stored)
+    }
+
     /// Reads whole blocks, fetching what is missing. Arguments as for [`Engine::try_read`].
     ///
     /// # Errors
@@ -313,12 +325,16 @@ impl Inner {
         let space = announced.package.space();
         let look = self.look(&space, range, into, checksums, waiting);
         if look == Some(TryRead::Hit) {
-            Counters::add(&self.counters.hit_bytes, range.bytes());
-            if self.followed.takes_mark(&space, range) {
-                self.go_on(announced.clone(), range);
-            }
+            self.note_hit(announced, range);
         }
         look
+    }
+
+    fn note_hit(self: &Arc<Self>, announced: &Arc<Announced>, range: BlockRange) {
+        Counters::add(&self.counters.hit_bytes, range.bytes());
+        if self.followed.takes_mark(&announced.package.space(), range) {
+            self.go_on(announced.clone(), range);
+        }
     }
 
     /// Starts the next window of a reader that is about to use up this one.

@@ -52,6 +52,9 @@ pub const ORIGIN_SILENCE_MAX: Duration = Duration::from_secs(20);
 /// Connecting takes longer than this only when nobody is there.
 pub const ORIGIN_CONNECT_MAX: Duration = Duration::from_secs(5);
 
+/// Fewer bytes are copied and checked: a copy costs less than the second system call that sendfile(2) needs for the header.
+pub const UNREAD_BYTES_MIN: u64 = 64 << 10;
+
 /// Idle connections to origins are closed before the server does it: 20 s is the shortest that servers here use.
 pub const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(15);
 

@@ -13,7 +13,9 @@
 //!
 //! *Lock order*: `wanted`, the `opening` of a stripe, `open`, `usage`. Files are opened and written under the first two only.
 
+mod resident;
 mod side;
+mod stored;
 mod stripe;
 
 use std::collections::{HashMap, HashSet};
@@ -30,6 +32,7 @@ use penstock_protocol::ids::SpaceId;
 use crate::engine::TierConfig;
 use crate::limits::OPEN_STRIPES_MAX;
 use crate::report::TierReport;
+pub use stored::Stored;
 pub(crate) use stripe::{Look, Stripe, Waiting};
 
 type Key = (SpaceId, u64);

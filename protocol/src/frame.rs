@@ -12,8 +12,12 @@
 //! | kind | request | reply `Data` |
 //! |---|---|---|
 //! | `Read` | `length` bytes (whole blocks, one stripe) at `address` of the revision's space; no body | a CRC32C per block (`u32` each, see [`crate::checksum`]), then `length` bytes |
+//! | `ReadChecked` | the same | the same; the sender has compared the blocks with their checksums, which it need not for `Read` |
 //! | `Package` | up to `length` bytes of the revision's package from offset `address`; no body | `length` bytes; fewer than asked for means the package ends here |
 //! | `Ring` | no body | `length` bytes of [`crate::ring::Ring::encode`] |
+//!
+//! The client compares each block with its checksum, and asks with `ReadChecked` for what did not match: then the sender
+//! finds out whether it is stored damaged, and mends it.
 //!
 //! A reply repeats request id, address and revision, and carries the epoch of the sender's ring: a client that sees a
 //! larger epoch than its own asks for the ring. A failed request is answered by `Error` with a [`Status`] and `length`
@@ -52,6 +56,8 @@ pub enum Kind {
     Package = 2,
     /// Request: the ring.
     Ring = 3,
+    /// Request: blocks of a revision that the sender compares with their checksums before it sends them.
+    ReadChecked = 4,
     /// Reply: what was asked for.
     Data = 128,
     /// Reply: why it cannot be had.
@@ -236,14 +242,21 @@ impl Header {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Kind::Read, Kind::Package, Kind::Ring, Kind::Data, Kind::Error]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [
+            Kind::Read,
+            Kind::Package,
+            Kind::Ring,
+            Kind::ReadChecked,
+            Kind::Data,
+            Kind::Error,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 
     fn length_max(self) -> u32 {
         match self {
-            Kind::Read => READ_BYTES_MAX,
+            Kind::Read | Kind::ReadChecked => READ_BYTES_MAX,
             Kind::Package => PACKAGE_BYTES_MAX,
             Kind::Data => READ_BYTES_MAX.max(PACKAGE_BYTES_MAX),
             Kind::Ring | Kind::Error => TEXT_BYTES_MAX,

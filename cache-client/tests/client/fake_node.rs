@@ -27,6 +27,8 @@ pub enum Behaviour {
     Refuse(Status),
     /// With one flipped bit in the data.
     Damage,
+    /// The same, unless it is asked to look.
+    DamageUnread,
     /// With bytes that are no frame.
     Garbage,
     /// With half an answer, then the connection closes.
@@ -203,7 +205,7 @@ impl State {
             let request = Header::decode(&bytes).map_err(io::Error::other)?;
             let epoch = lock(&self.ring).epoch;
             match request.kind {
-                Kind::Read => self.reads.fetch_add(1, Ordering::SeqCst),
+                Kind::Read | Kind::ReadChecked => self.reads.fetch_add(1, Ordering::SeqCst),
                 Kind::Ring => self.rings.fetch_add(1, Ordering::SeqCst),
                 Kind::Package => self.pieces.fetch_add(1, Ordering::SeqCst),
                 Kind::Data | Kind::Error => 0,
@@ -226,7 +228,11 @@ impl State {
                 continue;
             }
             match behaviour {
-                Behaviour::Serve | Behaviour::Damage | Behaviour::Foreign | Behaviour::Hang => {}
+                Behaviour::Serve
+                | Behaviour::Damage
+                | Behaviour::DamageUnread
+                | Behaviour::Foreign
+                | Behaviour::Hang => {}
                 Behaviour::Late(pause) => thread::sleep(pause),
                 Behaviour::Refuse(status) => {
                     let text = format!("told to refuse with {status:?}");
@@ -259,7 +265,12 @@ impl State {
                     );
                 }
             }
-            let answer = self.answer(&request, behaviour == Behaviour::Damage, epoch);
+            let damage = match behaviour {
+                Behaviour::Damage => true,
+                Behaviour::DamageUnread => request.kind == Kind::Read,
+                _ => false,
+            };
+            let answer = self.answer(&request, damage, epoch);
             stream.write_all(&answer)?;
         }
     }

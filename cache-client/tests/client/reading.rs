@@ -182,6 +182,14 @@ async fn a_damaged_block_is_never_delivered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_sent_a_damaged_block_unread_is_asked_to_look_at_it() {
+    let scene = Scene::new(2, PATIENT);
+    scene.nodes[0].behave(Behaviour::DamageUnread);
+    scene.read(0, 1 << 20).await.unwrap();
+    assert_eq!(scene.reads(), [2, 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_object_is_drifted_only_when_nobody_has_its_block_any_more() {
     let scene = Scene::new(2, PATIENT);
     let drifted = Behaviour::Refuse(Status::Drifted);

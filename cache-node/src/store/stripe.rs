@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions, create_dir_all};
 use std::io::{self, IoSliceMut};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use penstock_protocol::checksum::block_checksum;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
@@ -14,7 +14,9 @@ use penstock_protocol::ids::SpaceId;
 use rustix::fs::fstatfs;
 use rustix::io::{ReadWriteFlags, preadv2};
 
+use super::resident::is_resident;
 use super::side::Side;
+use super::stored::Stored;
 
 /// What statfs(2) says of tmpfs (linux/magic.h).
 const TMPFS_MAGIC: i64 = 0x0102_1994;
@@ -120,6 +122,23 @@ impl Stripe {
         } else {
             Look::Damaged(damaged)
         }
+    }
+
+    /// Blocks that are present and in the kernel's memory, for whoever passes them on unread; `None` also when the kernel
+    /// cannot say so.
+    pub(crate) fn stored(self: &Arc<Self>, range: BlockRange) -> Option<Stored> {
+        let blocks = range.blocks_in_stripe();
+        let is_here = self.side.are_present(blocks.clone())
+            && is_resident(&self.data, range.address() % STRIPE_BYTES, range.bytes()).unwrap_or(false);
+        is_here.then(|| Stored {
+            stripe: self.clone(),
+            range,
+            checksums: blocks.map(|block| self.side.checksum(block)).collect(),
+        })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.data
     }
 
     /// The present parts of `range`, as addresses.

@@ -1,8 +1,10 @@
 //! The bulk server: who waits does not keep others from what is cached, and silent peers do not stay.
 
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use penstock_cache_node::Engine;
+use penstock_cache_node::report::Counters;
 use penstock_cache_node::server::bulk::BulkServer;
 use penstock_cache_node::server::node::Node;
 use penstock_protocol::checksum::first_mismatch;
@@ -48,7 +50,11 @@ impl Drop for Server {
 }
 
 async fn ask(stream: &mut TcpStream, revision: RevisionId, address: u64, length: u32) {
-    let request = Header::request(Kind::Read, address, revision, address, length, 0);
+    ask_by(Kind::Read, stream, revision, address, length).await;
+}
+
+async fn ask_by(kind: Kind, stream: &mut TcpStream, revision: RevisionId, address: u64, length: u32) {
+    let request = Header::request(kind, address, revision, address, length, 0);
     stream.write_all(&request.encode()).await.unwrap();
 }
 
@@ -70,13 +76,17 @@ async fn answer(stream: &mut TcpStream) -> (Header, Vec<u8>) {
 fn assert_data(package: &Package, (header, body): (Header, Vec<u8>), expected: &[u8]) {
     let text = || String::from_utf8_lossy(&body).into_owned();
     assert_eq!((header.kind, header.status), (Kind::Data, Status::Ok), "{}", text());
+    assert_eq!(damaged_block(package, header, &body), None);
+    assert!(body[header.checksum_bytes()..].starts_with(expected));
+}
+
+fn damaged_block(package: &Package, header: Header, body: &[u8]) -> Option<usize> {
     let (sums, bytes) = body.split_at(header.checksum_bytes());
     let sums: Vec<u32> = sums
         .chunks(4)
         .map(|sum| u32::from_le_bytes(sum.try_into().unwrap()))
         .collect();
-    assert_eq!(first_mismatch(&package.space(), header.address, bytes, &sums), None);
-    assert!(bytes.starts_with(expected));
+    first_mismatch(&package.space(), header.address, bytes, &sums)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -139,4 +149,38 @@ async fn a_peer_that_takes_nothing_loses_its_connection_with_everything_it_asked
     }
     let cut_off = tokio::time::timeout(PATIENCE, silent.ready(Interest::ERROR)).await;
     cut_off.expect("the connection stays").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stored_blocks_are_sent_unread_and_mended_for_the_client_that_found_them_damaged() {
+    let (origin, folder) = (Generated::one(MIB), tempfile::tempdir().unwrap());
+    let package = origin.package().await;
+    let engine = origin.engine(&package, folder.path(), 1 << 40);
+    let server = Server::of(&engine, PATIENCE).await;
+    let mut stream = server.connect().await;
+    let whole = MIB as u32;
+    let damaged_blocks = || Counters::get(&engine.counters().damaged_blocks);
+    for _ in 0..2 {
+        ask(&mut stream, package.id(), 0, whole).await;
+        assert_data(&package, answer(&mut stream).await, &bytes(0..MIB));
+    }
+
+    let stripe = folder.path().join(format!("v1/{}/0.data", package.space()));
+    let data = std::fs::OpenOptions::new().write(true).open(stripe).unwrap();
+    data.write_all_at(&[!bytes(20_000..20_001)[0]], 20_000).unwrap();
+    ask(&mut stream, package.id(), 0, whole).await;
+    let (header, body) = answer(&mut stream).await;
+    assert_eq!(
+        damaged_block(&package, header, &body),
+        Some(4),
+        "it was read on the way"
+    );
+    assert_eq!(damaged_blocks(), 0);
+
+    ask_by(Kind::ReadChecked, &mut stream, package.id(), 0, whole).await;
+    assert_data(&package, answer(&mut stream).await, &bytes(0..MIB));
+    assert_eq!(damaged_blocks(), 1);
+    ask(&mut stream, package.id(), 0, whole).await;
+    assert_data(&package, answer(&mut stream).await, &bytes(0..MIB));
+    assert_eq!(Counters::get(&engine.counters().hit_bytes), 3 * MIB);
 }
