@@ -142,7 +142,8 @@ async fn act(
                 hosts: observed.linked_hosts.clone(),
             });
             observed.build = context.builds.state(&uid);
-            Ok(Action::await_change())
+            // Its end wakes us; until then what no watch tells is looked at.
+            Ok(Action::requeue(BLOCKED_LOOK_INTERVAL))
         }
         Next::Wait(pause) => Ok(Action::requeue(*pause)),
         Next::Rest => Ok(Action::await_change()),
@@ -222,7 +223,7 @@ async fn apply_volume(
     let Some(revision) = &observed.revision else {
         return Ok(());
     };
-    if matches!(observed.claim, Claim::Foreign | Claim::Leaving) {
+    if observed.claim.is_in_the_way() {
         return Ok(());
     }
     let (wanted_volume, wanted_claim) = desired::volume_and_claim(dataset, namespace, revision.bytes)?;

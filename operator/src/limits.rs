@@ -45,7 +45,8 @@ pub const KEEP_ALIVE_MAX: Duration = Duration::from_secs(5);
 pub const SECRET_LOOK_INTERVAL: Duration = Duration::from_secs(60);
 /// How soon something that somebody else has to do first is looked at again.
 pub const WAIT_INTERVAL: Duration = Duration::from_secs(5);
-/// How soon something is looked at again whose end a watch tells; a message may name fewer pods by then.
+/// How soon something is looked at again whose end a watch tells, where a message may name fewer pods by then, or which is
+/// somebody else's and not watched: while it is in the way the API server is asked no more often than this.
 pub const BLOCKED_LOOK_INTERVAL: Duration = Duration::from_secs(15);
 /// Pause after a reconcile failed.
 pub const ERROR_PAUSE: Duration = Duration::from_secs(3);

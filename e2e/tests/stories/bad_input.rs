@@ -236,6 +236,14 @@ pub fn foreign_claim() -> Result<()> {
         claim["spec"]["storageClassName"] == "mine",
         "the claim was changed: {claim}"
     );
+    wait_for("a revision, after which only the claim is in the way", MINUTE, || {
+        let status = get("dataset", ns, "d")?.unwrap_or_default()["status"].clone();
+        Ok(if status["revision"]["id"].is_string() {
+            Ok(())
+        } else {
+            Err(status.to_string())
+        })
+    })?;
     kubectl(["delete", "pvc", "d", "-n", ns])?;
     wait_ready(ns, "d")?;
     kubectl(["delete", "pvc", "d", "-n", ns])?;

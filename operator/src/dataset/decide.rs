@@ -18,7 +18,7 @@ use penstock_protocol::ids::RevisionId;
 use crate::builds::{Done, Failure, State};
 use crate::conditions::names;
 use crate::dataset::observe::Observed;
-use crate::limits::{SECRET_LOOK_INTERVAL, WAIT_INTERVAL};
+use crate::limits::{BLOCKED_LOOK_INTERVAL, SECRET_LOOK_INTERVAL, WAIT_INTERVAL};
 
 /// The next step.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,6 +105,15 @@ pub(super) fn is_due(dataset: &Dataset, observed: &Observed, now: Timestamp) -> 
 
 /// The next step for `dataset` at `now`, after what is moot was thrown away.
 pub(super) fn next(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Next {
+    match next_of_revision(dataset, observed, now) {
+        // Claims of others are not watched, so nobody tells when this one goes.
+        Next::Rest if observed.claim.is_in_the_way() => Next::Wait(BLOCKED_LOOK_INTERVAL),
+        Next::Wait(pause) if observed.claim.is_in_the_way() => Next::Wait(pause.min(BLOCKED_LOOK_INTERVAL)),
+        next => next,
+    }
+}
+
+fn next_of_revision(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Next {
     match &observed.build {
         State::Built(done) if goes_on_with(done, observed) => return Next::Commit(done.clone()),
         State::Running { .. } => return Next::Rest,
@@ -248,6 +257,38 @@ pub(super) mod tests {
     #[test]
     fn a_settled_dataset_rests() {
         assert_eq!(next(&dataset(json!({}), None), &settled(), at(9999)), Next::Rest);
+    }
+
+    #[test]
+    fn a_claim_in_the_way_is_looked_at_again_because_nobody_tells_when_it_goes() {
+        let (never, hourly) = (
+            dataset(json!({}), None),
+            dataset(json!({"refresh": {"intervalSeconds": 3600}}), None),
+        );
+        let running = State::Running {
+            basis: Basis::default(),
+            last: None,
+        };
+        let (look, soon) = (Next::Wait(BLOCKED_LOOK_INTERVAL), Next::Wait(Duration::from_secs(5)));
+        let build = Next::Build {
+            parent: Some(RevisionId([0x11; 32])),
+        };
+        for (what, dataset, second, build, claim, expected) in [
+            ("settled", &never, 1000, State::Idle, Claim::Foreign, look.clone()),
+            ("ours, leaving", &never, 1000, State::Idle, Claim::Leaving, look.clone()),
+            ("ours, not bound", &never, 1000, State::Idle, Claim::Pending, Next::Rest),
+            ("a build", &never, 1000, running, Claim::Foreign, look.clone()),
+            ("due in an hour", &hourly, 1000, State::Idle, Claim::Foreign, look),
+            ("due in 5 s", &hourly, 4595, State::Idle, Claim::Foreign, soon),
+            ("due", &hourly, 4600, State::Idle, Claim::Foreign, build),
+        ] {
+            let observed = Observed {
+                claim,
+                build,
+                ..settled()
+            };
+            assert_eq!(next(dataset, &observed, at(second)), expected, "{what}");
+        }
     }
 
     #[test]

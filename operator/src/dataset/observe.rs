@@ -37,6 +37,13 @@ pub enum Claim {
     Foreign,
 }
 
+impl Claim {
+    /// Whether ours can be made only when this one is gone.
+    pub fn is_in_the_way(self) -> bool {
+        matches!(self, Self::Leaving | Self::Foreign)
+    }
+}
+
 /// What was seen.
 #[derive(Clone, Debug)]
 pub struct Observed {
