@@ -115,5 +115,12 @@ pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
 /// Pause between two reports to the operator at the least.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Bytes by which a space moves before a report tells of it: each report wakes the objects of the pool.
+pub const REPORT_STEP_BYTES: u64 = 1 << 20;
+
+/// After so many intervals without a change a report tells also of less than a step. A reader that pauses for less, as
+/// between two batches, costs no more reports than one that does not.
+pub const REPORT_REST_LOOKS: u32 = 5;
+
 /// How long a node that was asked to end goes on with requests that it has begun.
 pub const SHUTDOWN_MAX: Duration = Duration::from_secs(10);

@@ -6,3 +6,4 @@ pub mod bulk;
 pub mod control;
 pub mod node;
 mod origins;
+mod reporting;

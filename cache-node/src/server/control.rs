@@ -17,6 +17,7 @@ use crate::builder::{BuildFailure, build_revision};
 use crate::limits::REPORT_INTERVAL;
 use crate::origin::OriginError;
 use crate::server::node::Node;
+use crate::server::reporting::Reporting;
 
 /// The service.
 pub struct ControlServer {
@@ -35,7 +36,7 @@ impl CacheNode for ControlServer {
         let (reports, receiver) = mpsc::channel(1);
         tokio::spawn(async move {
             let mut generation = 0;
-            let mut sent = None;
+            let mut reporting = Reporting::default();
             loop {
                 // Figures are looked at while the operator has nothing to say.
                 match tokio::time::timeout(REPORT_INTERVAL, configs.next()).await {
@@ -45,17 +46,14 @@ impl CacheNode for ControlServer {
                             tracing::warn!(%error, "a source of the configuration");
                         }
                         readiness.set(true);
-                        sent = None;
+                        reporting.configured();
                     }
                     Ok(Some(Err(_)) | None) => return,
                     Err(_) => {}
                 }
                 let report = report(&node, generation);
-                if sent.as_ref().is_none_or(|sent| matters(sent, &report)) {
-                    if reports.send(Ok(report.clone())).await.is_err() {
-                        return;
-                    }
-                    sent = Some(report);
+                if reporting.is_news(&report) && reports.send(Ok(report)).await.is_err() {
+                    return;
                 }
             }
         });
@@ -209,21 +207,4 @@ fn report(node: &Node, generation: u64) -> wire::NodeReport {
             .collect(),
         missing_packages: node.missing().iter().map(|id| id.as_bytes().to_vec()).collect(),
     }
-}
-
-/// Whether a report differs from the one before by more than a little: bytes by a MiB, anything else at all.
-fn matters(before: &wire::NodeReport, now: &wire::NodeReport) -> bool {
-    const ENOUGH: u64 = 1 << 20;
-    let without_bytes = |report: &wire::NodeReport| {
-        let mut report = report.clone();
-        report.spaces.iter_mut().for_each(|space| space.cached_bytes = 0);
-        report.tiers.iter_mut().for_each(|tier| tier.used_bytes = 0);
-        report
-    };
-    let moved = before
-        .spaces
-        .iter()
-        .zip(&now.spaces)
-        .any(|(a, b)| a.cached_bytes.abs_diff(b.cached_bytes) >= ENOUGH);
-    moved || without_bytes(before) != without_bytes(now)
 }

@@ -3,6 +3,7 @@
 mod alone;
 mod bucket;
 mod bulk;
+mod control;
 mod disk;
 mod faults;
 mod generated;

@@ -339,12 +339,12 @@ pub fn full_cache() -> Result<()> {
     let bytes = dataset::total_bytes(&origin.buckets().join("b"))?;
     wait_for("everything to be cached", MINUTE, || {
         let status = get("dataset", ns, "d")?.unwrap_or_default()["status"].clone();
-        // A report may be a MiB behind, and the status a percent.
-        let cached = status["cachedBytes"].as_u64().unwrap_or(0) + (2 << 20);
-        Ok(if cached >= bytes {
+        // The percent is rounded down and the bytes are those of the moment when it was reached.
+        let cached = status["cachedBytes"].as_u64().unwrap_or(0);
+        Ok(if cached >= bytes && status["cached"] == "100%" {
             Ok(())
         } else {
-            Err(format!("{} of {bytes} bytes", status["cachedBytes"]))
+            Err(format!("{} ({cached} of {bytes} bytes)", status["cached"]))
         })
     })?;
     wait_room(ns)?;

@@ -1,0 +1,50 @@
+//! The control server: what the operator is told without asking.
+
+use std::time::Duration;
+
+use penstock_cache_node::server::control::ControlServer;
+use penstock_cache_node::server::node::Node;
+use penstock_health::Readiness;
+use penstock_protocol::control::cache_node::cache_node_client::CacheNodeClient;
+use penstock_protocol::control::cache_node::cache_node_server::CacheNodeServer;
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::scene::Scene;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_came_to_rest_has_told_every_byte() {
+    let scene = Scene::with(&[("large", 2_500_000), ("small", 300_000)]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let control = ControlServer {
+        node: Node::open(scene.engine.clone(), folder.path()).unwrap(),
+        readiness: Readiness::default(),
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = tonic::transport::Server::builder().add_service(CacheNodeServer::new(control));
+    let serving = tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+
+    let mut client = CacheNodeClient::connect(format!("http://{address}")).await.unwrap();
+    let link = client.link(tokio_stream::pending()).await;
+    let mut reports = link.unwrap().into_inner();
+    let first = reports.message().await.unwrap().unwrap();
+    assert_eq!(first.spaces, [], "nothing was read");
+
+    for (object, blocks) in [("large", 611), ("small", 611 + 74)] {
+        scene.read(object).await.unwrap();
+        let told = async {
+            loop {
+                let report = reports.message().await.unwrap().unwrap();
+                if report.spaces.iter().map(|usage| usage.cached_bytes).sum::<u64>() == blocks * 4096 {
+                    return report.tiers[0].used_bytes;
+                }
+            }
+        };
+        let told = tokio::time::timeout(PATIENCE, told).await;
+        assert_eq!(told, Ok(blocks * 4096), "{object}");
+    }
+    serving.abort();
+}
