@@ -12,7 +12,7 @@ use std::path::Path;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, recvmsg, sendmsg,
-    socket_with,
+    socket_with, socketpair,
 };
 
 /// Most descriptors of one packet: a connection and its clones.
@@ -44,6 +44,19 @@ pub fn listen_at(path: &Path) -> io::Result<OwnedFd> {
     listen(&socket, 16)?;
     std::fs::rename(&hidden, path)?;
     Ok(socket)
+}
+
+/// Two sockets that are connected with each other.
+///
+/// # Errors
+/// When the process has too many descriptors.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?)
 }
 
 /// The next peer that connects to a listening socket.

@@ -2,9 +2,10 @@
 #![allow(unsafe_code, reason = "cloning a connection is an ioctl that rustix does not have")]
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::MountFlags;
 
@@ -106,6 +107,18 @@ pub fn abort(connection_number: u32) -> Result<(), MountError> {
 fn open() -> Result<OwnedFd, MountError> {
     rustix::fs::open(DEVICE, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())
         .map_err(MountError::new("open", Path::new(DEVICE)))
+}
+
+/// Whether a descriptor is that of a FUSE connection which is not yet unmounted or aborted. Never waits for whoever serves
+/// it.
+pub fn is_connected(descriptor: BorrowedFd<'_>) -> bool {
+    // Documentation/admin-guide/devices.txt: 10 char, 229 = /dev/fuse.
+    let fuse = rustix::fs::makedev(10, 229);
+    let is_fuse = rustix::fs::fstat(descriptor).is_ok_and(|status| status.st_rdev == fuse);
+    let mut polled = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+    // fs/fuse/dev.c, fuse_dev_poll(): POLLERR once it is not connected.
+    let polls = rustix::event::poll(&mut polled, Some(&Timespec::default())).is_ok();
+    is_fuse && polls && !polled[0].revents().contains(PollFlags::ERR)
 }
 
 /// A second descriptor for the same open connection (not a clone), for whoever keeps it alive.

@@ -1,0 +1,145 @@
+//! `penstock-supervisor PROGRAM [ARGUMENT ...]`: PID 1 of a container.
+
+use std::ffi::OsString;
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ExitCode, ExitStatus};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use penstock_mount::descriptors;
+use penstock_supervisor::Kept;
+use penstock_supervisor::letter::{Letter, SILENCE_MAX};
+use penstock_supervisor::restart::{Next, Restarts};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::{JoinHandle, spawn_blocking};
+
+/// Starts a program again whenever it ends, and keeps the descriptors that it asks to keep. SIGTERM is passed on and
+/// ends both.
+#[derive(Parser, Debug)]
+#[command(version)]
+struct Args {
+    /// The program with its arguments.
+    #[arg(trailing_var_arg = true, required = true)]
+    command: Vec<OsString>,
+}
+
+type Descriptors = Vec<OwnedFd>;
+
+fn main() -> Result<ExitCode> {
+    let Args { command } = Args::parse();
+    tracing_subscriber::fmt().init();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("start the runtime")?.block_on(supervise(&command))
+}
+
+async fn supervise(command: &[OsString]) -> Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let (mut kept, mut restarts) = (Kept::default(), Restarts::default());
+    loop {
+        let started = Instant::now();
+        let (mut worker, listening) = start(command, kept)?;
+        let (status, ending) = tokio::select! {
+            status = worker.wait() => (status, false),
+            _ = terminate.recv() => {
+                pass_on_terminate(&worker);
+                (worker.wait().await, true)
+            }
+        };
+        let status = status.context("wait for the worker")?;
+        if ending {
+            return Ok(exit_code(status));
+        }
+        kept = listening.await.context("the thread that listens to the worker")?;
+        match restarts.next(started.elapsed(), !kept.is_empty()) {
+            Next::GiveUp => {
+                tracing::error!(%status, "the worker does not stay; giving up");
+                return Ok(exit_code(status));
+            }
+            Next::Start(pause) => {
+                tracing::error!(%status, ?pause, kept = kept.entries().count(), "the worker ended; it is started again");
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+                }
+            }
+        }
+    }
+}
+
+/// Starts a worker and a thread that gives it what is kept, and then does what it says until it ends.
+fn start(command: &[OsString], kept: Kept<Descriptors>) -> Result<(Child, JoinHandle<Kept<Descriptors>>)> {
+    let (ours, theirs) = descriptors::pair().context("make a pair of sockets")?;
+    let [program, arguments @ ..] = command else {
+        anyhow::bail!("there is no program");
+    };
+    let worker = Command::new(program).args(arguments).stdin(theirs).spawn();
+    let worker = worker.with_context(|| format!("start {}", program.display()))?;
+    let process = pid_of(&worker).context("a worker that was just started has a number")?;
+    let process = pidfd_open(process, PidfdFlags::empty()).context("hold on to the worker")?;
+    Ok((worker, spawn_blocking(move || converse(&ours, &process, kept))))
+}
+
+fn converse(socket: &OwnedFd, process: &OwnedFd, mut kept: Kept<Descriptors>) -> Kept<Descriptors> {
+    if let Err(error) = give(socket.as_fd(), &kept) {
+        tracing::error!(%error, "the worker did not take its descriptors");
+    }
+    loop {
+        match descriptors::receive(socket.as_fd()) {
+            Ok(Some(packet)) => match Letter::decode(&packet.bytes) {
+                Some(Letter::Alive) => {
+                    // From now on it has to go on saying so.
+                    let waits = set_socket_timeout(socket, Timeout::Recv, Some(SILENCE_MAX));
+                    waits.unwrap_or_else(|error| tracing::error!(%error, "nobody notices if the worker hangs"));
+                }
+                Some(letter) => kept.note(letter, packet.descriptors),
+                None => tracing::error!("a letter of the worker that nobody understands"),
+            },
+            Ok(None) => return kept,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                tracing::error!(silent = ?SILENCE_MAX, "the worker hangs; it is killed");
+                // It may have ended this moment; then the next packet is its last.
+                let _ = pidfd_send_signal(process, Signal::KILL);
+            }
+            // It had descriptors for which this process has no room; the next letter may have none.
+            Err(error) if error.kind() == ErrorKind::InvalidData => tracing::error!(%error, "a letter is lost"),
+            // The worker ended without reading what it was given.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return kept,
+            Err(error) => {
+                tracing::error!(%error, "receive from the worker");
+                return kept;
+            }
+        }
+    }
+}
+
+fn give(socket: BorrowedFd<'_>, kept: &Kept<Descriptors>) -> std::io::Result<()> {
+    for entry in kept.entries() {
+        let descriptors: Vec<_> = entry.descriptors.iter().map(AsFd::as_fd).collect();
+        descriptors::send(socket, &Letter::Keep(entry.id, entry.state).encode(), &descriptors)?;
+    }
+    descriptors::send(socket, &Letter::All.encode(), &[])
+}
+
+fn pass_on_terminate(worker: &Child) {
+    // Without a number it has ended already.
+    if let Some(Err(error)) = pid_of(worker).map(|pid| kill_process(pid, Signal::TERM)) {
+        tracing::error!(%error, "pass SIGTERM on");
+    }
+}
+
+fn pid_of(worker: &Child) -> Option<Pid> {
+    worker.id().and_then(|pid| Pid::from_raw(pid as i32))
+}
+
+/// As shells have it: 128 more than the number of the signal that ended it.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().or(status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok())
+        .map_or(ExitCode::FAILURE, ExitCode::from)
+}
