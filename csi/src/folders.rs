@@ -9,6 +9,7 @@
 //!     revisions/<revision>/<connection>/          EROFS mounts; <connection> is the number of the FUSE connection below
 //!   pods/<uid>/volumes/…/mount                    targets: binds of the above
 //! <state folder>/                                 on ext4, xfs or btrfs; 0700
+//!   lock                                          held by the csi container that works on this node
 //!   revisions/<revision>/image                    EROFS images
 //!   tiers/<CacheRuntime uid>/<tier>/<pod>/        folders of cache nodes
 //! <private folder>/spaces/<revision>/<n>/         FUSE mounts, seen by this container only
@@ -73,6 +74,11 @@ impl Folders {
         let revision = names.next()?.to_str()?.parse().ok()?;
         let connection = names.next()?.to_str()?.parse().ok()?;
         names.next().is_none().then_some((revision, connection))
+    }
+
+    /// Held by whoever works on this node.
+    pub fn lock(&self) -> PathBuf {
+        self.state.join("lock")
     }
 
     /// Where images are.

@@ -26,6 +26,7 @@ pub mod registration;
 pub mod request;
 pub mod revisions;
 pub mod socket;
+pub mod succession;
 pub mod tier;
 pub mod volume_lock;
 

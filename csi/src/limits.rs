@@ -28,6 +28,9 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How long the mounter may take to note that a revision is no longer served; nothing waits for it but an unpublish.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
+/// How long a predecessor may take to hand over what it keeps, a packet for each mounted revision.
+pub const INHERIT_DEADLINE: Duration = Duration::from_secs(10);
+
 /// How long the mounter may leave a letter in its queue before it counts as gone (stopped by a signal, say).
 pub const SEND_DEADLINE: Duration = Duration::from_secs(2);
 

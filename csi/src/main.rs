@@ -4,6 +4,7 @@
 mod args;
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::Path;
 use std::pin::pin;
@@ -23,14 +24,17 @@ use penstock_csi::proto::csi::node_server::NodeServer;
 use penstock_csi::proto::pluginregistration::registration_server::RegistrationServer;
 use penstock_csi::registration::Registration;
 use penstock_csi::revisions::Revisions;
+use penstock_csi::succession::Found;
 use penstock_csi::tier::{Owner, Tiers};
 use penstock_csi::volume_lock::VolumeLocks;
 use penstock_csi::{authority, leaving, namespace, socket};
 use penstock_health::Readiness;
+use penstock_supervisor::{Entry, Store};
 use tokio::io::DuplexStream;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_stream::wrappers::UnixListenerStream;
 use tokio_stream::{Stream, StreamExt};
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::args::Args;
@@ -72,7 +76,14 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
         .await
         .context("find the API server; this runs in a pod with a service account, or with KUBECONFIG")?;
     let (cluster, mounts) = (Arc::new(ApiServer(client.clone())), Arc::new(LinuxMounts));
-    let keeper = Arc::<Keeper>::default();
+    let (store, entries) = Store::of_this_process().context("ask the supervisor what a predecessor left")?;
+    tokio::spawn(store.clone().stay_alive());
+    let keeper = {
+        let (mounts, folders) = (mounts.clone(), folders.clone());
+        Keeper::new(store, move |connection, descriptors| {
+            Revisions::is_mounted(&*mounts, &folders, connection, descriptors)
+        })
+    };
     let node = Arc::new(Node {
         name: node_name,
         folders: folders.clone(),
@@ -92,48 +103,125 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
         },
         locks: VolumeLocks::default(),
     });
-    let cleared = {
-        let node = node.clone();
-        tokio::task::spawn_blocking(move || node.revisions.clear())
-    };
-    cleared.await?.context("look at what a predecessor left")?;
-    let keeper_socket = folders.keeper_socket();
-    keeper
-        .listen(&keeper_socket, unprivileged_uid)
-        .with_context(|| format!("listen at {}", keeper_socket.display()))?;
-
     let registered = Readiness::default();
     let health = {
-        let node = node.clone();
+        let (node, keeper) = (node.clone(), keeper.clone());
         penstock_health::serve(health_listen, registered.clone(), move || metrics(&node, &keeper))
     };
-    tokio::spawn(sweep_tiers(node.clone(), cache_runtimes_gone(client)));
-
-    let ready = Readiness::default();
-    ready.set(true);
-    let csi_socket = folders.csi_socket();
-    let csi = Server::builder()
-        .add_service(IdentityServer::new(Identity { ready }))
-        .add_service(NodeServer::new(NodeService(node.clone())))
-        .serve_with_incoming_shutdown(listen(&csi_socket)?, not_needed(node));
-    let registration = Server::builder()
-        .add_service(RegistrationServer::new(Registration {
-            endpoint: csi_socket.clone(),
-            registered,
-        }))
-        .serve_with_incoming_shutdown(listen(&folders.registration_socket())?, terminated());
-    tracing::info!(socket = %csi_socket.display(), "serving");
+    let health = async {
+        let ended = health.await;
+        ended.with_context(|| format!("serve /livez on {health_listen}"))
+    };
+    let ending = CancellationToken::new();
+    tokio::spawn(cancel_with_terminate(ending.clone()));
+    let work = Work {
+        node,
+        keeper,
+        registered,
+        ending: ending.clone(),
+    };
     tokio::select! {
-        served = async { tokio::try_join!(csi, registration) } => {
-            served.context("serve the kubelet")?;
+        worked = work.run(entries, client, unprivileged_uid) => worked,
+        error = health => error,
+        () = overdue(&ending) => {
+            tracing::warn!("calls were still under way");
+            Ok(())
         }
-        error = health => {
-            error.with_context(|| format!("serve /livez on {health_listen}"))?;
-        }
-        () = overdue() => tracing::warn!("calls were still under way"),
     }
-    tracing::info!("asked to end; mounts and sockets stay for the next one");
-    Ok(())
+}
+
+/// What this process works with.
+struct Work {
+    node: Arc<Node>,
+    keeper: Arc<Keeper>,
+    registered: Readiness,
+    /// SIGTERM came.
+    ending: CancellationToken,
+}
+
+impl Work {
+    /// Waits for this container's turn, serves the kubelet, and hands everything over when another one comes.
+    async fn run(self, entries: Vec<Entry<Vec<OwnedFd>>>, client: kube::Client, unprivileged_uid: u32) -> Result<()> {
+        let folders = self.node.folders.clone();
+        let keeper_socket = folders.keeper_socket();
+        let found = Found::look(&folders.lock(), &keeper_socket);
+        let (turn, predecessor) = match found.with_context(|| format!("lock {}", folders.lock().display()))? {
+            Found::Free(turn) => (turn, None),
+            Found::Taken(waiting) => {
+                tracing::info!("another csi container works on this node; it was asked to yield");
+                tokio::select! {
+                    waited = blocking(move || waiting.wait()) => waited?.context("wait for the lock")?,
+                    () = self.ending.cancelled() => return Ok(()),
+                }
+            }
+        };
+        let (node, keeper) = (self.node.clone(), self.keeper.clone());
+        blocking(move || {
+            keeper.resume(entries);
+            node.revisions.clear().context("look at what a predecessor left")?;
+            let listening = keeper.listen(&keeper_socket, unprivileged_uid);
+            listening.with_context(|| format!("listen at {}", keeper_socket.display()))?;
+            if let Some(predecessor) = predecessor {
+                keeper.inherit(predecessor);
+            }
+            anyhow::Ok(())
+        })
+        .await??;
+        let sweeping = tokio::spawn(sweep_tiers(self.node.clone(), cache_runtimes_gone(client)));
+        self.serve_kubelet().await?;
+        let Some(successor) = self.keeper.found_successor() else {
+            tracing::info!("asked to end; mounts and sockets stay for the next one");
+            return Ok(());
+        };
+
+        sweeping.abort();
+        let Self {
+            node, keeper, ending, ..
+        } = self;
+        blocking(move || node.locks.wait_until_free()).await?;
+        drop(turn);
+        tracing::info!("yielded; descriptors are held until this process is asked to end");
+        tokio::select! {
+            retired = blocking(move || keeper.retire(&successor)) => retired?.context("hand everything over"),
+            () = ending.cancelled() => Ok(()),
+        }
+    }
+
+    /// Serves the kubelet until SIGTERM or a successor.
+    async fn serve_kubelet(&self) -> Result<()> {
+        let ready = Readiness::default();
+        ready.set(true);
+        let folders = &self.node.folders;
+        let until_asked = async {
+            tokio::select! {
+                () = self.ending.cancelled() => {}
+                () = self.keeper.successor() => {}
+            }
+        };
+        let until_not_needed = async {
+            tokio::select! {
+                () = self.ending.cancelled() => leaving::until_not_needed(&self.node).await,
+                () = self.keeper.successor() => {}
+            }
+        };
+        let csi = Server::builder()
+            .add_service(IdentityServer::new(Identity { ready }))
+            .add_service(NodeServer::new(NodeService(self.node.clone())))
+            .serve_with_incoming_shutdown(listen(&folders.csi_socket())?, until_not_needed);
+        let registration = Server::builder()
+            .add_service(RegistrationServer::new(Registration {
+                endpoint: folders.csi_socket(),
+                registered: self.registered.clone(),
+            }))
+            .serve_with_incoming_shutdown(listen(&folders.registration_socket())?, until_asked);
+        tracing::info!(socket = %folders.csi_socket().display(), "serving");
+        tokio::try_join!(csi, registration).context("serve the kubelet")?;
+        Ok(())
+    }
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.context("a thread ended")
 }
 
 fn listen(path: &Path) -> Result<impl Stream<Item = std::io::Result<DuplexStream>> + use<>> {
@@ -141,23 +229,19 @@ fn listen(path: &Path) -> Result<impl Stream<Item = std::io::Result<DuplexStream
     Ok(UnixListenerStream::new(listener).map(|stream| stream.map(authority::corrected)))
 }
 
-/// Ends with SIGTERM; calls under way are then finished.
-async fn terminated() {
+async fn cancel_with_terminate(ending: CancellationToken) {
     match signal(SignalKind::terminate()) {
         Ok(mut terminate) => {
             terminate.recv().await;
+            ending.cancel();
         }
-        Err(_) => std::future::pending().await,
+        Err(error) => tracing::error!(%error, "listen for SIGTERM"),
     }
 }
 
-async fn not_needed(node: Arc<Node>) {
-    terminated().await;
-    leaving::until_not_needed(&node).await;
-}
-
-async fn overdue() {
-    terminated().await;
+/// Ends some time after SIGTERM, when calls are still under way.
+async fn overdue(ending: &CancellationToken) {
+    ending.cancelled().await;
     tokio::time::sleep(SHUTDOWN_MAX).await;
 }
 

@@ -5,7 +5,7 @@
 pub mod fake;
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use penstock_mount::bind::Access;
@@ -58,6 +58,9 @@ pub trait Mounts: Send + Sync + 'static {
     /// # Errors
     /// When the kernel refuses.
     fn unmount(&self, target: &Path, abort: Option<u32>) -> Result<(), MountError>;
+
+    /// Whether a descriptor is that of a FUSE connection which has not ended.
+    fn is_connected(&self, descriptor: BorrowedFd<'_>) -> bool;
 }
 
 /// The real thing.
@@ -93,6 +96,10 @@ impl Mounts for LinuxMounts {
         }
         // What still uses it (a container that the kubelet lost) keeps its view; the pod's end must not wait for that.
         bind::unmount(target).or_else(|_| bind::detach(target))
+    }
+
+    fn is_connected(&self, descriptor: BorrowedFd<'_>) -> bool {
+        fuse::is_connected(descriptor)
     }
 }
 

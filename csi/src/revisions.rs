@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Who uses what is read from the mount table each time, never remembered: after a restart of this container it is still
-//! true. Only the descriptors are in memory. A mount whose descriptors are lost goes on for its pods (the kernel has the
-//! warm data, the mounter the connection) but is not given to new pods: they get a mount of their own.
+//! true. Only the descriptors are in memory. A mount whose descriptors everybody lost goes on for its pods as far as the
+//! kernel has the data, but is not given to new pods: they get a mount of their own.
 //!
 //! Teardown aborts the connection first. Nobody uses it by then, and a read that nobody answers would make the unmount
 //! hang in the kernel for ever.
@@ -21,6 +21,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,13 +29,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use penstock_mount::MountError;
 use penstock_mount::bind::Access;
 use penstock_mount::table::Mount;
-use penstock_protocol::ids::{RevisionId, SpaceId};
+use penstock_protocol::connection::Connection;
+use penstock_protocol::ids::{ConnectionId, RevisionId, SpaceId};
 use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::folders::Folders;
 use crate::images::{ImageFile, Images};
-use crate::keeper::{Keeper, Space};
+use crate::keeper::{Keeper, Server};
 use crate::limits::IMAGE_MOUNT_DEADLINE;
 use crate::mounts::{Mounts, Source};
 
@@ -130,6 +132,21 @@ impl Revisions {
         ended
     }
 
+    /// Whether descriptors that somebody had are those of a connection over which a revision is mounted. When the kernel does
+    /// not tell they count as such: to drop them would end it.
+    pub fn is_mounted(
+        mounts: &dyn Mounts,
+        folders: &Folders,
+        connection: &Connection,
+        descriptors: &[OwnedFd],
+    ) -> bool {
+        let path = folders.revision(&connection.revision, connection.number);
+        let is_there = |mount: &Mount| mount.target == path && Self::shows_revision(mount);
+        let mounted = mounts.table().map(|table| table.iter().any(is_there));
+        let connected = |descriptor: &OwnedFd| mounts.is_connected(descriptor.as_fd());
+        mounted.unwrap_or(true) && !descriptors.is_empty() && descriptors.iter().all(connected)
+    }
+
     /// Whether a mount shows a revision.
     pub fn shows_revision(mount: &Mount) -> bool {
         mount.file_system == IMAGE_TYPE
@@ -184,23 +201,28 @@ impl Revisions {
         let space_folder = new_folder(&self.folders.spaces().join(revision.to_string()))?;
         let mut undo = Undo {
             mounts: &*self.mounts,
+            keeper: &self.keeper,
             connection: None,
+            served: None,
             space: Some(space_folder.clone()),
             image: None,
         };
         let descriptors = self.mounts.mount(&Source::Space, &space_folder)?;
-        let connection = self.connection_at(&space_folder)?;
-        undo.connection = Some(connection);
+        let number = self.connection_at(&space_folder)?;
+        undo.connection = Some(number);
 
-        let space = Space {
+        let connection = Connection {
+            id: ConnectionId(rand::random()),
+            number,
             revision: *revision,
             space: *space,
             device_bytes: image.device_bytes.clone(),
             seeds: seeds.clone(),
         };
-        let server = self.keeper.serve(&space, &descriptors)?;
+        let server = self.keeper.serve(&connection, &descriptors)?;
+        undo.served = Some((connection.id, server));
 
-        let path = self.folders.revision(revision, connection);
+        let path = self.folders.revision(revision, number);
         fs::create_dir_all(&path).map_err(Error::file("make the folder", &path))?;
         undo.image = Some(path.clone());
         self.mount_image(&image, &space_folder, &path, &mut undo)?;
@@ -211,12 +233,12 @@ impl Revisions {
             .find(|mount| mount.target == path)
             .map(|mount| mount.device);
         let device = device.ok_or_else(|| Error::Internal(format!("{} is not mounted after all", path.display())))?;
-        self.keeper.keep(connection, space, descriptors, server);
+        self.keeper.keep(connection, descriptors, server);
         undo.disarm();
-        tracing::info!(%revision, connection, "mounted a revision");
+        tracing::info!(%revision, number, "mounted a revision");
         Ok(Mounted {
             revision: *revision,
-            connection,
+            connection: number,
             path,
             device,
         })
@@ -277,7 +299,7 @@ impl Revisions {
             self.mounts.unmount(&space.target, None)?;
             remove_folder(&space.target);
         }
-        self.keeper.forget(*connection, revision);
+        self.keeper.forget(*connection);
         remove_folder(path);
         let others = self.mounted(&self.table()?);
         if !others.iter().any(|other| other.revision == *revision) {
@@ -342,14 +364,16 @@ impl Revisions {
 /// Undoes a mount that did not come to its end.
 struct Undo<'a> {
     mounts: &'a dyn Mounts,
+    keeper: &'a Keeper,
     connection: Option<u32>,
+    served: Option<(ConnectionId, Server)>,
     space: Option<PathBuf>,
     image: Option<PathBuf>,
 }
 
 impl Undo<'_> {
     fn disarm(mut self) {
-        (self.space, self.image) = (None, None);
+        (self.space, self.image, self.served) = (None, None, None);
     }
 
     /// Only while the FUSE mount is there the number means our connection, so both end at once, and only once.
@@ -372,6 +396,9 @@ impl Drop for Undo<'_> {
         self.end_space();
         if let Some(image) = self.image.take() {
             self.end(&image, None);
+        }
+        if let Some((id, server)) = self.served.take() {
+            self.keeper.abandon(id, server);
         }
     }
 }

@@ -4,13 +4,19 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 use crate::error::Error;
 
 /// The targets that are being worked on.
 #[derive(Clone, Debug, Default)]
-pub struct VolumeLocks(Arc<Mutex<HashSet<PathBuf>>>);
+pub struct VolumeLocks(Arc<Targets>);
+
+#[derive(Debug, Default)]
+struct Targets {
+    held: Mutex<HashSet<PathBuf>>,
+    released: Condvar,
+}
 
 /// Holds a target until it is dropped.
 #[derive(Debug)]
@@ -25,7 +31,7 @@ impl VolumeLocks {
     /// # Errors
     /// [`Error::Busy`] when another call holds it.
     pub fn lock(&self, target: &Path) -> Result<VolumeLock, Error> {
-        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
         if !held.insert(target.to_owned()) {
             return Err(Error::Busy(target.to_owned()));
         }
@@ -34,12 +40,20 @@ impl VolumeLocks {
             locks: self.clone(),
         })
     }
+
+    /// Waits until no target is held. Blocks.
+    pub fn wait_until_free(&self) {
+        let held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self.0.released.wait_while(held, |held| !held.is_empty());
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
 }
 
 impl Drop for VolumeLock {
     fn drop(&mut self) {
-        let mut held = self.locks.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = self.locks.0.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.remove(&self.target);
+        self.locks.0.released.notify_all();
     }
 }
 
@@ -55,5 +69,19 @@ mod tests {
         let _other = locks.lock(Path::new("/b")).unwrap();
         drop(first);
         locks.lock(Path::new("/a")).unwrap();
+    }
+
+    #[test]
+    fn who_waits_for_all_calls_goes_on_when_the_last_has_ended() {
+        let locks = VolumeLocks::default();
+        let (first, second) = (
+            locks.lock(Path::new("/a")).unwrap(),
+            locks.lock(Path::new("/b")).unwrap(),
+        );
+        let waiting = std::thread::spawn(move || locks.wait_until_free());
+        drop(first);
+        assert!(!waiting.is_finished());
+        drop(second);
+        waiting.join().unwrap();
     }
 }

@@ -1,28 +1,27 @@
 //! The mounter's side of the letters from the csi container, which keeps the FUSE connections.
 //!
-//! The mounter connects and says Hello; each letter is answered once. When the csi container goes away, sessions go on
-//! serving: the mounter holds the connections too.
+//! The mounter connects, says Hello and what it holds; each letter is answered once. When the csi container goes away,
+//! sessions go on serving; its successor is handed back what it lost.
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use penstock_buffer::BufferPool;
 use penstock_cache_client::CacheClient;
 use penstock_health::Readiness;
 use penstock_mount::descriptors::{self, Packet};
+use penstock_protocol::connection::Connection;
 use penstock_protocol::control::mounter::{
-    Failed, Fetch, FetchedPackage, FromMounter, Hello, Serve, Serving, Stop, Stopped, ToMounter, from_mounter,
-    to_mounter,
+    Completed, Failed, Fetch, FetchedPackage, FromMounter, HandedBack, Hello, Pong, Serve, Serving, Stopped, ToMounter,
+    from_mounter, to_mounter,
 };
-use penstock_protocol::ids::{RevisionId, SpaceId};
+use penstock_protocol::ids::{ConnectionId, RevisionId};
 use prost::Message;
 use rustix::fs::{MemfdFlags, SealFlags};
 
-use crate::limits::{FETCH_DEADLINE, IDLE_BUFFERS_MAX, KEEPER_RECONNECT_PAUSE, READ_BYTES_MAX, READ_DEADLINE};
-use crate::remote::RemoteSpace;
-use crate::session::{Session, Start};
+use crate::limits::{FETCH_DEADLINE, KEEPER_RECONNECT_PAUSE};
+use crate::sessions::Sessions;
 
 /// Version of the letters.
 const LETTERS_VERSION: u32 = 1;
@@ -30,32 +29,25 @@ const LETTERS_VERSION: u32 = 1;
 /// Serves what the keeper hands over.
 pub struct Mounter {
     runtime: tokio::runtime::Handle,
-    buffers: BufferPool,
-    sessions: Mutex<Vec<(RevisionId, Session)>>,
+    sessions: Sessions,
 }
 
-type Answer = Result<(from_mounter::Letter, Option<OwnedFd>), Failed>;
+type Answer = Result<(from_mounter::Letter, Vec<OwnedFd>), Failed>;
 
 impl Mounter {
-    /// A mounter whose reads wait on `runtime`.
-    pub fn new(runtime: tokio::runtime::Handle) -> Arc<Self> {
-        // Two blocks more than the largest read, which may begin and end within a block.
-        let buffers = BufferPool::new(READ_BYTES_MAX + 2 * 4096, IDLE_BUFFERS_MAX);
-        Arc::new(Self {
-            runtime,
-            buffers,
-            sessions: Mutex::default(),
-        })
+    /// A mounter with these sessions, which fetches packages on `runtime`.
+    pub fn new(runtime: tokio::runtime::Handle, sessions: Sessions) -> Arc<Self> {
+        Arc::new(Self { runtime, sessions })
     }
 
-    /// Connects to the keeper's socket, again and again, and answers its letters. Never returns.
+    /// Connects to the keeper's socket, again and again, and answers its letters. Never returns. It is ready while it holds
+    /// everything that the keeper has.
     pub fn run(self: &Arc<Self>, socket: &Path, readiness: &Readiness) {
         loop {
             match descriptors::connect_to(socket) {
                 Ok(keeper) => {
                     tracing::info!(socket = %socket.display(), "connected to the csi container");
-                    readiness.set(true);
-                    if let Err(error) = self.answer_letters(&Arc::new(keeper)) {
+                    if let Err(error) = self.answer_letters(&Arc::new(keeper), readiness) {
                         tracing::warn!(%error, "the csi container's connection ended");
                     }
                     readiness.set(false);
@@ -67,23 +59,25 @@ impl Mounter {
         }
     }
 
-    fn answer_letters(self: &Arc<Self>, keeper: &Arc<OwnedFd>) -> io::Result<()> {
-        send(
-            keeper.as_fd(),
-            0,
-            from_mounter::Letter::Hello(Hello {
-                version: LETTERS_VERSION,
-            }),
-            None,
-        )?;
+    fn answer_letters(self: &Arc<Self>, keeper: &Arc<OwnedFd>, readiness: &Readiness) -> io::Result<()> {
+        let held = self.sessions.held().iter().map(|id| id.as_bytes().to_vec()).collect();
+        let hello = from_mounter::Letter::Hello(Hello {
+            version: LETTERS_VERSION,
+            connections: held,
+        });
+        send(keeper.as_fd(), 0, hello, &[])?;
         while let Some(Packet { bytes, descriptors }) = descriptors::receive(keeper.as_fd())? {
             let letter = ToMounter::decode(bytes.as_slice()).map_err(io::Error::other)?;
-            let (mounter, keeper) = (self.clone(), keeper.clone());
+            let (mounter, keeper, readiness) = (self.clone(), keeper.clone(), readiness.clone());
             std::thread::Builder::new().name("letter".into()).spawn(move || {
+                let complete = matches!(letter.letter, Some(to_mounter::Letter::Complete(_)));
                 let answer = mounter.act(letter.letter, descriptors);
-                let (answer, descriptor) = answer.unwrap_or_else(|failed| (from_mounter::Letter::Failed(failed), None));
-                if let Err(error) = send(keeper.as_fd(), letter.id, answer, descriptor) {
-                    tracing::warn!(%error, "answer the csi container");
+                let (answer, descriptors) =
+                    answer.unwrap_or_else(|failed| (from_mounter::Letter::Failed(failed), Vec::new()));
+                match send(keeper.as_fd(), letter.id, answer, &descriptors) {
+                    Ok(()) if complete => readiness.set(true),
+                    Ok(()) => {}
+                    Err(error) => tracing::warn!(%error, "answer the csi container"),
                 }
             })?;
         }
@@ -94,95 +88,82 @@ impl Mounter {
         match letter {
             Some(to_mounter::Letter::Fetch(fetch)) => self.fetch(&fetch),
             Some(to_mounter::Letter::Serve(serve)) => self.serve(serve, descriptors),
-            Some(to_mounter::Letter::Stop(stop)) => self.stop(&stop),
+            Some(to_mounter::Letter::Stop(stop)) => {
+                self.sessions.stop(&connection(&stop.connection)?);
+                Ok((from_mounter::Letter::Stopped(Stopped {}), Vec::new()))
+            }
+            Some(to_mounter::Letter::HandBack(hand_back)) => self.hand_back(&connection(&hand_back.connection)?),
+            Some(to_mounter::Letter::Complete(_)) => Ok((from_mounter::Letter::Completed(Completed {}), Vec::new())),
+            Some(to_mounter::Letter::Ping(_)) => {
+                // Only if what answers reads is alive too.
+                self.runtime.block_on(self.runtime.spawn(async {})).map_err(later)?;
+                Ok((from_mounter::Letter::Pong(Pong {}), Vec::new()))
+            }
             None => Err(refused("a letter of a kind that this mounter does not know".to_owned())),
         }
     }
 
     fn fetch(&self, fetch: &Fetch) -> Answer {
-        let revision = revision(&fetch.revision)?;
-        let later = |message: String| Failed { message, retry: true };
+        let revision = RevisionId::try_from(fetch.revision.as_slice()).map_err(|error| refused(error.to_string()))?;
         let memory = rustix::fs::memfd_create("revision", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
-        let mut file = std::fs::File::from(memory.map_err(|errno| later(errno.to_string()))?);
+        let mut file = std::fs::File::from(memory.map_err(later)?);
         let mut bytes = 0;
         let client = CacheClient::new(fetch.seeds.clone(), FETCH_DEADLINE);
         let sink = |piece: &[u8]| {
             bytes += piece.len() as u64;
             file.write_all(piece)
         };
-        self.runtime
-            .block_on(client.package(&revision, sink))
-            .map_err(|error| later(error.to_string()))?;
+        self.runtime.block_on(client.package(&revision, sink)).map_err(later)?;
         let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
-        rustix::fs::fcntl_add_seals(&file, seals).map_err(|errno| later(errno.to_string()))?;
-        Ok((
-            from_mounter::Letter::FetchedPackage(FetchedPackage { bytes }),
-            Some(file.into()),
-        ))
+        rustix::fs::fcntl_add_seals(&file, seals).map_err(later)?;
+        let letter = from_mounter::Letter::FetchedPackage(FetchedPackage { bytes });
+        Ok((letter, vec![file.into()]))
     }
 
     fn serve(&self, serve: Serve, descriptors: Vec<OwnedFd>) -> Answer {
         let Serve {
-            revision: id,
-            space,
-            device_bytes,
-            seeds,
+            connection,
             initialised,
         } = serve;
-        let revision = revision(&id)?;
-        let space = SpaceId::try_from(space.as_slice()).map_err(|error| refused(error.to_string()))?;
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.retain(|(_, session)| !session.has_ended());
-        if initialised && sessions.iter().any(|(served, _)| *served == revision) {
-            // The keeper came back; we never stopped.
-            return Ok((from_mounter::Letter::Serving(Serving {}), None));
-        }
-        let client = CacheClient::new(seeds, READ_DEADLINE);
-        let session = Session::start(Start {
-            descriptors,
-            device_bytes,
-            reader: Arc::new(RemoteSpace {
-                client,
-                revision,
-                space,
-            }),
-            buffers: self.buffers.clone(),
-            runtime: self.runtime.clone(),
-            initialised,
-            name: revision.to_string(),
-        });
-        sessions.push((
-            revision,
-            session.map_err(|error| refused(format!("serve a FUSE connection: {error}")))?,
-        ));
-        tracing::info!(%revision, initialised, "serving");
-        Ok((from_mounter::Letter::Serving(Serving {}), None))
+        let connection = connection.ok_or_else(|| refused("a letter without its connection".to_owned()))?;
+        let connection = Connection::try_from(connection).map_err(|error| refused(error.to_string()))?;
+        let served = self.sessions.serve(connection, descriptors, initialised);
+        served.map_err(|error| refused(format!("serve a FUSE connection: {error}")))?;
+        Ok((from_mounter::Letter::Serving(Serving {}), Vec::new()))
     }
 
-    /// The file system is unmounted already, so the threads end by themselves.
-    fn stop(&self, stop: &Stop) -> Answer {
-        let revision = revision(&stop.revision)?;
-        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
-        sessions.retain(|(served, session)| *served != revision || !session.has_ended());
-        tracing::info!(%revision, "stopped");
-        Ok((from_mounter::Letter::Stopped(Stopped {}), None))
+    fn hand_back(&self, id: &ConnectionId) -> Answer {
+        let copied = self.sessions.copy(id).map_err(later)?;
+        let (connection, descriptors) =
+            copied.ok_or_else(|| refused(format!("the connection {id} has ended meanwhile")))?;
+        let letter = from_mounter::Letter::HandedBack(HandedBack {
+            connection: Some((&connection).into()),
+        });
+        Ok((letter, descriptors))
     }
 }
 
-fn revision(id: &[u8]) -> Result<RevisionId, Failed> {
-    RevisionId::try_from(id).map_err(|error| refused(error.to_string()))
+fn connection(id: &[u8]) -> Result<ConnectionId, Failed> {
+    ConnectionId::try_from(id).map_err(|error| refused(error.to_string()))
 }
 
 fn refused(message: String) -> Failed {
     Failed { message, retry: false }
 }
 
-fn send(keeper: BorrowedFd<'_>, id: u64, letter: from_mounter::Letter, descriptor: Option<OwnedFd>) -> io::Result<()> {
+fn later(error: impl ToString) -> Failed {
+    Failed {
+        message: error.to_string(),
+        retry: true,
+    }
+}
+
+fn send(keeper: BorrowedFd<'_>, id: u64, letter: from_mounter::Letter, descriptors: &[OwnedFd]) -> io::Result<()> {
     let bytes = FromMounter {
         id,
         letter: Some(letter),
     }
     .encode_to_vec();
-    let descriptors: Vec<BorrowedFd<'_>> = descriptor.iter().map(AsFd::as_fd).collect();
+    let descriptors: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
     descriptors::send(keeper, &bytes, &descriptors)
 }

@@ -13,6 +13,8 @@ pub mod limits;
 pub mod reader;
 pub mod remote;
 mod session;
+mod sessions;
 
 pub use reader::{ReadFailure, SpaceReader, TryRead};
 pub use session::{Session, Start};
+pub use sessions::Sessions;

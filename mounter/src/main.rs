@@ -1,11 +1,13 @@
-//! The mounter's process: connects to the csi container and serves what it hands over.
+//! The mounter's process: goes on with what a predecessor served, connects to the csi container and serves what it hands over.
 
 mod args;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use penstock_health::Readiness;
+use penstock_mounter::Sessions;
 use penstock_mounter::keeper::Mounter;
+use penstock_supervisor::Store;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Args;
@@ -27,14 +29,18 @@ fn main() -> Result<()> {
         .context("start the runtime")?;
     let readiness = Readiness::default();
     runtime.spawn(penstock_health::serve(health_listen, readiness.clone(), String::new));
-    let mounter = Mounter::new(runtime.handle().clone());
+    let (store, entries) = Store::of_this_process().context("ask the supervisor what a predecessor left")?;
+    runtime.spawn(store.clone().stay_alive());
+    let sessions = Sessions::new(runtime.handle().clone(), store);
+    sessions.resume(entries);
+    let mounter = Mounter::new(runtime.handle().clone(), sessions);
     std::thread::Builder::new()
         .name("keeper".into())
         .spawn(move || mounter.run(&keeper_socket, &readiness))
         .context("start a thread")?;
     runtime.block_on(async {
         signal(SignalKind::terminate())?.recv().await;
-        tracing::info!("asked to end; the csi container keeps the connections for the next one");
+        tracing::info!("asked to end; csi keeps the connections for the next one");
         Ok(())
     })
 }

@@ -8,7 +8,7 @@
 //! its error. Every read ends by its deadline anyway.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -44,6 +44,7 @@ pub struct Start {
 
 /// A running session. It ends when the file system is unmounted or the connection aborted.
 pub struct Session {
+    descriptors: Vec<Arc<OwnedFd>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -74,16 +75,22 @@ impl Session {
         if let Some(connection) = descriptors.first().filter(|_| initialised) {
             fuse::resend(connection)?;
         }
+        let descriptors: Vec<_> = descriptors.into_iter().map(Arc::new).collect();
         let threads = descriptors
-            .into_iter()
+            .iter()
             .map(|descriptor| {
-                let (shared, descriptor) = (shared.clone(), Arc::new(descriptor));
+                let (shared, descriptor) = (shared.clone(), descriptor.clone());
                 std::thread::Builder::new()
                     .name("fuse".into())
                     .spawn(move || shared.serve(&descriptor))
             })
             .collect::<io::Result<_>>()?;
-        Ok(Self { threads })
+        Ok(Self { descriptors, threads })
+    }
+
+    /// The connection and its clones, in the order in which they were given.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.descriptors.iter().map(AsFd::as_fd)
     }
 
     /// Waits until the file system is unmounted or the connection aborted.

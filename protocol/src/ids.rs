@@ -1,4 +1,4 @@
-//! Typed ids: what names a space and a revision everywhere, as bytes on the wire and as hexadecimal text for people.
+//! Typed ids: what names a space, a revision and a connection everywhere, as bytes on the wire and as hexadecimal text for people.
 
 use std::fmt;
 use std::str::FromStr;
@@ -73,6 +73,12 @@ id!(
     /// The id of a revision: the BLAKE3 digest of its package.
     RevisionId,
     32
+);
+
+id!(
+    /// The random id of a FUSE connection. The kernel's number of one is reused.
+    ConnectionId,
+    16
 );
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 
 pub mod checksum;
 #[cfg(feature = "control")]
+pub mod connection;
+#[cfg(feature = "control")]
 pub mod control;
 pub mod frame;
 pub mod geometry;

@@ -5,11 +5,12 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use penstock_mount::descriptors::{self, Packet};
 use penstock_protocol::control::mounter::{FromMounter, ToMounter, from_mounter, to_mounter};
+use penstock_protocol::ids::ConnectionId;
 use prost::Message;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
@@ -26,29 +27,45 @@ pub(super) struct Link {
     waiting: Mutex<Option<HashMap<u64, SyncSender<Answer>>>>,
 }
 
-impl Link {
-    /// Waits for the Hello of a mounter.
+/// Whoever has introduced itself.
+pub(super) enum Introduced {
+    /// It holds these connections.
+    Holder(Arc<Link>, Vec<ConnectionId>),
+    /// It wants to be handed what is kept here.
+    Successor(OwnedFd),
+}
+
+impl Introduced {
+    /// Waits for the first letter.
     ///
     /// # Errors
     /// When it says something else, or speaks another version.
-    pub(super) fn open(socket: OwnedFd, version: u32) -> io::Result<Self> {
+    pub(super) fn by(socket: OwnedFd, version: u32) -> io::Result<Self> {
         set_socket_timeout(&socket, Timeout::Send, Some(SEND_DEADLINE))?;
         set_socket_timeout(&socket, Timeout::Recv, Some(SEND_DEADLINE))?;
         let packet = descriptors::receive(socket.as_fd())?.ok_or(io::ErrorKind::UnexpectedEof)?;
         set_socket_timeout(&socket, Timeout::Recv, None)?;
         let letter = FromMounter::decode(packet.bytes.as_slice()).map_err(io::Error::other)?;
         match letter.letter {
-            Some(from_mounter::Letter::Hello(hello)) if hello.version == version => Ok(Self {
-                socket,
-                next_id: AtomicU64::new(1),
-                waiting: Mutex::new(Some(HashMap::new())),
-            }),
+            Some(from_mounter::Letter::Hello(hello)) if hello.version == version => {
+                let holds = hello.connections.iter().map(|id| ConnectionId::try_from(id.as_slice()));
+                let holds = holds.collect::<Result<_, _>>().map_err(io::Error::other)?;
+                let link = Link {
+                    socket,
+                    next_id: AtomicU64::new(1),
+                    waiting: Mutex::new(Some(HashMap::new())),
+                };
+                Ok(Self::Holder(Arc::new(link), holds))
+            }
+            Some(from_mounter::Letter::Succeed(succeed)) if succeed.version == version => Ok(Self::Successor(socket)),
             other => Err(io::Error::other(format!(
                 "expected a Hello of version {version}, not {other:?}"
             ))),
         }
     }
+}
 
+impl Link {
     /// Takes answers to whoever waits for them, until the mounter goes away.
     pub(super) fn receive_answers(&self) {
         loop {
@@ -63,6 +80,11 @@ impl Link {
         }
         // Whoever waits learns it now.
         self.waiting().take();
+        descriptors::shut_down(&self.socket);
+    }
+
+    /// Ends it, whatever is under way.
+    pub(super) fn close(&self) {
         descriptors::shut_down(&self.socket);
     }
 

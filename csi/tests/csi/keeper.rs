@@ -4,11 +4,11 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Arc;
 
 use penstock_csi::keeper::Keeper;
 use penstock_mount::descriptors;
 use penstock_protocol::control::mounter::{FromMounter, Hello, from_mounter};
+use penstock_supervisor::Store;
 use prost::Message;
 use rustix::process::Uid;
 
@@ -20,7 +20,10 @@ fn is_heard(socket: &Path, uid: u32, keeper: &Keeper) -> bool {
         let thread = scope.spawn(|| {
             rustix::thread::set_thread_uid(Uid::from_raw(uid)).unwrap();
             let peer = descriptors::connect_to(socket).unwrap();
-            let letter = Some(from_mounter::Letter::Hello(Hello { version: 1 }));
+            let letter = Some(from_mounter::Letter::Hello(Hello {
+                version: 1,
+                connections: Vec::new(),
+            }));
             let hello = FromMounter { id: 0, letter }.encode_to_vec();
             // Whoever is refused may find the socket closed already.
             let _ = descriptors::send(peer.as_fd(), &hello, &[]);
@@ -48,7 +51,7 @@ fn only_the_mounters_user_is_heard() {
     );
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
-    let keeper = Arc::<Keeper>::default();
+    let keeper = Keeper::new(Store::default(), |_, _| false);
     keeper.listen(&socket, 65532).unwrap();
     // The file keeps others out already; the keeper must not rely on it.
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);

@@ -16,7 +16,7 @@ use penstock_mount::descriptors;
 use penstock_mounter::limits::READ_BYTES_MAX;
 use penstock_mounter::{ReadFailure, Session, SpaceReader, Start, TryRead};
 use penstock_protocol::control::mounter::{
-    Failed, FetchedPackage, FromMounter, Hello, Serve, Serving, Stopped, ToMounter, from_mounter, to_mounter,
+    Completed, Failed, FetchedPackage, FromMounter, Hello, Serve, Serving, Stopped, ToMounter, from_mounter, to_mounter,
 };
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::RevisionId;
@@ -66,7 +66,15 @@ impl TestMounter {
     pub fn connect_with(socket: &Path, packages: HashMap<RevisionId, Package>, serves: Serves) -> Self {
         let socket = Arc::new(descriptors::connect_to(socket).unwrap());
         let seen = Arc::<Mutex<Seen>>::default();
-        send(&socket, 0, from_mounter::Letter::Hello(Hello { version: 1 }), None);
+        send(
+            &socket,
+            0,
+            from_mounter::Letter::Hello(Hello {
+                version: 1,
+                connections: Vec::new(),
+            }),
+            None,
+        );
         let thread = {
             let (socket, seen) = (socket.clone(), seen.clone());
             std::thread::spawn(move || answer_letters(&socket, &packages, &serves, &seen))
@@ -148,6 +156,10 @@ fn answer_letters(socket: &OwnedFd, packages: &HashMap<RevisionId, Package>, ser
                 seen.lock().unwrap().stopped += 1;
                 send(socket, id, from_mounter::Letter::Stopped(Stopped {}), None);
             }
+            to_mounter::Letter::Complete(_) => {
+                send(socket, id, from_mounter::Letter::Completed(Completed {}), None);
+            }
+            other => panic!("a mounter that holds nothing is not asked for {other:?}"),
         }
     }
 }
@@ -160,7 +172,7 @@ fn session(
 ) -> Session {
     Session::start(Start {
         descriptors,
-        device_bytes: serve.device_bytes.clone(),
+        device_bytes: serve.connection.clone().unwrap().device_bytes,
         reader,
         buffers: BufferPool::new(READ_BYTES_MAX + 2 * 4096, 4),
         runtime: runtime.clone(),

@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, OnceLock, mpsc};
-use std::time::Duration;
+use std::sync::{Mutex, Once, mpsc};
+use std::time::{Duration, Instant};
 
 use hyper_util::rt::TokioIo;
 use penstock_csi::folders::Folders;
@@ -18,6 +18,8 @@ use penstock_mount::bind::{self, Access};
 use penstock_mount::{fuse, table};
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::Package;
+use rand::Rng;
+use rand::seq::SliceRandom;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixStream;
@@ -88,39 +90,78 @@ impl Machine {
 
     /// Starts csi, and returns when the kubelet could call it.
     fn csi(&self) -> Process {
+        self.start_csi(Command::new(env!("CARGO_BIN_EXE_penstock-csi")))
+    }
+
+    /// As [`Machine::csi`], under its supervisor.
+    fn supervised_csi(&self) -> Supervised {
+        let mut supervisor = Command::new(binary_of("penstock-supervisor"));
+        supervisor.arg(env!("CARGO_BIN_EXE_penstock-csi"));
+        Supervised(self.start_csi(supervisor))
+    }
+
+    fn start_csi(&self, command: Command) -> Process {
         let socket = self.folders.csi_socket();
         let _ = fs::remove_file(&socket);
-        let process = Command::new(env!("CARGO_BIN_EXE_penstock-csi"))
+        let process = self.spawn_csi(command, &self.folders.private, self.health);
+        wait_until("the socket of csi", || socket.exists());
+        process
+    }
+
+    /// The csi container of the next version, which starts while the old one works, and where its metrics are.
+    fn next_csi(&self) -> (Supervised, SocketAddr) {
+        let mut supervisor = Command::new(binary_of("penstock-supervisor"));
+        supervisor.arg(env!("CARGO_BIN_EXE_penstock-csi"));
+        let (private, health) = (self.folders.private.with_extension("next"), free_address());
+        fs::create_dir_all(&private).unwrap();
+        (Supervised(self.spawn_csi(supervisor, &private, health)), health)
+    }
+
+    fn spawn_csi(&self, mut command: Command, private: &Path, health: SocketAddr) -> Process {
+        command
             .args([
                 "--node-name=node-a",
                 "--namespace=penstock-system",
                 "--unprivileged-uid=0",
             ])
-            .arg(format!("--health-listen={}", self.health))
+            .arg(format!("--health-listen={health}"))
             .arg(format!("--kubelet-root={}", self.folders.kubelet.display()))
             .arg(format!("--state-dir={}", self.folders.state.display()))
-            .arg(format!("--private-dir={}", self.folders.private.display()))
+            .arg(format!("--private-dir={}", private.display()))
             .env("KUBECONFIG", &self.kubeconfig)
+            .stdin(Stdio::null())
             .stdout(self.log("csi"))
             .spawn()
             .map(Process)
-            .unwrap();
-        wait_until("the socket of csi", || socket.exists());
-        process
+            .unwrap()
     }
 
     /// Starts a mounter, and returns when it serves `connections` and so many mounters are there.
     fn mounter(&self, connections: u64) -> Process {
-        let process = Command::new(mounter_binary())
-            .arg(format!("--keeper-socket={}", self.folders.keeper_socket().display()))
-            .arg(format!("--health-listen={}", free_address()))
-            .stdout(self.log("mounter"))
-            .spawn()
-            .map(Process)
-            .unwrap();
+        let process = self.start_mounter(Command::new(binary_of("penstock-mounter")));
         self.wait_for("penstock_csi_mounter_connected", 1);
         self.wait_for("penstock_csi_served_connections", connections);
         process
+    }
+
+    /// As [`Machine::mounter`], under its supervisor, with nothing to serve yet.
+    fn supervised_mounter(&self) -> Supervised {
+        let mut supervisor = Command::new(binary_of("penstock-supervisor"));
+        supervisor.arg(binary_of("penstock-mounter"));
+        let process = self.start_mounter(supervisor);
+        self.wait_for("penstock_csi_mounter_connected", 1);
+        Supervised(process)
+    }
+
+    fn start_mounter(&self, mut command: Command) -> Process {
+        command
+            .arg(format!("--keeper-socket={}", self.folders.keeper_socket().display()))
+            .arg(format!("--health-listen={}", free_address()))
+            .stdin(Stdio::null())
+            .stdout(self.log("mounter"))
+            .spawn()
+            .map(Process)
+            .unwrap()
     }
 
     fn log(&self, name: &str) -> Stdio {
@@ -130,8 +171,7 @@ impl Machine {
     }
 
     fn wait_for(&self, metric: &str, value: u64) {
-        let line = format!("{metric} {value}");
-        wait_until(&line, || metrics(self.health).lines().any(|found| found == line));
+        wait_for_metric(self.health, metric, value);
     }
 
     fn target(&self, pod: &str) -> PathBuf {
@@ -180,6 +220,14 @@ impl Machine {
         receiver
     }
 
+    /// The images that are mounted, without the binds of pods.
+    fn images(&self) -> Vec<PathBuf> {
+        let mounts = self.mounts_left().into_iter();
+        mounts
+            .filter(|target| self.folders.revision_of(target).is_some())
+            .collect()
+    }
+
     fn mounts_left(&self) -> Vec<PathBuf> {
         let table = table::read().unwrap();
         let below = table
@@ -219,6 +267,34 @@ impl Process {
     }
 }
 
+/// A supervisor with its worker.
+struct Supervised(Process);
+
+impl Supervised {
+    /// SIGKILL to the worker, as soon as there is one.
+    fn kill_worker(&self) {
+        let supervisor = self.0.0.id();
+        let children = format!("/proc/{supervisor}/task/{supervisor}/children");
+        let mut worker = None;
+        wait_until("a worker", || {
+            let text = fs::read_to_string(&children).unwrap();
+            worker = text.split_whitespace().next().and_then(|pid| pid.parse().ok());
+            worker.is_some()
+        });
+        // It may have ended by itself meanwhile.
+        let _ = kill_process(Pid::from_raw(worker.unwrap()).unwrap(), Signal::KILL);
+    }
+}
+
+impl Drop for Supervised {
+    fn drop(&mut self) {
+        // A supervisor that is killed would leave its worker behind.
+        if let Ok(None) = self.0.0.try_wait() {
+            self.0.end(Signal::TERM);
+        }
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -226,24 +302,24 @@ impl Drop for Process {
     }
 }
 
-/// The mounter's binary. Cargo builds binaries for the tests of their own package only.
-fn mounter_binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
+/// A binary of another package. Cargo builds binaries for the tests of their own package only.
+fn binary_of(package: &str) -> PathBuf {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
         let built = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--release",
-                "--quiet",
-                "--package=penstock-mounter",
-                "--bin=penstock-mounter",
-            ])
+            .args(["build", "--release", "--quiet", "--bins"])
+            .args(["--package=penstock-mounter", "--package=penstock-supervisor"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .unwrap();
         assert!(built.success());
-        Path::new(env!("CARGO_BIN_EXE_penstock-csi")).with_file_name("penstock-mounter")
-    })
+    });
+    Path::new(env!("CARGO_BIN_EXE_penstock-csi")).with_file_name(package)
+}
+
+/// Forgets what the kernel has read, on the whole machine.
+fn drop_caches() {
+    fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
 }
 
 fn free_address() -> SocketAddr {
@@ -257,6 +333,11 @@ fn metrics(address: SocketAddr) -> String {
         let _ = stream.read_to_string(&mut text);
     }
     text
+}
+
+fn wait_for_metric(address: SocketAddr, metric: &str, value: u64) {
+    let line = format!("{metric} {value}");
+    wait_until(&line, || metrics(address).lines().any(|found| found == line));
 }
 
 /// An API server with one Dataset and no CacheRuntime.
@@ -344,7 +425,7 @@ async fn what_an_old_mounter_takes_beside_its_successor_is_not_lost_when_it_dies
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn after_a_restart_of_csi_old_volumes_live_as_long_as_their_mounter() {
+async fn csi_that_restarts_is_handed_back_what_the_mounter_holds() {
     for signal in [Signal::TERM, Signal::KILL] {
         let machine = Machine::new();
         let mut csi = machine.csi();
@@ -361,26 +442,126 @@ async fn after_a_restart_of_csi_old_volumes_live_as_long_as_their_mounter() {
         for reader in [under_way, without] {
             assert!(reader.recv_timeout(PATIENCE).unwrap().unwrap(), "wrong bytes");
         }
-        machine.cache.behave(Behaviour::Serve);
 
         let _csi = machine.csi();
-        machine.wait_for("penstock_csi_mounter_connected", 1);
-        machine.wait_for("penstock_csi_mounted_revisions", 1);
-        machine.wait_for("penstock_csi_kept_connections", 0);
-        assert!(machine.read("old", 3).recv_timeout(PATIENCE).unwrap().unwrap());
+        machine.wait_for("penstock_csi_served_connections", 1);
         machine.publish("new").await;
-        assert!(machine.read("new", 4).recv_timeout(PATIENCE).unwrap().unwrap());
-        assert!(machine.read("old", 5).recv_timeout(PATIENCE).unwrap().unwrap());
+        assert_eq!(machine.images().len(), 1, "the new pod shares the mount of the old one");
 
-        // Nobody else holds the old connection: it ends with this mounter. What was read stays readable.
+        // Now the mounter, with a read under way: csi has everything that its successor needs.
+        let (asked, under_way) = (machine.cache.reads(), machine.read("old", 3));
+        wait_until("a read in flight", || machine.cache.reads() > asked);
         mounter.end(signal);
-        let _mounter = machine.mounter(1);
-        assert!(machine.read("old", 6).recv_timeout(PATIENCE).unwrap().is_err());
-        assert!(machine.read("old", 5).recv_timeout(PATIENCE).unwrap().unwrap());
-        assert!(machine.read("new", 6).recv_timeout(PATIENCE).unwrap().unwrap());
+        mounter = machine.mounter(1);
+        machine.cache.behave(Behaviour::Serve);
+        assert!(under_way.recv_timeout(PATIENCE).unwrap().unwrap(), "wrong bytes");
+        assert!(machine.read("new", 4).recv_timeout(PATIENCE).unwrap().unwrap());
         for pod in ["old", "new"] {
             machine.unpublish(pod).await;
         }
         assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
+        mounter.end(signal);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_both_lost_new_pods_mount_anew_and_old_pods_keep_what_they_have_read() {
+    let machine = Machine::new();
+    let mut csi = machine.csi();
+    let mut mounter = machine.mounter(0);
+    machine.publish("old").await;
+    assert!(machine.read("old", 0).recv_timeout(PATIENCE).unwrap().unwrap());
+    csi.end(Signal::KILL);
+    mounter.end(Signal::KILL);
+
+    let _csi = machine.csi();
+    let _mounter = machine.mounter(0);
+    assert!(machine.read("old", 1).recv_timeout(PATIENCE).unwrap().is_err());
+    assert!(machine.read("old", 0).recv_timeout(PATIENCE).unwrap().unwrap());
+    machine.publish("new").await;
+    assert!(machine.read("new", 1).recv_timeout(PATIENCE).unwrap().unwrap());
+    for pod in ["old", "new"] {
+        machine.unpublish(pod).await;
+    }
+    assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_csi_has_everything_before_the_old_one_ends() {
+    let machine = Machine::new();
+    let mut old = machine.supervised_csi();
+    let mut mounter = machine.mounter(0);
+    machine.publish("a").await;
+    machine.cache.behave(Behaviour::Late(Duration::from_millis(20)));
+    let (asked, under_way) = (machine.cache.reads(), machine.read("a", 0));
+    wait_until("a read in flight", || machine.cache.reads() > asked);
+
+    // Without a mounter, so that nobody else could have handed it over.
+    mounter.end(Signal::KILL);
+    let (next, health) = machine.next_csi();
+    wait_for_metric(health, "penstock_csi_kept_connections", 1);
+    wait_for_metric(health, "penstock_csi_mounter_connected", 0);
+    let _mounter = machine.start_mounter(Command::new(binary_of("penstock-mounter")));
+    wait_for_metric(health, "penstock_csi_served_connections", 1);
+    assert!(under_way.recv_timeout(PATIENCE).unwrap().unwrap(), "wrong bytes");
+    machine.publish("b").await;
+    assert_eq!(machine.images().len(), 1, "both share one mount");
+
+    // The next one turns out to be bad: the old one, which is still there, works again.
+    let under_way = machine.read("b", 1);
+    drop(next);
+    wait_for_metric(machine.health, "penstock_csi_served_connections", 1);
+    assert!(under_way.recv_timeout(PATIENCE).unwrap().unwrap(), "wrong bytes");
+    machine.publish("c").await;
+    assert!(machine.read("c", 2).recv_timeout(PATIENCE).unwrap().unwrap());
+
+    // And once more, to its end.
+    let (_next, health) = machine.next_csi();
+    wait_for_metric(health, "penstock_csi_served_connections", 1);
+    old.0.end(Signal::TERM);
+    assert!(machine.read("c", 3).recv_timeout(PATIENCE).unwrap().unwrap());
+    for pod in ["a", "b", "c"] {
+        machine.unpublish(pod).await;
+    }
+    assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
+}
+
+/// Kills in any order, at any moment: a supervisor starts each worker again at once, with its descriptors.
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_under_supervisors_may_be_killed_in_any_order() {
+    let rounds = if std::env::var_os("PENSTOCK_LONG").is_some() {
+        100
+    } else {
+        10
+    };
+    let machine = Machine::new();
+    let csi = machine.supervised_csi();
+    let mounter = machine.supervised_mounter();
+    machine.publish("a").await;
+    let mut random = rand::rng();
+    machine.cache.behave(Behaviour::Late(Duration::from_millis(5)));
+    let mut longest = Duration::ZERO;
+    for round in 0..rounds {
+        drop_caches();
+        let started = Instant::now();
+        let readers = [0, 1, 2].map(|file| machine.read("a", (3 * round + file) % FILES));
+        let mut victims = [&csi, &mounter];
+        victims.shuffle(&mut random);
+        for victim in victims {
+            // Not a wait for something: the moment is what is tried.
+            std::thread::sleep(Duration::from_millis(random.random_range(0..30)));
+            victim.kill_worker();
+        }
+        for reader in readers {
+            assert!(
+                reader.recv_timeout(PATIENCE).unwrap().unwrap(),
+                "wrong bytes in round {round}"
+            );
+        }
+        longest = longest.max(started.elapsed());
+    }
+    println!("{rounds} rounds of two kills, 0 errors, longest round {longest:?}");
+    machine.cache.behave(Behaviour::Serve);
+    machine.unpublish("a").await;
+    assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
 }

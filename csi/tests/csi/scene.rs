@@ -19,6 +19,7 @@ use penstock_csi::tier::{Owner, Tiers};
 use penstock_csi::volume_lock::VolumeLocks;
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Listed, Outcome, Package, SourceListing, Version, build};
+use penstock_supervisor::Store;
 use tonic::{Request, Status};
 
 /// Namespace of everything in these tests.
@@ -160,7 +161,12 @@ impl Drop for Scene {
 }
 
 fn start(folders: &Folders, cluster: &Arc<FakeCluster>, mounts: &Arc<dyn Mounts>) -> (Arc<Keeper>, Arc<Node>) {
-    let keeper = Arc::<Keeper>::default();
+    let keeper = {
+        let (mounts, folders) = (mounts.clone(), folders.clone());
+        Keeper::new(Store::default(), move |connection, descriptors| {
+            Revisions::is_mounted(&*mounts, &folders, connection, descriptors)
+        })
+    };
     let uid = rustix::process::getuid().as_raw();
     keeper.listen(&folders.keeper_socket(), uid).unwrap();
     let node = Node {

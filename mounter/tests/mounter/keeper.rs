@@ -4,7 +4,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use penstock_mount::descriptors::{self, Packet};
-use penstock_protocol::control::mounter::{FromMounter, ToMounter, from_mounter, to_mounter};
+use penstock_protocol::control::mounter::{FromMounter, Hello, ToMounter, from_mounter, to_mounter};
+use penstock_protocol::ids::ConnectionId;
 use prost::Message;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
@@ -27,12 +28,24 @@ impl Keeper {
 
     /// The mounter that connects next, after its Hello.
     pub fn accept(&self) -> Line {
+        self.accept_holder().0
+    }
+
+    /// As [`Keeper::accept`], with the connections that it says it holds.
+    pub fn accept_holder(&self) -> (Line, Vec<ConnectionId>) {
         let line = descriptors::accept_peer(self.listener.as_fd()).expect("a mounter should have connected");
         set_socket_timeout(&line, Timeout::Recv, Some(PATIENCE)).unwrap();
         let line = Line(line);
         let (hello, _) = line.receive();
-        assert!(matches!(hello.letter, Some(from_mounter::Letter::Hello(hello)) if hello.version == 1));
-        line
+        let Some(from_mounter::Letter::Hello(Hello {
+            version: 1,
+            connections,
+        })) = hello.letter
+        else {
+            panic!("{hello:?}");
+        };
+        let held = connections.iter().map(|id| id.as_slice().try_into().unwrap());
+        (line, held.collect())
     }
 }
 

@@ -2,17 +2,24 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command};
 
-use penstock_protocol::control::mounter::{Fetch, Serve, Serving, Stop, Stopped, from_mounter, to_mounter};
+use penstock_protocol::connection::Connection;
+use penstock_protocol::control::mounter::{
+    Complete, Completed, Fetch, HandBack, Ping, Pong, Serve, Serving, Stop, Stopped, from_mounter, to_mounter,
+};
+use penstock_protocol::ids::ConnectionId;
 use penstock_revision::Package;
 use rustix::fs::SealFlags;
 
 use crate::fake_node::FakeNode;
 use crate::keeper::{Keeper, Line};
 use crate::scene::{SPACE, Scene, until};
+
+/// The connection's id.
+pub const CONNECTION: ConnectionId = ConnectionId([5; 16]);
 
 pub struct Process {
     child: Child,
@@ -67,12 +74,21 @@ impl Drop for Process {
     }
 }
 
-pub fn serve(scene: &Scene, nodes: &[&FakeNode], initialised: bool) -> to_mounter::Letter {
-    to_mounter::Letter::Serve(Serve {
-        revision: scene.package.id().as_bytes().to_vec(),
-        space: SPACE.as_bytes().to_vec(),
+/// The connection of a scene, which has one.
+pub fn connection(scene: &Scene, nodes: &[&FakeNode]) -> Connection {
+    Connection {
+        id: CONNECTION,
+        number: 42,
+        revision: scene.package.id(),
+        space: SPACE,
         device_bytes: scene.package.device_bytes(),
         seeds: nodes.iter().map(|node| node.address()).collect(),
+    }
+}
+
+pub fn serve(scene: &Scene, nodes: &[&FakeNode], initialised: bool) -> to_mounter::Letter {
+    to_mounter::Letter::Serve(Serve {
+        connection: Some((&connection(scene, nodes)).into()),
         initialised,
     })
 }
@@ -105,7 +121,7 @@ fn a_revision_is_served_from_cache_nodes_and_let_go_when_it_is_unmounted() {
     assert!(idle <= 30 << 10, "{idle} KiB are in use");
     scene.unmount();
     let stop = to_mounter::Letter::Stop(Stop {
-        revision: scene.package.id().as_bytes().to_vec(),
+        connection: CONNECTION.as_bytes().to_vec(),
     });
     let (answer, _) = line.ask(stop, &[]);
     assert_eq!(answer, from_mounter::Letter::Stopped(Stopped {}));
@@ -136,12 +152,57 @@ fn a_package_is_fetched_into_sealed_memory() {
 }
 
 #[test]
+fn what_it_holds_is_said_in_the_hello_and_handed_back() {
+    let scene = Scene::new(&[("small", 110_000)]);
+    let (node, keeper) = (FakeNode::start(SPACE), Keeper::listen(scene.folder.path()));
+    let _process = Process::start(&keeper.socket);
+    let line = keeper.accept();
+    hand_over(&line, &scene, &[&node], false);
+    scene.show();
+    drop(line);
+
+    let (line, held) = keeper.accept_holder();
+    assert_eq!(held, [CONNECTION]);
+    let hand_back = |id: ConnectionId| {
+        let connection = id.as_bytes().to_vec();
+        line.ask(to_mounter::Letter::HandBack(HandBack { connection }), &[])
+    };
+    let (answer, descriptors) = hand_back(CONNECTION);
+    let from_mounter::Letter::HandedBack(back) = answer else {
+        panic!("{answer:?}");
+    };
+    let back = Connection::try_from(back.connection.unwrap()).unwrap();
+    assert_eq!(back, connection(&scene, &[&node]));
+    assert_eq!(descriptors.len(), scene.copies().len());
+    assert!(
+        descriptors
+            .iter()
+            .all(|descriptor| penstock_mount::fuse::is_connected(descriptor.as_fd()))
+    );
+    assert!(matches!(
+        hand_back(ConnectionId([6; 16])).0,
+        from_mounter::Letter::Failed(failed) if !failed.retry
+    ));
+    assert_eq!(
+        line.ask(to_mounter::Letter::Ping(Ping {}), &[]).0,
+        from_mounter::Letter::Pong(Pong {})
+    );
+
+    scene.unmount();
+    assert!(
+        !descriptors
+            .iter()
+            .any(|descriptor| penstock_mount::fuse::is_connected(descriptor.as_fd()))
+    );
+}
+
+#[test]
 fn letters_that_make_no_sense_are_refused_with_a_sentence_and_the_next_one_is_answered() {
     let scene = Scene::new(&[("small", 110_000)]);
     let (node, keeper) = (FakeNode::start(SPACE), Keeper::listen(scene.folder.path()));
     let _process = Process::start(&keeper.socket);
     let line = keeper.accept();
-    let short = to_mounter::Letter::Stop(Stop { revision: vec![1; 5] });
+    let short = to_mounter::Letter::Stop(Stop { connection: vec![1; 5] });
     let (answer, _) = line.ask(short, &[]);
     assert!(
         matches!(&answer, from_mounter::Letter::Failed(f) if !f.retry && !f.message.is_empty()),
@@ -156,11 +217,14 @@ fn letters_that_make_no_sense_are_refused_with_a_sentence_and_the_next_one_is_an
 }
 
 #[test]
-fn it_is_ready_while_the_keeper_is_there_and_ends_when_asked() {
+fn it_is_ready_while_it_holds_everything_and_ends_when_asked() {
     let scene = Scene::new(&[("small", 110_000)]);
     let keeper = Keeper::listen(scene.folder.path());
     let process = Process::start(&keeper.socket);
     let line = keeper.accept();
+    until("it says that it is not ready", || process.is_ready() == Some(false));
+    let (answer, _) = line.ask(to_mounter::Letter::Complete(Complete {}), &[]);
+    assert_eq!(answer, from_mounter::Letter::Completed(Completed {}));
     until("it is ready", || process.is_ready() == Some(true));
     drop((line, keeper));
     until("it is not ready", || process.is_ready() == Some(false));

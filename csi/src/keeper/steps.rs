@@ -1,0 +1,148 @@
+//! What is done with a mounter so that it and this process hold the same connections.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, PoisonError};
+
+use penstock_mount::fuse;
+use penstock_protocol::connection::Connection;
+use penstock_protocol::control::mounter::{Complete, HandBack, Serve, Stop, from_mounter, to_mounter};
+use penstock_protocol::ids::ConnectionId;
+
+use super::link::Link;
+use super::takeover::{LinkId, Step};
+use super::{Keeper, KeeperError, Kept};
+use crate::limits::{HAND_OVER_PAUSE, SERVE_DEADLINE, STOP_DEADLINE};
+
+impl Keeper {
+    /// Does what is left to be done with a mounter, and waits for more, until the mounter goes away.
+    pub(super) fn take_steps(&self, id: LinkId, link: &Link) {
+        let mut failing = BTreeSet::new();
+        loop {
+            let mut all_done = true;
+            for step in self.wait_for_steps(id, link) {
+                match self.take_step(id, link, step) {
+                    Ok(()) => drop(failing.remove(&step)),
+                    Err(error) => {
+                        all_done = false;
+                        if failing.insert(step) && link.is_open() {
+                            tracing::error!(?step, %error, "a hand-over failed; it is tried again");
+                        }
+                    }
+                }
+            }
+            if !link.is_open() {
+                return;
+            }
+            if !all_done {
+                std::thread::sleep(HAND_OVER_PAUSE);
+            }
+        }
+    }
+
+    /// The next steps; none when the mounter has gone.
+    fn wait_for_steps(&self, id: LinkId, link: &Link) -> Vec<Step> {
+        let mut state = self.state();
+        loop {
+            let todo = state.takeover.todo(id);
+            if !todo.is_empty() || !link.is_open() {
+                return todo;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn take_step(&self, id: LinkId, link: &Link, step: Step) -> Result<(), KeeperError> {
+        match step {
+            Step::TakeBack(connection) => return self.take_back(id, link, connection),
+            Step::HandOver(connection) => {
+                // Otherwise it was unmounted a moment ago.
+                if let Some(kept) = self.kept_of(connection) {
+                    serve(link, &kept.connection, &kept.descriptors, true)?;
+                    let number = kept.connection.number;
+                    tracing::info!(revision = %kept.connection.revision, number, "a mounter took a connection over");
+                }
+            }
+            Step::Stop(connection) => {
+                let letter = to_mounter::Letter::Stop(Stop {
+                    connection: connection.as_bytes().to_vec(),
+                });
+                link.ask(letter, &[], STOP_DEADLINE)?;
+            }
+            Step::Resend(connection) => {
+                let kept = self.kept_of(connection);
+                if let Some(descriptor) = kept.as_ref().and_then(|kept| kept.descriptors.first()) {
+                    fuse::resend(descriptor).map_err(KeeperError::Resend)?;
+                }
+            }
+            Step::Complete => {
+                link.ask(to_mounter::Letter::Complete(Complete {}), &[], SERVE_DEADLINE)?;
+            }
+        }
+        self.done(id, step);
+        Ok(())
+    }
+
+    /// Asks for the descriptors of a connection that this process does not keep. If it is not mounted on this node, nobody
+    /// needs them.
+    fn take_back(&self, id: LinkId, link: &Link, connection: ConnectionId) -> Result<(), KeeperError> {
+        let letter = to_mounter::Letter::HandBack(HandBack {
+            connection: connection.as_bytes().to_vec(),
+        });
+        let (handed_back, descriptors) = match link.ask(letter, &[], SERVE_DEADLINE) {
+            Ok((from_mounter::Letter::HandedBack(handed_back), descriptors)) => (handed_back, descriptors),
+            Ok((other, _)) => return Err(KeeperError::unexpected(&other)),
+            // It ended meanwhile.
+            Err(KeeperError::Failed { retry: false, .. }) => {
+                self.done(id, Step::Stop(connection));
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let found = handed_back.connection.map(Connection::try_from).and_then(Result::ok);
+        let found = found.filter(|found| found.id == connection);
+        match found.filter(|found| (self.is_mounted)(found, &descriptors)) {
+            Some(found) => {
+                tracing::info!(revision = %found.revision, number = found.number, "a mounter handed a connection back");
+                let kept = Kept {
+                    connection: found,
+                    descriptors,
+                };
+                self.insert(kept, None);
+                self.done(id, Step::TakeBack(connection));
+            }
+            None => {
+                tracing::info!(%connection, "a mounter holds a connection that is not mounted here any more");
+                self.state().takeover.unwanted(connection);
+            }
+        }
+        Ok(())
+    }
+
+    fn done(&self, id: LinkId, step: Step) {
+        self.state().takeover.done(id, step);
+        self.changed.notify_all();
+    }
+
+    fn kept_of(&self, id: ConnectionId) -> Option<Arc<Kept>> {
+        self.state().kept.get(&id).cloned()
+    }
+}
+
+/// Lets a mounter serve a connection.
+pub(super) fn serve(
+    link: &Link,
+    connection: &Connection,
+    descriptors: &[OwnedFd],
+    initialised: bool,
+) -> Result<(), KeeperError> {
+    let letter = to_mounter::Letter::Serve(Serve {
+        connection: Some(connection.into()),
+        initialised,
+    });
+    let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+    match link.ask(letter, &descriptors, SERVE_DEADLINE)? {
+        (from_mounter::Letter::Serving(_), _) => Ok(()),
+        (other, _) => Err(KeeperError::unexpected(&other)),
+    }
+}

@@ -1,0 +1,130 @@
+//! The connections that this process serves. Each is kept by the supervisor too, so that the next process goes on.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use penstock_buffer::BufferPool;
+use penstock_cache_client::CacheClient;
+use penstock_protocol::connection::Connection;
+use penstock_protocol::ids::ConnectionId;
+use penstock_supervisor::{Entry, Store};
+
+use crate::limits::{IDLE_BUFFERS_MAX, READ_BYTES_MAX, READ_DEADLINE};
+use crate::remote::RemoteSpace;
+use crate::session::{Session, Start};
+
+/// All sessions of a process.
+pub struct Sessions {
+    runtime: tokio::runtime::Handle,
+    buffers: BufferPool,
+    store: Store,
+    sessions: Mutex<BTreeMap<ConnectionId, (Connection, Session)>>,
+}
+
+impl Sessions {
+    /// None yet; their reads wait on `runtime`, and their descriptors are kept in `store`.
+    pub fn new(runtime: tokio::runtime::Handle, store: Store) -> Self {
+        Self {
+            runtime,
+            // Two blocks more than the largest read, which may begin and end within a block.
+            buffers: BufferPool::new(READ_BYTES_MAX + 2 * 4096, IDLE_BUFFERS_MAX),
+            store,
+            sessions: Mutex::default(),
+        }
+    }
+
+    /// Goes on with what a predecessor served.
+    pub fn resume(&self, entries: Vec<Entry<Vec<OwnedFd>>>) {
+        for entry in entries {
+            let Entry { id, state, descriptors } = entry;
+            let resumed = Connection::decode(&state)
+                .map_err(io::Error::other)
+                .and_then(|connection| self.start(connection, descriptors, true));
+            if let Err(error) = resumed {
+                tracing::error!(%error, "a connection of the predecessor is lost");
+                self.store.forget(id);
+            }
+        }
+    }
+
+    /// Serves a connection; `initialised` when a predecessor did so. One that is served already goes on as it is.
+    ///
+    /// # Errors
+    /// When no thread can be started, or the kernel cannot resend.
+    pub fn serve(&self, connection: Connection, descriptors: Vec<OwnedFd>, initialised: bool) -> io::Result<()> {
+        self.forget_ended();
+        if self.sessions().contains_key(&connection.id) {
+            return Ok(());
+        }
+        let kept: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        self.store.keep(connection.id.0, connection.encode(), &kept);
+        let id = connection.id;
+        self.start(connection, descriptors, initialised)
+            .inspect_err(|_| self.store.forget(id.0))
+    }
+
+    /// Lets go of a connection. It is unmounted already, so its threads end by themselves.
+    pub fn stop(&self, id: &ConnectionId) {
+        self.store.forget(id.0);
+        self.sessions().remove(id);
+        self.forget_ended();
+    }
+
+    /// The connections that are held.
+    pub fn held(&self) -> Vec<ConnectionId> {
+        self.forget_ended();
+        self.sessions().keys().copied().collect()
+    }
+
+    /// A connection with copies of its descriptors; `None` when it is not held.
+    ///
+    /// # Errors
+    /// When the process has too many descriptors.
+    pub fn copy(&self, id: &ConnectionId) -> io::Result<Option<(Connection, Vec<OwnedFd>)>> {
+        let sessions = self.sessions();
+        let Some((connection, session)) = sessions.get(id) else {
+            return Ok(None);
+        };
+        let copies = session
+            .descriptors()
+            .map(|descriptor: BorrowedFd<'_>| descriptor.try_clone_to_owned());
+        Ok(Some((connection.clone(), copies.collect::<io::Result<_>>()?)))
+    }
+
+    fn start(&self, connection: Connection, descriptors: Vec<OwnedFd>, initialised: bool) -> io::Result<()> {
+        let reader = RemoteSpace {
+            client: CacheClient::new(connection.seeds.clone(), READ_DEADLINE),
+            revision: connection.revision,
+            space: connection.space,
+        };
+        let session = Session::start(Start {
+            descriptors,
+            device_bytes: connection.device_bytes.clone(),
+            reader: Arc::new(reader),
+            buffers: self.buffers.clone(),
+            runtime: self.runtime.clone(),
+            initialised,
+            name: connection.revision.to_string(),
+        })?;
+        tracing::info!(revision = %connection.revision, number = connection.number, initialised, "serving");
+        self.sessions().insert(connection.id, (connection, session));
+        Ok(())
+    }
+
+    /// A connection that csi aborted while nobody could tell us.
+    fn forget_ended(&self) {
+        self.sessions().retain(|id, (_, session)| {
+            let ended = session.has_ended();
+            if ended {
+                self.store.forget(id.0);
+            }
+            !ended
+        });
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, (Connection, Session)>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,105 @@
+//! A FUSE connection with all that whoever answers on it must know: it travels wherever the descriptors go, so that a
+//! successor needs nothing else.
+
+use prost::Message;
+
+use crate::control::mounter;
+use crate::ids::{ConnectionId, NotAnId, RevisionId, SpaceId};
+
+/// The connection over which the files of one revision's space are served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Connection {
+    /// Its own id.
+    pub id: ConnectionId,
+    /// The kernel's number of it, as in the mount table. Reused once the connection has ended.
+    pub number: u32,
+    /// The revision whose objects are served.
+    pub revision: RevisionId,
+    /// Their space.
+    pub space: SpaceId,
+    /// Lengths in bytes of the files "0", "1", ...
+    pub device_bytes: Vec<u64>,
+    /// Cache nodes to ask first, `host:port`.
+    pub seeds: Vec<String>,
+}
+
+/// Why bytes are no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAConnection {
+    /// No such message.
+    #[error("a connection that nobody understands: {0}")]
+    Message(#[from] prost::DecodeError),
+    /// One of its ids.
+    #[error("a connection with a wrong id: {0}")]
+    Id(#[from] NotAnId),
+}
+
+impl Connection {
+    /// As it lies beside the descriptors.
+    pub fn encode(&self) -> Vec<u8> {
+        mounter::Connection::from(self).encode_to_vec()
+    }
+
+    /// The opposite of [`Connection::encode`].
+    ///
+    /// # Errors
+    /// When they are something else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, NotAConnection> {
+        Ok(mounter::Connection::decode(bytes)?.try_into()?)
+    }
+}
+
+impl From<&Connection> for mounter::Connection {
+    fn from(connection: &Connection) -> Self {
+        Self {
+            id: connection.id.as_bytes().to_vec(),
+            number: connection.number,
+            revision: connection.revision.as_bytes().to_vec(),
+            space: connection.space.as_bytes().to_vec(),
+            device_bytes: connection.device_bytes.clone(),
+            seeds: connection.seeds.clone(),
+        }
+    }
+}
+
+impl TryFrom<mounter::Connection> for Connection {
+    type Error = NotAnId;
+
+    fn try_from(message: mounter::Connection) -> Result<Self, NotAnId> {
+        Ok(Self {
+            id: message.id.as_slice().try_into()?,
+            number: message.number,
+            revision: message.revision.as_slice().try_into()?,
+            space: message.space.as_slice().try_into()?,
+            device_bytes: message.device_bytes,
+            seeds: message.seeds,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_reads_what_it_wrote() {
+        let connection = Connection {
+            id: ConnectionId([1; 16]),
+            number: 42,
+            revision: RevisionId([2; 32]),
+            space: SpaceId([3; 16]),
+            device_bytes: vec![4096, 1 << 44],
+            seeds: vec!["pool-0.pool:7070".into()],
+        };
+        assert_eq!(Connection::decode(&connection.encode()).unwrap(), connection);
+    }
+
+    #[test]
+    fn bytes_that_are_no_connection_are_refused() {
+        assert!(matches!(Connection::decode(&[]), Err(NotAConnection::Id(_))));
+        assert!(matches!(
+            Connection::decode(&[0xff; 9]),
+            Err(NotAConnection::Message(_))
+        ));
+    }
+}
