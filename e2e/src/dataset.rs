@@ -116,6 +116,6 @@ pub fn total_bytes(folder: &Path) -> Result<u64> {
     Ok(total)
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod counting_proxy;
 pub mod dataset;
+pub mod load;
 pub mod manifests;
 pub mod node;
 pub mod origin;

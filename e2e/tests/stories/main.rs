@@ -9,6 +9,7 @@ mod garage;
 mod install;
 mod leaving;
 mod node_parts_killed;
+mod replaced;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -31,6 +32,15 @@ const STORIES: &[Story] = &[
         "a pod reads on while mounter and csi are killed",
         node_parts_killed::story,
     ),
+    (
+        "workers are killed at random moments under pods that read",
+        replaced::workers,
+    ),
+    (
+        "containers and pods of a node are made anew under pods that read",
+        replaced::pods,
+    ),
+    ("helm upgrades and rolls back under pods that read", replaced::upgrade),
     (
         "wrong credentials heal when the Secret is mended",
         bad_input::wrong_credentials,

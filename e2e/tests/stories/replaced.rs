@@ -1,0 +1,192 @@
+//! Everything of ours on a node is killed, deleted and replaced under pods that verify every byte they read.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use penstock_e2e::cluster::{
+    Namespace, SYSTEM_NAMESPACE, apply, helm, kubectl, reader_pod, repository, wait_pod_ready,
+};
+use penstock_e2e::dataset;
+use penstock_e2e::load::Load;
+use penstock_e2e::manifests::{dataset as dataset_yaml, runtime, secret};
+use penstock_e2e::node;
+use penstock_e2e::origin::S3Server;
+use penstock_e2e::wait::wait_for;
+
+use crate::first_line::wait_ready;
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// Longest pause that a killed worker may cost.
+const WORKER_BOUND: Duration = Duration::from_secs(2);
+/// Longest pause that a container or a pod that is made anew may cost.
+const POD_BOUND: Duration = Duration::from_secs(10);
+const PARTS: [&str; 2] = ["mounter", "csi"];
+
+/// A dataset that a pod on n1 reads all the time, cold.
+struct Scene {
+    namespace: Namespace,
+    load: Load,
+    _origin: S3Server,
+}
+
+impl Scene {
+    fn new(name: &str) -> Result<Self> {
+        let namespace = Namespace::create(name)?;
+        let ns = &namespace.name;
+        let origin = S3Server::rclone()?;
+        let folder = origin.buckets().join("b");
+        dataset::write(&folder, 300, 8 << 20)?;
+        let sums = dataset::sums(&folder)?;
+        apply(&secret(ns))?;
+        apply(&runtime(ns, "pool", 2, "1Gi"))?;
+        apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
+        wait_ready(ns, "d")?;
+        apply(&reader_pod(ns, "reader", "n1", Some("d")))?;
+        wait_pod_ready(ns, "reader", MINUTE)?;
+        let load = Load::on_pod(ns, "reader", &sums, 3)?;
+        load.goes_on(MINUTE)?;
+        load.take();
+        Ok(Self {
+            namespace,
+            load,
+            _origin: origin,
+        })
+    }
+
+    /// Waits until everything behind the readers is behind them, and checks what they saw.
+    fn check(&self, what: &str, bound: Duration) -> Result<()> {
+        self.load.goes_on(MINUTE)?;
+        self.load.take().check(what, bound)
+    }
+
+    /// A new pod of the dataset starts on the node, and everything goes.
+    fn finish(self) -> Result<()> {
+        let ns = &self.namespace.name;
+        apply(&reader_pod(ns, "new", "n1", Some("d")))?;
+        wait_pod_ready(ns, "new", MINUTE)?;
+        drop(self.load);
+        self.namespace.finish(MINUTE)?;
+        node::nothing_left()
+    }
+}
+
+/// kill -9 of the workers, one or both, at random moments.
+pub fn workers() -> Result<()> {
+    let rounds = if std::env::var_os("PENSTOCK_LONG").is_some() {
+        100
+    } else {
+        10
+    };
+    let scene = Scene::new("workers-killed")?;
+    let mut random = Moments::new();
+    for round in 0..rounds {
+        let victims = match round % 3 {
+            0 => &PARTS[..1],
+            1 => &PARTS[1..],
+            _ => &PARTS[..],
+        };
+        for part in victims {
+            random.pass();
+            node::kill("n1", &format!("/bin/penstock-{part}"))?;
+        }
+        scene.load.goes_on(MINUTE)?;
+    }
+    scene.check(&format!("{rounds} rounds of kill -9 of workers"), WORKER_BOUND)?;
+    scene.finish()
+}
+
+/// The containers and the pods are made anew.
+pub fn pods() -> Result<()> {
+    let scene = Scene::new("pods-replaced")?;
+    for part in PARTS {
+        let before = pod_of(part)?;
+        node::kill("n1", &format!("/bin/penstock-supervisor /bin/penstock-{part}"))?;
+        scene.check(&format!("the container of {part} killed"), POD_BOUND)?;
+        wait_complete(part)?;
+        kubectl(["delete", "pod", &before, "-n", SYSTEM_NAMESPACE, "--wait=false"])?;
+        wait_for(&format!("another pod of {part}"), MINUTE, || {
+            let now = pod_of(part)?;
+            Ok(if now != before && !now.is_empty() {
+                Ok(())
+            } else {
+                Err(now)
+            })
+        })?;
+        wait_complete(part)?;
+        scene.check(&format!("the pod of {part} deleted"), POD_BOUND)?;
+    }
+    scene.finish()
+}
+
+/// `helm upgrade` to other pods of both DaemonSets, and a rollback.
+pub fn upgrade() -> Result<()> {
+    let scene = Scene::new("upgraded")?;
+    let chart = repository().join("charts/penstock");
+    let chart = chart.to_str().context("the repository's path is UTF-8")?;
+    let started = Instant::now();
+    helm([
+        "upgrade",
+        "penstock",
+        chart,
+        "-n",
+        SYSTEM_NAMESPACE,
+        "--reuse-values",
+        "--wait",
+        "--timeout=3m",
+        "--set",
+        "log=warn",
+    ])?;
+    println!("  helm upgrade --wait: {:.1} s", started.elapsed().as_secs_f32());
+    scene.check("the upgrade", WORKER_BOUND)?;
+    helm(["rollback", "penstock", "-n", SYSTEM_NAMESPACE, "--wait", "--timeout=3m"])?;
+    scene.check("the rollback", WORKER_BOUND)?;
+    scene.finish()
+}
+
+/// The pod of a part on n1 that is not about to end.
+fn pod_of(part: &str) -> Result<String> {
+    let pods = kubectl([
+        "get",
+        "pods",
+        "-n",
+        SYSTEM_NAMESPACE,
+        "-l",
+        &format!("app.kubernetes.io/component={part}"),
+        "--field-selector=spec.nodeName=n1",
+        "-o",
+        r#"jsonpath={range .items[*]}{.metadata.name}{" "}{.metadata.deletionTimestamp}{"\n"}{end}"#,
+    ])?;
+    let pods: Vec<_> = pods.lines().map(|line| line.split(' ').collect::<Vec<_>>()).collect();
+    ensure!(pods.len() <= 2, "{pods:?}");
+    let living = pods
+        .iter()
+        .find(|pod| pod.get(1).is_none_or(|deleted| deleted.is_empty()));
+    Ok(living.map(|pod| pod[0].to_owned()).unwrap_or_default())
+}
+
+/// Waits until the pod of a part on n1 is ready: it holds everything then.
+fn wait_complete(part: &str) -> Result<()> {
+    let pod = pod_of(part)?;
+    wait_pod_ready(SYSTEM_NAMESPACE, &pod, MINUTE).map(drop)
+}
+
+/// Moments that nobody chose.
+struct Moments(u64);
+
+impl Moments {
+    fn new() -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let seed = now.map(|now| now.as_nanos() as u64).unwrap_or_default();
+        println!("  moments by the seed {seed}");
+        Self(seed)
+    }
+
+    /// Lets up to half a second pass.
+    fn pass(&mut self) {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        std::thread::sleep(Duration::from_millis((self.0 >> 33) % 500));
+    }
+}
