@@ -42,6 +42,17 @@ pub struct DatasetSpec {
     /// When the sources are looked at again. Without it: only when the annotation `penstock.io/refresh` changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Refresh>,
+
+    /// Seconds that a read in a pod waits for cache nodes, the origin, or a part of Penstock that is away, before it fails
+    /// with an I/O error. Pods that start later on a node share the patience of those that mount the same revision there.
+    #[serde(default = "read_timeout_seconds")]
+    #[schemars(range(min = 1, max = 86_400))]
+    pub read_timeout_seconds: i32,
+}
+
+/// Jobs cost more than patience.
+fn read_timeout_seconds() -> i32 {
+    300
 }
 
 /// One origin, at one path.

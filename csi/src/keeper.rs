@@ -15,6 +15,8 @@
 mod error;
 mod link;
 mod package;
+mod patience;
+mod refusal;
 mod retired;
 mod steps;
 mod takeover;
@@ -252,9 +254,11 @@ impl Keeper {
         self.state().takeover.newest().is_some()
     }
 
-    /// Whether every mounter that is there holds everything, and this process too.
-    pub fn is_complete(&self) -> bool {
-        self.state().takeover.is_complete()
+    /// Waits until a mounter is here, and every one that is has handed back what it had. Blocks.
+    pub fn wait_for_a_complete_mounter(&self) {
+        let missing = |state: &mut State| state.takeover.newest().is_none() || !state.takeover.is_complete();
+        let waited = self.changed.wait_while(self.state(), missing);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
     /// How many connections are kept.

@@ -1,13 +1,16 @@
-//! The only file that talks to the API server, and it only reads.
+//! The only file that talks to the API server. It reads, and writes events to pods.
 
 #[cfg(feature = "test-support")]
 pub mod fake;
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use k8s_openapi::api::apps::v1::{DaemonSet, StatefulSet};
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use kube::api::ListParams;
 use kube::core::{NamespaceResourceScope, PartialObjectMeta};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client, Resource};
 use penstock_crds::{CacheRuntime, Dataset};
@@ -16,6 +19,7 @@ use tokio_stream::{Stream, StreamExt};
 
 use crate::error::Error;
 use crate::limits::API_DEADLINE;
+use crate::told::News;
 
 /// Name of the chart's DaemonSet of this container.
 const DAEMON_SET: &str = "penstock-csi";
@@ -33,6 +37,8 @@ pub trait Cluster: Send + Sync + 'static {
     async fn pod(&self, namespace: &str, name: &str) -> Result<Option<Pod>, Error>;
     /// A StatefulSet.
     async fn stateful_set(&self, namespace: &str, name: &str) -> Result<Option<StatefulSet>, Error>;
+    /// Writes an event to each pod of a node that has one of these uids.
+    async fn tell_pods(&self, node: &str, uids: &BTreeSet<String>, news: &News) -> Result<(), Error>;
     /// Whether the DaemonSet of this container, in `namespace`, is there to stay.
     async fn is_installed(&self, namespace: &str) -> Result<bool, Error>;
 }
@@ -75,6 +81,37 @@ impl Cluster for ApiServer {
 
     async fn stateful_set(&self, namespace: &str, name: &str) -> Result<Option<StatefulSet>, Error> {
         self.get(namespace, name).await
+    }
+
+    async fn tell_pods(&self, node: &str, uids: &BTreeSet<String>, news: &News) -> Result<(), Error> {
+        let api = Api::<Pod>::all(self.0.clone());
+        let of_node = ListParams::default().fields(&format!("spec.nodeName={node}"));
+        let pods = in_time("the pods of this node".to_owned(), api.list_metadata(&of_node)).await?;
+        let recorder = Recorder::new(
+            self.0.clone(),
+            Reporter {
+                controller: "penstock-csi".to_owned(),
+                instance: Some(node.to_owned()),
+            },
+        );
+        let event = Event {
+            type_: EventType::Warning,
+            reason: news.reason.to_owned(),
+            note: Some(news.note.clone()),
+            action: "Read".to_owned(),
+            secondary: None,
+        };
+        let concerned = |pod: &&PartialObjectMeta<Pod>| pod.metadata.uid.as_ref().is_some_and(|uid| uids.contains(uid));
+        for pod in pods.items.iter().filter(concerned) {
+            // What metadata alone do not say.
+            let about = ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Pod".to_owned()),
+                ..pod.object_ref(&())
+            };
+            in_time("an event".to_owned(), recorder.publish(&event, &about)).await?;
+        }
+        Ok(())
     }
 
     async fn is_installed(&self, namespace: &str) -> Result<bool, Error> {

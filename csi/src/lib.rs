@@ -28,6 +28,7 @@ pub mod revisions;
 pub mod socket;
 pub mod succession;
 pub mod tier;
+pub mod told;
 pub mod volume_lock;
 
 /// Name of the driver, in the API and towards the kubelet. Never changes.

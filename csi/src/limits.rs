@@ -31,6 +31,16 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a predecessor may take to hand over what it keeps, a packet for each mounted revision.
 pub const INHERIT_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How often a mounter with which nothing is left to be done is asked whether it is there.
+pub const PING_INTERVAL: Duration = Duration::from_secs(3);
+
+/// How long it may take to answer that. Its supervisor kills it when it is silent for 10 s; this is for what hangs together
+/// with its supervisor.
+pub const PING_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether a connection has had nobody who serves it for longer than its Dataset's patience.
+pub const PATIENCE_INTERVAL: Duration = Duration::from_millis(500);
+
 /// How long the mounter may leave a letter in its queue before it counts as gone (stopped by a signal, say).
 pub const SEND_DEADLINE: Duration = Duration::from_secs(2);
 

@@ -27,8 +27,9 @@ use penstock_csi::revisions::Revisions;
 use penstock_csi::succession::Found;
 use penstock_csi::tier::{Owner, Tiers};
 use penstock_csi::volume_lock::VolumeLocks;
-use penstock_csi::{authority, leaving, namespace, socket};
+use penstock_csi::{authority, leaving, namespace, socket, told};
 use penstock_health::Readiness;
+use penstock_protocol::connection::Connection;
 use penstock_supervisor::{Entry, Store};
 use tokio::io::DuplexStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -156,8 +157,13 @@ impl Work {
             }
         };
         let (node, keeper) = (self.node.clone(), self.keeper.clone());
+        let (runtime, concerned) = (tokio::runtime::Handle::current(), node.clone());
+        let tell = move |connection: &Connection| {
+            runtime.spawn(told::refused(concerned.clone(), connection.clone()));
+        };
         blocking(move || {
             keeper.resume(entries);
+            keeper.watch(tell).context("start a thread")?;
             node.revisions.clear().context("look at what a predecessor left")?;
             let listening = keeper.listen(&keeper_socket, unprivileged_uid);
             listening.with_context(|| format!("listen at {}", keeper_socket.display()))?;
@@ -167,6 +173,7 @@ impl Work {
             anyhow::Ok(())
         })
         .await??;
+        tokio::spawn(told::lost(self.node.clone(), self.keeper.clone()));
         let sweeping = tokio::spawn(sweep_tiers(self.node.clone(), cache_runtimes_gone(client)));
         self.serve_kubelet().await?;
         let Some(successor) = self.keeper.found_successor() else {

@@ -18,13 +18,14 @@
 //!
 //! *Lock order*: the lock of a revision is held while it is mounted, bound or unmounted; within it the keeper's.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use penstock_mount::MountError;
 use penstock_mount::bind::Access;
@@ -52,6 +53,8 @@ pub struct Wanted {
     pub space: SpaceId,
     /// Cache nodes to ask first.
     pub seeds: Vec<String>,
+    /// How long a read may wait before it fails with EIO.
+    pub read_timeout: Duration,
 }
 
 /// The mounted revisions.
@@ -147,6 +150,24 @@ impl Revisions {
         mounted.unwrap_or(true) && !descriptors.is_empty() && descriptors.iter().all(connected)
     }
 
+    /// The uids of the pods that show a revision over one of the connections that are `concerned`, by their numbers. None
+    /// when the kernel does not tell.
+    pub fn pods_of(&self, concerned: impl Fn(u32) -> bool) -> BTreeSet<String> {
+        let Ok(table) = self.table() else {
+            return BTreeSet::new();
+        };
+        let mounted = self.mounted(&table);
+        let devices: Vec<_> = mounted
+            .iter()
+            .filter(|mounted| concerned(mounted.connection))
+            .map(|mounted| mounted.device)
+            .collect();
+        let pods = self.folders.pods();
+        let shown = table.iter().filter(|mount| devices.contains(&mount.device));
+        let uids = shown.filter_map(|mount| mount.target.strip_prefix(&pods).ok()?.iter().next()?.to_str());
+        uids.map(str::to_owned).collect()
+    }
+
     /// Whether a mount shows a revision.
     pub fn shows_revision(mount: &Mount) -> bool {
         mount.file_system == IMAGE_TYPE
@@ -190,7 +211,12 @@ impl Revisions {
     }
 
     fn mount(&self, wanted: &Wanted) -> Result<Mounted, Error> {
-        let Wanted { revision, space, seeds } = wanted;
+        let Wanted {
+            revision,
+            space,
+            seeds,
+            read_timeout,
+        } = wanted;
         let image = match self.images.find(revision)? {
             Some(image) => image,
             None => {
@@ -218,6 +244,7 @@ impl Revisions {
             space: *space,
             device_bytes: image.device_bytes.clone(),
             seeds: seeds.clone(),
+            read_timeout: *read_timeout,
         };
         let server = self.keeper.serve(&connection, &descriptors)?;
         undo.served = Some((connection.id, server));

@@ -30,7 +30,7 @@ pub const ATTRIBUTES_VALID: Duration = Duration::from_secs(365 * 24 * 3600);
 /// At most one log line about failed reads of a session in this time; the ones between are counted.
 pub const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a read waits for cache nodes and origins before it fails with EIO. Jobs cost more than patience.
+/// How long a read waits for an origin before it fails with EIO, where no Dataset says it. Jobs cost more than patience.
 pub const READ_DEADLINE: Duration = Duration::from_secs(300);
 
 /// Pause before the mounter connects again to a csi container that went away: short, because a starting pod waits for it.

@@ -1,5 +1,7 @@
 //! Blocks from cache nodes, over the bulk protocol.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use penstock_cache_client::{CacheClient, ClientError};
 use penstock_protocol::geometry::BlockRange;
@@ -15,6 +17,8 @@ pub struct RemoteSpace {
     pub revision: RevisionId,
     /// Its space.
     pub space: SpaceId,
+    /// How long a read may take. The client gives up by itself when nobody can help; this is for one that hangs.
+    pub timeout: Duration,
 }
 
 #[async_trait]
@@ -24,12 +28,15 @@ impl SpaceReader for RemoteSpace {
     }
 
     async fn read(&self, range: BlockRange, into: &mut [u8]) -> Result<(), ReadFailure> {
-        self.client
-            .read(&self.revision, &self.space, range, into)
-            .await
-            .map_err(|error| match error {
-                ClientError::Drifted(text) => ReadFailure::Drifted(text),
-                other => ReadFailure::Unavailable(other.to_string()),
-            })
+        let reading = self.client.read(&self.revision, &self.space, range, into);
+        match tokio::time::timeout(self.timeout, reading).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(ClientError::Drifted(text))) => Err(ReadFailure::Drifted(text)),
+            Ok(Err(other)) => Err(ReadFailure::Unavailable(other.to_string())),
+            Err(_) => Err(ReadFailure::Unavailable(format!(
+                "no answer for {} s (spec.readTimeoutSeconds of the Dataset)",
+                self.timeout.as_secs()
+            ))),
+        }
     }
 }

@@ -11,7 +11,7 @@ use penstock_protocol::connection::Connection;
 use penstock_protocol::ids::ConnectionId;
 use penstock_supervisor::{Entry, Store};
 
-use crate::limits::{IDLE_BUFFERS_MAX, READ_BYTES_MAX, READ_DEADLINE};
+use crate::limits::{IDLE_BUFFERS_MAX, READ_BYTES_MAX};
 use crate::remote::RemoteSpace;
 use crate::session::{Session, Start};
 
@@ -95,7 +95,8 @@ impl Sessions {
 
     fn start(&self, connection: Connection, descriptors: Vec<OwnedFd>, initialised: bool) -> io::Result<()> {
         let reader = RemoteSpace {
-            client: CacheClient::new(connection.seeds.clone(), READ_DEADLINE),
+            client: CacheClient::new(connection.seeds.clone(), connection.read_timeout),
+            timeout: connection.read_timeout,
             revision: connection.revision,
             space: connection.space,
         };

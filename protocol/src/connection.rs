@@ -1,6 +1,8 @@
 //! A FUSE connection with all that whoever answers on it must know: it travels wherever the descriptors go, so that a
 //! successor needs nothing else.
 
+use std::time::Duration;
+
 use prost::Message;
 
 use crate::control::mounter;
@@ -21,6 +23,8 @@ pub struct Connection {
     pub device_bytes: Vec<u64>,
     /// Cache nodes to ask first, `host:port`.
     pub seeds: Vec<String>,
+    /// How long a read may wait before it fails with EIO, in whole seconds.
+    pub read_timeout: Duration,
 }
 
 /// Why bytes are no connection.
@@ -58,6 +62,7 @@ impl From<&Connection> for mounter::Connection {
             space: connection.space.as_bytes().to_vec(),
             device_bytes: connection.device_bytes.clone(),
             seeds: connection.seeds.clone(),
+            read_timeout_seconds: u32::try_from(connection.read_timeout.as_secs()).unwrap_or(u32::MAX),
         }
     }
 }
@@ -73,6 +78,7 @@ impl TryFrom<mounter::Connection> for Connection {
             space: message.space.as_slice().try_into()?,
             device_bytes: message.device_bytes,
             seeds: message.seeds,
+            read_timeout: Duration::from_secs(message.read_timeout_seconds.into()),
         })
     }
 }
@@ -90,6 +96,7 @@ mod tests {
             space: SpaceId([3; 16]),
             device_bytes: vec![4096, 1 << 44],
             seeds: vec!["pool-0.pool:7070".into()],
+            read_timeout: Duration::from_secs(300),
         };
         assert_eq!(Connection::decode(&connection.encode()).unwrap(), connection);
     }

@@ -6,22 +6,30 @@ use std::sync::{Arc, PoisonError};
 
 use penstock_mount::fuse;
 use penstock_protocol::connection::Connection;
-use penstock_protocol::control::mounter::{Complete, HandBack, Serve, Stop, from_mounter, to_mounter};
+use penstock_protocol::control::mounter::{Complete, HandBack, Ping, Serve, Stop, from_mounter, to_mounter};
 use penstock_protocol::ids::ConnectionId;
 
 use super::link::Link;
 use super::takeover::{LinkId, Step};
-use super::{Keeper, KeeperError, Kept};
-use crate::limits::{HAND_OVER_PAUSE, SERVE_DEADLINE, STOP_DEADLINE};
+use super::{Keeper, KeeperError, Kept, State};
+use crate::limits::{HAND_OVER_PAUSE, PING_DEADLINE, PING_INTERVAL, SERVE_DEADLINE, STOP_DEADLINE};
 
 impl Keeper {
-    /// Does what is left to be done with a mounter, and waits for more, until the mounter goes away.
+    /// Does what is left to be done with a mounter, and waits for more, until the mounter goes away. Meanwhile it is asked
+    /// now and then whether it is there.
     pub(super) fn take_steps(&self, id: LinkId, link: &Link) {
         let mut failing = BTreeSet::new();
         loop {
             let mut all_done = true;
-            for step in self.wait_for_steps(id, link) {
-                match self.take_step(id, link, step) {
+            let steps = self.wait_for_steps(id, link);
+            if steps.is_empty() && link.is_open() {
+                let asked = link.ask(to_mounter::Letter::Ping(Ping {}), &[], PING_DEADLINE);
+                self.heard(id, &asked.map(drop));
+            }
+            for step in steps {
+                let taken = self.take_step(id, link, step);
+                self.heard(id, &taken);
+                match taken {
                     Ok(()) => drop(failing.remove(&step)),
                     Err(error) => {
                         all_done = false;
@@ -40,16 +48,19 @@ impl Keeper {
         }
     }
 
-    /// The next steps; none when the mounter has gone.
+    /// The next steps; none when there were none for a while, or the mounter has gone.
     fn wait_for_steps(&self, id: LinkId, link: &Link) -> Vec<Step> {
-        let mut state = self.state();
-        loop {
-            let todo = state.takeover.todo(id);
-            if !todo.is_empty() || !link.is_open() {
-                return todo;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
+        let nothing = |state: &mut State| link.is_open() && state.takeover.todo(id).is_empty();
+        let waited = self.changed.wait_timeout_while(self.state(), PING_INTERVAL, nothing);
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        state.takeover.todo(id)
+    }
+
+    /// Notes whether a mounter answers, whatever it answers.
+    fn heard(&self, id: LinkId, outcome: &Result<(), KeeperError>) {
+        let answers = !matches!(outcome, Err(KeeperError::Silent(_) | KeeperError::Gone));
+        self.state().takeover.heard(id, answers);
+        self.changed.notify_all();
     }
 
     fn take_step(&self, id: LinkId, link: &Link, step: Step) -> Result<(), KeeperError> {

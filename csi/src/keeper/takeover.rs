@@ -50,6 +50,8 @@ pub struct Takeover {
 struct Holder {
     /// Whether it answers the kernel; another csi container does not.
     serves: bool,
+    /// Whether it answered the last letter.
+    answers: bool,
     holds: BTreeMap<ConnectionId, Held>,
     complete: bool,
 }
@@ -72,6 +74,7 @@ impl Takeover {
         };
         let holder = Holder {
             serves,
+            answers: true,
             holds: holds.into_iter().map(|id| (id, held)).collect(),
             complete: false,
         };
@@ -81,9 +84,27 @@ impl Takeover {
     /// A mounter ended. What it took and did not answer, others are sent.
     pub fn left(&mut self, link: LinkId) {
         let Some(gone) = self.links.remove(&link) else { return };
-        for id in gone.holds.keys() {
-            let mut others = self.links.values_mut().filter(|other| other.serves);
-            if let Some(held) = others.find_map(|other| other.holds.get_mut(id)) {
+        self.resend_to_others(link, gone.holds.into_keys());
+    }
+
+    /// Whether a mounter answered a letter in time. One that did not may be stopped or hang, and so may what it took.
+    pub fn heard(&mut self, link: LinkId, answers: bool) {
+        let Some(holder) = self.links.get_mut(&link) else {
+            return;
+        };
+        let falls_silent = holder.answers && !answers;
+        holder.answers = answers;
+        if falls_silent {
+            let holds: Vec<_> = holder.holds.keys().copied().collect();
+            self.resend_to_others(link, holds);
+        }
+    }
+
+    fn resend_to_others(&mut self, link: LinkId, ids: impl IntoIterator<Item = ConnectionId>) {
+        for id in ids {
+            let others = self.links.iter_mut().filter(|(other, _)| **other != link);
+            let mut serving = others.filter(|(_, holder)| holder.serves && holder.answers);
+            if let Some(held) = serving.find_map(|(_, other)| other.holds.get_mut(&id)) {
                 held.resend = true;
             }
         }
@@ -189,7 +210,7 @@ impl Takeover {
     pub fn is_served(&self, id: ConnectionId) -> bool {
         self.links
             .values()
-            .any(|holder| holder.serves && holder.holds.contains_key(&id))
+            .any(|holder| holder.serves && holder.answers && holder.holds.contains_key(&id))
     }
 
     /// Whether every mounter that is here holds everything, and this process too.
@@ -202,10 +223,12 @@ impl Takeover {
         self.links.get(&link).is_some_and(|holder| !holder.complete)
     }
 
-    /// The newest mounter.
+    /// The newest mounter of those that answer, or of all.
     pub fn newest(&self) -> Option<LinkId> {
         let serving = self.links.iter().filter(|(_, holder)| holder.serves);
-        serving.map(|(link, _)| *link).next_back()
+        serving
+            .max_by_key(|(link, holder)| (holder.answers, **link))
+            .map(|(link, _)| *link)
     }
 }
 

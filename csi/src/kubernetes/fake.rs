@@ -1,6 +1,6 @@
 //! A cluster in memory, which can be unreachable.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -10,6 +10,7 @@ use penstock_crds::{CacheRuntime, Dataset};
 
 use super::Cluster;
 use crate::error::Error;
+use crate::told::News;
 
 /// The objects, by namespace and name.
 #[derive(Debug, Default)]
@@ -22,6 +23,8 @@ pub struct Objects {
     pub pods: BTreeMap<(String, String), Pod>,
     /// StatefulSets.
     pub stateful_sets: BTreeMap<(String, String), StatefulSet>,
+    /// The reasons of events, by the uid of the pod.
+    pub told: Vec<(String, &'static str)>,
     /// The chart is gone.
     pub uninstalled: bool,
     /// Nothing is answered.
@@ -82,6 +85,13 @@ impl Cluster for FakeCluster {
         self.ask("a StatefulSet", |objects| {
             objects.stateful_sets.get(&key(namespace, name)).cloned()
         })
+    }
+
+    async fn tell_pods(&self, _: &str, uids: &BTreeSet<String>, news: &News) -> Result<(), Error> {
+        self.ask("an event", |_| ())?;
+        let told = uids.iter().map(|uid| (uid.clone(), news.reason));
+        self.objects().told.extend(told);
+        Ok(())
     }
 
     async fn is_installed(&self, _: &str) -> Result<bool, Error> {

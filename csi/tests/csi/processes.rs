@@ -20,6 +20,7 @@ use penstock_protocol::ids::SpaceId;
 use penstock_revision::Package;
 use rand::Rng;
 use rand::seq::SliceRandom;
+use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixStream;
@@ -50,6 +51,11 @@ struct Process(Child);
 
 impl Machine {
     fn new() -> Self {
+        Self::with_patience(300)
+    }
+
+    /// With a Dataset whose reads fail after so many seconds.
+    fn with_patience(read_timeout_seconds: i32) -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test mounts: run it as root");
         let scratch = tempfile::Builder::new().prefix("pcsi").tempdir().unwrap();
         let folders = Folders {
@@ -71,7 +77,9 @@ impl Machine {
         let files: Vec<_> = (0..FILES).map(|number| (number.to_string(), FILE_BYTES)).collect();
         let (package, cache) = (package_of(SPACE, "1", &files), FakeNode::start(SPACE));
         cache.keep(package.id(), package.bytes().to_vec());
-        let server = api_server(serde_json::to_string(&dataset("imagenet", &package, cache.address())).unwrap());
+        let mut dataset = dataset("imagenet", &package, cache.address());
+        dataset.spec.read_timeout_seconds = read_timeout_seconds;
+        let server = api_server(serde_json::to_string(&dataset).unwrap());
         let kubeconfig = scratch.path().join("kubeconfig");
         let config = format!(
             "{{apiVersion: v1, kind: Config, current-context: c, contexts: [{{name: c, context: {{cluster: c, user: u}}}}], \
@@ -523,6 +531,42 @@ async fn the_next_csi_has_everything_before_the_old_one_ends() {
     for pod in ["a", "b", "c"] {
         machine.unpublish(pod).await;
     }
+    assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_that_nobody_answers_fail_after_the_datasets_patience_until_somebody_does() {
+    let machine = Machine::with_patience(2);
+    let _csi = machine.csi();
+    let mut mounter = machine.mounter(0);
+    machine.publish("a").await;
+    machine.publish("b").await;
+    assert!(machine.read("a", 0).recv_timeout(PATIENCE).unwrap().unwrap());
+
+    // A mounter that hangs, with a read that it took and one that it never saw.
+    machine.cache.behave(Behaviour::Late(Duration::from_secs(1)));
+    let (asked, taken) = (machine.cache.reads(), machine.read("a", 1));
+    wait_until("a read in flight", || machine.cache.reads() > asked);
+    kill_process(Pid::from_child(&mounter.0), Signal::STOP).unwrap();
+    let unseen = machine.read("b", 2);
+    for reader in [taken, unseen] {
+        let read = reader.recv_timeout(PATIENCE).expect("a read hangs");
+        assert_eq!(read.unwrap_err().raw_os_error(), Some(Errno::IO.raw_os_error()));
+    }
+    assert!(machine.read("a", 0).recv_timeout(PATIENCE).unwrap().unwrap(), "what the kernel has");
+    // Nothing of it holds up a pod that ends.
+    machine.unpublish("b").await;
+    machine.cache.behave(Behaviour::Serve);
+    kill_process(Pid::from_child(&mounter.0), Signal::CONT).unwrap();
+    machine.wait_for("penstock_csi_served_connections", 1);
+    wait_until("reads to work again", || machine.read("a", 1).recv_timeout(PATIENCE).unwrap().is_ok_and(|right| right));
+
+    // One that is gone.
+    mounter.end(Signal::KILL);
+    assert!(machine.read("a", 3).recv_timeout(PATIENCE).expect("a read hangs").is_err());
+    let _mounter = machine.mounter(1);
+    wait_until("reads to work again", || machine.read("a", 3).recv_timeout(PATIENCE).unwrap().is_ok_and(|right| right));
+    machine.unpublish("a").await;
     assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
 }
 

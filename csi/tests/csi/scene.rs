@@ -197,6 +197,7 @@ pub fn dataset(name: &str, package: &Package, cache_node: String) -> Dataset {
         runtime: None,
         sources: Vec::new(),
         refresh: None,
+        read_timeout_seconds: 300,
     };
     let mut dataset = Dataset::new(name, spec);
     dataset.metadata.namespace = Some(NAMESPACE.into());

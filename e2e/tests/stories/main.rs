@@ -8,7 +8,6 @@ mod first_line;
 mod garage;
 mod install;
 mod leaving;
-mod node_parts_killed;
 mod replaced;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -27,10 +26,6 @@ const STORIES: &[Story] = &[
     (
         "readers notice nothing when a cache node is killed",
         cache_node_killed::story,
-    ),
-    (
-        "a pod reads on while mounter and csi are killed",
-        node_parts_killed::story,
     ),
     (
         "workers are killed at random moments under pods that read",

@@ -5,6 +5,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command};
+use std::time::Duration;
 
 use penstock_protocol::connection::Connection;
 use penstock_protocol::control::mounter::{
@@ -83,6 +84,7 @@ pub fn connection(scene: &Scene, nodes: &[&FakeNode]) -> Connection {
         space: SPACE,
         device_bytes: scene.package.device_bytes(),
         seeds: nodes.iter().map(|node| node.address()).collect(),
+        read_timeout: Duration::from_secs(300),
     }
 }
 

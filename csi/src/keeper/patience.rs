@@ -1,0 +1,122 @@
+//! Ends the patience of readers: a connection that nobody serves for as long as its Dataset allows is refused with EIO, until
+//! somebody serves it again. What the kernel has needs nobody, and is read on.
+//!
+//! ```text
+//! served ─► nobody answers on it ─► alone ─► read_timeout has passed ─► refused
+//!    ▲                                │                                    │
+//!    └──────────── a mounter serves ──┴────────────────────────────────────┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use penstock_protocol::ids::ConnectionId;
+
+use super::refusal::Refusal;
+use super::{Keeper, Kept};
+use crate::limits::PATIENCE_INTERVAL;
+
+/// Since when connections are alone. Pure.
+#[derive(Debug, Default)]
+struct Alone(BTreeMap<ConnectionId, Instant>);
+
+impl Alone {
+    /// Whether a connection is to be refused now.
+    fn is_over(&mut self, id: ConnectionId, is_served: bool, patience: Duration, now: Instant) -> bool {
+        if is_served {
+            self.0.remove(&id);
+            return false;
+        }
+        now.duration_since(*self.0.entry(id).or_insert(now)) >= patience
+    }
+
+    fn retain(&mut self, is_kept: impl Fn(&ConnectionId) -> bool) {
+        self.0.retain(|id, _| is_kept(id));
+    }
+}
+
+impl Keeper {
+    /// Looks after all connections, on a thread of its own. `told` hears of each that is refused from now on.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn watch(
+        self: &Arc<Self>,
+        told: impl Fn(&penstock_protocol::connection::Connection) + Send + 'static,
+    ) -> std::io::Result<()> {
+        let keeper = self.clone();
+        let watch = move || {
+            let (mut alone, mut refusals) = (Alone::default(), BTreeMap::new());
+            loop {
+                keeper.look(&mut alone, &mut refusals, &told);
+                std::thread::sleep(PATIENCE_INTERVAL);
+            }
+        };
+        std::thread::Builder::new()
+            .name("patience".into())
+            .spawn(watch)
+            .map(drop)
+    }
+
+    fn look(
+        &self,
+        alone: &mut Alone,
+        refusals: &mut BTreeMap<ConnectionId, Refusal>,
+        told: &impl Fn(&penstock_protocol::connection::Connection),
+    ) {
+        let all: Vec<(Arc<Kept>, bool)> = {
+            let state = self.state();
+            let kept = state.kept.values();
+            kept.map(|kept| (kept.clone(), state.takeover.is_served(kept.connection.id)))
+                .collect()
+        };
+        let is_kept = |id: &ConnectionId| all.iter().any(|(kept, _)| kept.connection.id == *id);
+        alone.retain(is_kept);
+        refusals.retain(|id, _| is_kept(id));
+        for (kept, is_served) in &all {
+            let connection = &kept.connection;
+            let (id, patience) = (connection.id, connection.read_timeout);
+            if !alone.is_over(id, *is_served, patience, Instant::now()) {
+                if refusals.remove(&id).is_some() {
+                    tracing::info!(revision = %connection.revision, number = connection.number, "reads are answered again");
+                }
+                continue;
+            }
+            let Some(descriptor) = kept.descriptors.first().filter(|_| !refusals.contains_key(&id)) else {
+                continue;
+            };
+            match Refusal::begin(descriptor) {
+                Ok(refusal) => {
+                    tracing::error!(revision = %connection.revision, number = connection.number, ?patience, "nobody answers reads; they fail with EIO from now on");
+                    refusals.insert(id, refusal);
+                    told(connection);
+                }
+                Err(error) => tracing::error!(number = connection.number, %error, "refuse reads that nobody answers"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patience_is_over_after_its_time_alone_and_begins_anew_with_each_server() {
+        let (mut alone, id) = (Alone::default(), ConnectionId([1; 16]));
+        let (start, patience) = (Instant::now(), Duration::from_secs(10));
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let looks = [
+            (0, false),
+            (9, false),
+            (10, false),
+            (11, true),
+            (12, false),
+            (21, false),
+            (22, false),
+        ];
+        let over = looks.map(|(seconds, served)| alone.is_over(id, served, patience, at(seconds)));
+        assert_eq!(over, [false, false, true, false, false, false, true]);
+    }
+}
