@@ -3,6 +3,7 @@
 //! The mounter connects, says Hello and what it holds; each letter is answered once. When the csi container goes away,
 //! sessions go on serving; its successor is handed back what it lost.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -21,7 +22,7 @@ use prost::Message;
 use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::limits::{FETCH_DEADLINE, KEEPER_RECONNECT_PAUSE};
-use crate::sessions::Sessions;
+use crate::sessions::{Left, Sessions};
 
 /// Version of the letters.
 const LETTERS_VERSION: u32 = 1;
@@ -40,11 +41,17 @@ impl Mounter {
         Arc::new(Self { runtime, sessions })
     }
 
-    /// Connects to the keeper's socket, again and again, and answers its letters. Never returns. It is ready while it holds
-    /// everything that the keeper has.
-    pub fn run(self: &Arc<Self>, socket: &Path, readiness: &Readiness) {
+    /// Goes on with what a predecessor left, connects to the keeper's socket, again and again, and answers its letters. It is
+    /// ready while it holds everything that the keeper has.
+    ///
+    /// # Errors
+    /// When it cannot go on with something. Otherwise it never returns.
+    pub fn run(self: &Arc<Self>, socket: &Path, readiness: &Readiness, left: Vec<Left>) -> io::Result<Infallible> {
+        // The keeper must know of this process before it reads a request: it has others answer what we took, if we end.
+        let mut keeper = introduce(socket, left.iter().map(|left| left.connection.id));
+        self.sessions.resume(left)?;
         loop {
-            match descriptors::connect_to(socket) {
+            match keeper {
                 Ok(keeper) => {
                     tracing::info!(socket = %socket.display(), "connected to the csi container");
                     if let Err(error) = self.answer_letters(&Arc::new(keeper), readiness) {
@@ -56,16 +63,11 @@ impl Mounter {
             }
             // A pause between attempts to connect; nothing tells when a socket appears in a folder of another container.
             std::thread::sleep(KEEPER_RECONNECT_PAUSE);
+            keeper = introduce(socket, self.sessions.held());
         }
     }
 
     fn answer_letters(self: &Arc<Self>, keeper: &Arc<OwnedFd>, readiness: &Readiness) -> io::Result<()> {
-        let held = self.sessions.held().iter().map(|id| id.as_bytes().to_vec()).collect();
-        let hello = from_mounter::Letter::Hello(Hello {
-            version: LETTERS_VERSION,
-            connections: held,
-        });
-        send(keeper.as_fd(), 0, hello, &[])?;
         while let Some(Packet { bytes, descriptors }) = descriptors::receive(keeper.as_fd())? {
             let letter = ToMounter::decode(bytes.as_slice()).map_err(io::Error::other)?;
             let (mounter, keeper, readiness) = (self.clone(), keeper.clone(), readiness.clone());
@@ -141,6 +143,17 @@ impl Mounter {
         });
         Ok((letter, descriptors))
     }
+}
+
+/// Connects to the keeper, and says which connections are held.
+fn introduce(socket: &Path, held: impl IntoIterator<Item = ConnectionId>) -> io::Result<OwnedFd> {
+    let keeper = descriptors::connect_to(socket)?;
+    let hello = from_mounter::Letter::Hello(Hello {
+        version: LETTERS_VERSION,
+        connections: held.into_iter().map(|id| id.as_bytes().to_vec()).collect(),
+    });
+    send(keeper.as_fd(), 0, hello, &[])?;
+    Ok(keeper)
 }
 
 fn connection(id: &[u8]) -> Result<ConnectionId, Failed> {

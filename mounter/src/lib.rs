@@ -17,4 +17,4 @@ mod sessions;
 
 pub use reader::{ReadFailure, SpaceReader, TryRead};
 pub use session::{Session, Start};
-pub use sessions::Sessions;
+pub use sessions::{Left, Sessions};

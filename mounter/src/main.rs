@@ -32,15 +32,19 @@ fn main() -> Result<()> {
     let (store, entries) = Store::of_this_process().context("ask the supervisor what a predecessor left")?;
     runtime.spawn(store.clone().stay_alive());
     let sessions = Sessions::new(runtime.handle().clone(), store);
-    sessions.resume(entries);
+    let left = sessions.left_by_predecessor(entries);
     let mounter = Mounter::new(runtime.handle().clone(), sessions);
-    std::thread::Builder::new()
-        .name("keeper".into())
-        .spawn(move || mounter.run(&keeper_socket, &readiness))
-        .context("start a thread")?;
+    let serving = runtime.spawn_blocking(move || mounter.run(&keeper_socket, &readiness, left));
     runtime.block_on(async {
-        signal(SignalKind::terminate())?.recv().await;
-        tracing::info!("asked to end; csi keeps the connections for the next one");
-        Ok(())
+        let mut terminate = signal(SignalKind::terminate())?;
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("asked to end; csi keeps the connections for the next one"),
+            ended = serving => match ended? {
+                Ok(never) => match never {},
+                Err(error) => return Err(error).context("go on with what a predecessor served"),
+            },
+        }
+        // Threads that wait for the kernel or for csi end with the process.
+        std::process::exit(0)
     })
 }

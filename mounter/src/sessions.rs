@@ -23,6 +23,13 @@ pub struct Sessions {
     sessions: Mutex<BTreeMap<ConnectionId, (Connection, Session)>>,
 }
 
+/// A connection that nobody of this process serves yet.
+pub struct Left {
+    /// What it is.
+    pub connection: Connection,
+    descriptors: Vec<OwnedFd>,
+}
+
 impl Sessions {
     /// None yet; their reads wait on `runtime`, and their descriptors are kept in `store`.
     pub fn new(runtime: tokio::runtime::Handle, store: Store) -> Self {
@@ -35,18 +42,31 @@ impl Sessions {
         }
     }
 
-    /// Goes on with what a predecessor served.
-    pub fn resume(&self, entries: Vec<Entry<Vec<OwnedFd>>>) {
-        for entry in entries {
-            let Entry { id, state, descriptors } = entry;
-            let resumed = Connection::decode(&state)
-                .map_err(io::Error::other)
-                .and_then(|connection| self.start(connection, descriptors, true));
-            if let Err(error) = resumed {
-                tracing::error!(%error, "a connection of the predecessor is lost");
-                self.store.forget(id);
-            }
-        }
+    /// What a predecessor served, from its entries in the store.
+    pub fn left_by_predecessor(&self, entries: Vec<Entry<Vec<OwnedFd>>>) -> Vec<Left> {
+        let left = entries
+            .into_iter()
+            .filter_map(|entry| match Connection::decode(&entry.state) {
+                Ok(connection) => Some(Left {
+                    connection,
+                    descriptors: entry.descriptors,
+                }),
+                Err(error) => {
+                    tracing::error!(%error, "a connection of the predecessor is lost");
+                    self.store.forget(entry.id);
+                    None
+                }
+            });
+        left.collect()
+    }
+
+    /// Goes on with it.
+    ///
+    /// # Errors
+    /// When no thread can be started, or the kernel cannot resend.
+    pub fn resume(&self, left: Vec<Left>) -> io::Result<()> {
+        left.into_iter()
+            .try_for_each(|left| self.start(left.connection, left.descriptors, true))
     }
 
     /// Serves a connection; `initialised` when a predecessor did so. One that is served already goes on as it is.

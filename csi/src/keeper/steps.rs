@@ -120,7 +120,6 @@ impl Keeper {
                     descriptors,
                 };
                 self.insert(kept, None);
-                self.done(id, Step::TakeBack(connection));
             }
             None => {
                 tracing::info!(%connection, "a mounter holds a connection that is not mounted here any more");

@@ -141,25 +141,19 @@ impl Takeover {
 
     /// A step was taken.
     pub fn done(&mut self, link: LinkId, step: Step) {
-        let kept = match step {
-            Step::HandOver(id) => self.kept.contains(&id),
-            _ => false,
-        };
         let Some(holder) = self.links.get_mut(&link) else {
             return;
         };
         match step {
-            Step::TakeBack(id) => drop(self.kept.insert(id)),
+            // Said by `kept`: it holds whatever became of the mounter.
+            Step::TakeBack(_) => {}
             Step::HandOver(id) => {
                 // It asked for a resend itself. Meanwhile the connection may have ended.
-                let unwanted = !kept;
-                holder.holds.insert(
-                    id,
-                    Held {
-                        resend: false,
-                        unwanted,
-                    },
-                );
+                let held = Held {
+                    resend: false,
+                    unwanted: !self.kept.contains(&id),
+                };
+                holder.holds.insert(id, held);
             }
             Step::Stop(id) => drop(holder.holds.remove(&id)),
             Step::Resend(id) => {

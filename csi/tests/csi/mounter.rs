@@ -16,7 +16,8 @@ use penstock_mount::descriptors;
 use penstock_mounter::limits::READ_BYTES_MAX;
 use penstock_mounter::{ReadFailure, Session, SpaceReader, Start, TryRead};
 use penstock_protocol::control::mounter::{
-    Completed, Failed, FetchedPackage, FromMounter, Hello, Serve, Serving, Stopped, ToMounter, from_mounter, to_mounter,
+    Completed, Failed, FetchedPackage, FromMounter, Hello, Pong, Serve, Serving, Stopped, ToMounter, from_mounter,
+    to_mounter,
 };
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::RevisionId;
@@ -159,6 +160,7 @@ fn answer_letters(socket: &OwnedFd, packages: &HashMap<RevisionId, Package>, ser
             to_mounter::Letter::Complete(_) => {
                 send(socket, id, from_mounter::Letter::Completed(Completed {}), None);
             }
+            to_mounter::Letter::Ping(_) => send(socket, id, from_mounter::Letter::Pong(Pong {}), None),
             other => panic!("a mounter that holds nothing is not asked for {other:?}"),
         }
     }

@@ -20,6 +20,7 @@ use penstock_protocol::ids::SpaceId;
 use penstock_revision::Package;
 use rand::Rng;
 use rand::seq::SliceRandom;
+use rustix::fs::{Advice, fadvise};
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::process::{Pid, Signal, kill_process};
@@ -215,6 +216,12 @@ impl Machine {
         NodeClient::new(endpoint.connect_with_connector(connector).await.unwrap())
     }
 
+    /// Makes the kernel forget what it has read of a file.
+    fn forget(&self, pod: &str, file: u64) {
+        let file = fs::File::open(self.target(pod).join(file.to_string())).unwrap();
+        fadvise(&file, 0, None, Advice::DontNeed).unwrap();
+    }
+
     /// Reads a file of a pod's volume in a thread of its own; whether its bytes are right.
     fn read(&self, pod: &str, file: u64) -> mpsc::Receiver<std::io::Result<bool>> {
         let key = file.to_string();
@@ -226,6 +233,21 @@ impl Machine {
             sender.send(fs::read(path).map(right))
         });
         receiver
+    }
+
+    /// Reads a file again and again, which is in memory after the first time. Not only once: some machines take pages away
+    /// that were not used for a few seconds (DAMON).
+    fn read_warm(&self, pod: &str, file: u64) -> WarmReader {
+        assert!(self.read(pod, file).recv_timeout(PATIENCE).unwrap().unwrap());
+        let path = self.target(pod).join(file.to_string());
+        let (stop, stopped) = mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            let content = fs::read(&path).unwrap();
+            while stopped.recv_timeout(Duration::from_millis(10)) == Err(mpsc::RecvTimeoutError::Timeout) {
+                assert!(fs::read(&path).unwrap() == content, "wrong bytes");
+            }
+        });
+        WarmReader { stop, thread }
     }
 
     /// The images that are mounted, without the binds of pods.
@@ -272,6 +294,19 @@ impl Process {
     fn end(&mut self, signal: Signal) {
         kill_process(Pid::from_child(&self.0), signal).unwrap();
         self.0.wait().unwrap();
+    }
+}
+
+/// Reads what is in memory, and panics when it cannot.
+struct WarmReader {
+    stop: mpsc::Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl WarmReader {
+    fn end(self) {
+        drop(self.stop);
+        self.thread.join().expect("what is in memory can be read");
     }
 }
 
@@ -323,11 +358,6 @@ fn binary_of(package: &str) -> PathBuf {
         assert!(built.success());
     });
     Path::new(env!("CARGO_BIN_EXE_penstock-csi")).with_file_name(package)
-}
-
-/// Forgets what the kernel has read, on the whole machine.
-fn drop_caches() {
-    fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
 }
 
 fn free_address() -> SocketAddr {
@@ -478,14 +508,14 @@ async fn what_both_lost_new_pods_mount_anew_and_old_pods_keep_what_they_have_rea
     let mut csi = machine.csi();
     let mut mounter = machine.mounter(0);
     machine.publish("old").await;
-    assert!(machine.read("old", 0).recv_timeout(PATIENCE).unwrap().unwrap());
+    let warm = machine.read_warm("old", 0);
     csi.end(Signal::KILL);
     mounter.end(Signal::KILL);
 
     let _csi = machine.csi();
     let _mounter = machine.mounter(0);
     assert!(machine.read("old", 1).recv_timeout(PATIENCE).unwrap().is_err());
-    assert!(machine.read("old", 0).recv_timeout(PATIENCE).unwrap().unwrap());
+    warm.end();
     machine.publish("new").await;
     assert!(machine.read("new", 1).recv_timeout(PATIENCE).unwrap().unwrap());
     for pod in ["old", "new"] {
@@ -541,7 +571,7 @@ async fn reads_that_nobody_answers_fail_after_the_datasets_patience_until_somebo
     let mut mounter = machine.mounter(0);
     machine.publish("a").await;
     machine.publish("b").await;
-    assert!(machine.read("a", 0).recv_timeout(PATIENCE).unwrap().unwrap());
+    let warm = machine.read_warm("a", 0);
 
     // A mounter that hangs, with a read that it took and one that it never saw.
     machine.cache.behave(Behaviour::Late(Duration::from_secs(1)));
@@ -553,19 +583,37 @@ async fn reads_that_nobody_answers_fail_after_the_datasets_patience_until_somebo
         let read = reader.recv_timeout(PATIENCE).expect("a read hangs");
         assert_eq!(read.unwrap_err().raw_os_error(), Some(Errno::IO.raw_os_error()));
     }
-    assert!(machine.read("a", 0).recv_timeout(PATIENCE).unwrap().unwrap(), "what the kernel has");
     // Nothing of it holds up a pod that ends.
     machine.unpublish("b").await;
     machine.cache.behave(Behaviour::Serve);
     kill_process(Pid::from_child(&mounter.0), Signal::CONT).unwrap();
     machine.wait_for("penstock_csi_served_connections", 1);
-    wait_until("reads to work again", || machine.read("a", 1).recv_timeout(PATIENCE).unwrap().is_ok_and(|right| right));
+    wait_until("reads to work again", || {
+        machine
+            .read("a", 1)
+            .recv_timeout(PATIENCE)
+            .unwrap()
+            .is_ok_and(|right| right)
+    });
 
     // One that is gone.
     mounter.end(Signal::KILL);
-    assert!(machine.read("a", 3).recv_timeout(PATIENCE).expect("a read hangs").is_err());
+    assert!(
+        machine
+            .read("a", 3)
+            .recv_timeout(PATIENCE)
+            .expect("a read hangs")
+            .is_err()
+    );
     let _mounter = machine.mounter(1);
-    wait_until("reads to work again", || machine.read("a", 3).recv_timeout(PATIENCE).unwrap().is_ok_and(|right| right));
+    wait_until("reads to work again", || {
+        machine
+            .read("a", 3)
+            .recv_timeout(PATIENCE)
+            .unwrap()
+            .is_ok_and(|right| right)
+    });
+    warm.end();
     machine.unpublish("a").await;
     assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
 }
@@ -586,7 +634,7 @@ async fn workers_under_supervisors_may_be_killed_in_any_order() {
     machine.cache.behave(Behaviour::Late(Duration::from_millis(5)));
     let mut longest = Duration::ZERO;
     for round in 0..rounds {
-        drop_caches();
+        (0..FILES).for_each(|file| machine.forget("a", file));
         let started = Instant::now();
         let readers = [0, 1, 2].map(|file| machine.read("a", (3 * round + file) % FILES));
         let mut victims = [&csi, &mounter];

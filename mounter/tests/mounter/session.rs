@@ -196,6 +196,7 @@ fn a_hung_cache_node_holds_up_the_stripes_of_others_for_seconds_at_most() {
         client: CacheClient::new(vec![healthy.address()], PATIENCE),
         revision: RevisionId([1; 32]),
         space: SPACE,
+        timeout: PATIENCE,
     };
     let (_session, _runtime) = serve(&scene, Arc::new(reader));
     let started = Instant::now();

@@ -215,12 +215,18 @@ impl Node {
             link: None,
             sessions,
         });
+        // Before it reads anything: otherwise csi would not notice its end.
+        self.connect_one(|mounter| mounter.number == number, 0);
         for id in ids {
             self.resend(id);
         }
     }
 
     fn connect(&mut self, which: usize) {
+        self.connect_one(|_| true, which);
+    }
+
+    fn connect_one(&mut self, is_meant: impl Fn(&Mounter) -> bool, which: usize) {
         let link = self.number();
         let Some(csi) = self.csi.as_mut().and_then(|container| container.worker.as_mut()) else {
             return;
@@ -229,7 +235,8 @@ impl Node {
             .mounters
             .iter_mut()
             .filter_map(|container| container.worker.as_mut());
-        let Some(mounter) = nth(mounters.filter(|mounter| mounter.link.is_none()), which) else {
+        let unlinked = mounters.filter(|mounter| mounter.link.is_none() && is_meant(mounter));
+        let Some(mounter) = nth(unlinked, which) else {
             return;
         };
         mounter.link = Some(link);
@@ -265,7 +272,7 @@ impl Node {
                     .supervisor
                     .note(Letter::Keep(id.0, Vec::new()), descriptor.clone());
                 csi.descriptors.insert(id, descriptor);
-                csi.takeover.done(link, step);
+                csi.takeover.kept(id, None);
             }
             (Step::TakeBack(id), Some(_)) => csi.takeover.unwanted(id),
             (Step::TakeBack(id), None) => csi.takeover.done(link, Step::Stop(id)),
