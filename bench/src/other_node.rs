@@ -47,6 +47,7 @@ pub fn figures(
         client: CacheClient::new(vec![server.to_string()], DEADLINE),
         revision: package.id(),
         space: package.space(),
+        timeout: DEADLINE,
     });
     let ours = Shown::new(&folder, package, reader, runtime.handle())?;
     let raw = sendfile_loop::serve(namespace.listen()?, flat)?;

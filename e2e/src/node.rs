@@ -24,9 +24,17 @@ pub fn shell(node: &str, line: &str) -> Result<String> {
 /// # Errors
 /// When there is none.
 pub fn kill(node: &str, program: &str) -> Result<()> {
+    signal(node, "KILL", program)
+}
+
+/// A signal to every process of a program on a node.
+///
+/// # Errors
+/// When there is none.
+pub fn signal(node: &str, signal: &str, program: &str) -> Result<()> {
     // The brackets keep the line itself from being found.
     let (first, rest) = program.split_at(1);
-    shell(node, &format!("pkill -KILL -f '^[{first}]{rest}'")).map(drop)
+    shell(node, &format!("pkill -{signal} -f '^[{first}]{rest}'")).map(drop)
 }
 
 /// Fails when a node still has a mount of a dataset, a FUSE connection or the folder of a tier, after the kubelet had its
@@ -50,4 +58,12 @@ pub fn nothing_left() -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// What `e2e/cluster/node NAME …` can do to a node: `kill`, `start`, `restart COMPONENT`, `link down`, `link up`.
+///
+/// # Errors
+/// When it fails.
+pub fn control(node: &str, what: &[&str]) -> Result<()> {
+    run(Command::new(repository().join("e2e/cluster/node")).arg(node).args(what)).map(drop)
 }

@@ -29,6 +29,10 @@ struct Args {
     command: Vec<OsString>,
 }
 
+/// Heaps of the worker (mallopt(3)). By default glibc makes eight for each processor and gives little of them back: with
+/// many short-lived threads that was 100 MB for a mounter with nothing mounted, and is 29 MB with two.
+const MALLOC_ARENAS: &str = "2";
+
 type Descriptors = Vec<OwnedFd>;
 
 fn main() -> Result<ExitCode> {
@@ -78,7 +82,11 @@ fn start(command: &[OsString], kept: Kept<Descriptors>) -> Result<(Child, JoinHa
     let [program, arguments @ ..] = command else {
         anyhow::bail!("there is no program");
     };
-    let worker = Command::new(program).args(arguments).stdin(theirs).spawn();
+    let worker = Command::new(program)
+        .args(arguments)
+        .stdin(theirs)
+        .env("MALLOC_ARENA_MAX", MALLOC_ARENAS)
+        .spawn();
     let worker = worker.with_context(|| format!("start {}", program.display()))?;
     let process = pid_of(&worker).context("a worker that was just started has a number")?;
     let process = pidfd_open(process, PidfdFlags::empty()).context("hold on to the worker")?;

@@ -4,6 +4,8 @@ mod controller;
 #[path = "../../../cache-client/tests/client/fake_node.rs"]
 mod fake_node;
 mod keeper;
+mod leaks;
+mod machine;
 mod mounter;
 mod processes;
 mod publishing;

@@ -8,6 +8,7 @@ mod first_line;
 mod garage;
 mod install;
 mod leaving;
+mod mishaps;
 mod replaced;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,6 +37,18 @@ const STORIES: &[Story] = &[
         replaced::pods,
     ),
     ("helm upgrades and rolls back under pods that read", replaced::upgrade),
+    (
+        "processes hang and parts of Kubernetes restart under pods that read",
+        mishaps::hangs_and_restarts,
+    ),
+    (
+        "pods end in seconds though nobody answers their reads",
+        mishaps::deletion_with_everything_dead,
+    ),
+    (
+        "a pod comes back with its volume after a power failure",
+        mishaps::reboot,
+    ),
     (
         "wrong credentials heal when the Secret is mended",
         bad_input::wrong_credentials,

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use penstock_e2e::cluster::{
     Namespace, SYSTEM_NAMESPACE, apply, helm, kubectl, reader_pod, repository, wait_pod_ready,
 };
-use penstock_e2e::dataset;
+use penstock_e2e::dataset::{self, Sums};
 use penstock_e2e::load::Load;
 use penstock_e2e::manifests::{dataset as dataset_yaml, runtime, secret};
 use penstock_e2e::node;
@@ -15,22 +15,23 @@ use penstock_e2e::wait::wait_for;
 
 use crate::first_line::wait_ready;
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub const MINUTE: Duration = Duration::from_secs(60);
 /// Longest pause that a killed worker may cost.
-const WORKER_BOUND: Duration = Duration::from_secs(2);
+pub const WORKER_BOUND: Duration = Duration::from_secs(2);
 /// Longest pause that a container or a pod that is made anew may cost.
 const POD_BOUND: Duration = Duration::from_secs(10);
 const PARTS: [&str; 2] = ["mounter", "csi"];
 
 /// A dataset that a pod on n1 reads all the time, cold.
-struct Scene {
-    namespace: Namespace,
-    load: Load,
-    _origin: S3Server,
+pub struct Scene {
+    pub namespace: Namespace,
+    pub sums: Sums,
+    load: Option<Load>,
+    origin: Option<S3Server>,
 }
 
 impl Scene {
-    fn new(name: &str) -> Result<Self> {
+    pub fn new(name: &str) -> Result<Self> {
         let namespace = Namespace::create(name)?;
         let ns = &namespace.name;
         let origin = S3Server::rclone()?;
@@ -48,22 +49,43 @@ impl Scene {
         load.take();
         Ok(Self {
             namespace,
-            load,
-            _origin: origin,
+            sums,
+            load: Some(load),
+            origin: Some(origin),
         })
     }
 
     /// Waits until everything behind the readers is behind them, and checks what they saw.
-    fn check(&self, what: &str, bound: Duration) -> Result<()> {
-        self.load.goes_on(MINUTE)?;
-        self.load.take().check(what, bound)
+    pub fn check(&self, what: &str, bound: Duration) -> Result<()> {
+        let load = self.load()?;
+        load.goes_on(MINUTE)?;
+        load.take().check(what, bound)
+    }
+
+    fn load(&self) -> Result<&Load> {
+        self.load.as_ref().context("the load was stopped")
+    }
+
+    /// Nobody reads any more.
+    pub fn stop_load(&mut self) {
+        self.load = None;
+    }
+
+    /// The bucket's server ends.
+    pub fn end_origin(&mut self) {
+        self.origin = None;
     }
 
     /// A new pod of the dataset starts on the node, and everything goes.
-    fn finish(self) -> Result<()> {
+    pub fn finish(self) -> Result<()> {
         let ns = &self.namespace.name;
         apply(&reader_pod(ns, "new", "n1", Some("d")))?;
         wait_pod_ready(ns, "new", MINUTE)?;
+        self.leave()
+    }
+
+    /// Everything goes.
+    pub fn leave(self) -> Result<()> {
         drop(self.load);
         self.namespace.finish(MINUTE)?;
         node::nothing_left()
@@ -89,7 +111,7 @@ pub fn workers() -> Result<()> {
             random.pass();
             node::kill("n1", &format!("/bin/penstock-{part}"))?;
         }
-        scene.load.goes_on(MINUTE)?;
+        scene.load()?.goes_on(MINUTE)?;
     }
     scene.check(&format!("{rounds} rounds of kill -9 of workers"), WORKER_BOUND)?;
     scene.finish()
