@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
+use penstock_csi::forms::Wish;
 
 /// Mounts Penstock's volumes for the pods of one node. The only privileged part of Penstock.
 #[derive(Parser, Debug)]
@@ -36,6 +37,10 @@ pub(crate) struct Args {
     /// Folder for mounts that only this container sees.
     #[arg(long, env = "PENSTOCK_PRIVATE_DIR", default_value = "/run/penstock")]
     pub(crate) private_dir: PathBuf,
+
+    /// How images are mounted: auto, file (EROFS from files, Linux 6.12) or loop (EROFS on loop devices, Linux 5.16).
+    #[arg(long, env = "PENSTOCK_FORM", default_value = "auto")]
+    pub(crate) form: Wish,
 
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "PENSTOCK_HEALTH_LISTEN", default_value = "0.0.0.0:7081")]

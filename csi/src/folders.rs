@@ -10,6 +10,7 @@
 //!   pods/<uid>/volumes/…/mount                    targets: binds of the above
 //! <state folder>/                                 on ext4, xfs or btrfs; 0700
 //!   lock                                          held by the csi container that works on this node
+//!   probe-<random>/                               while it is tried how the kernel mounts images
 //!   revisions/<revision>/image                    EROFS images
 //!   tiers/<CacheRuntime uid>/<tier>/<pod>/        folders of cache nodes
 //! <private folder>/spaces/<revision>/<n>/         FUSE mounts, seen by this container only

@@ -12,6 +12,7 @@
 pub mod authority;
 pub mod error;
 pub mod folders;
+pub mod forms;
 pub mod identity;
 pub mod images;
 pub mod keeper;

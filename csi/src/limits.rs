@@ -28,6 +28,9 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How long the mounter may take to note that a revision is no longer served; nothing waits for it but an unpublish.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Longer than a probe of the kernel takes: what is older in the state folder, nobody works at.
+pub const PROBE_MAX: Duration = Duration::from_secs(60);
+
 /// How long a predecessor may take to hand over what it keeps, a packet for each mounted revision.
 pub const INHERIT_DEADLINE: Duration = Duration::from_secs(10);
 

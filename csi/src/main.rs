@@ -27,7 +27,7 @@ use penstock_csi::revisions::Revisions;
 use penstock_csi::succession::Found;
 use penstock_csi::tier::{Owner, Tiers};
 use penstock_csi::volume_lock::VolumeLocks;
-use penstock_csi::{authority, leaving, namespace, socket, told};
+use penstock_csi::{authority, forms, leaving, namespace, socket, told};
 use penstock_health::Readiness;
 use penstock_protocol::connection::Connection;
 use penstock_supervisor::{Entry, Store};
@@ -68,6 +68,7 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
         kubelet_root: _,
         state_dir: _,
         private_dir: _,
+        form,
         health_listen,
     } = args;
     if rustls::crypto::ring::default_provider().install_default().is_err() {
@@ -76,7 +77,13 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
     let client = kube::Client::try_default()
         .await
         .context("find the API server; this runs in a pod with a service account, or with KUBECONFIG")?;
-    let (cluster, mounts) = (Arc::new(ApiServer(client.clone())), Arc::new(LinuxMounts));
+    let (form, why) = forms::choose(form, &folders.state, &folders.private)?;
+    tracing::info!(?form, why, "the form of volumes");
+    let mounts = Arc::new(LinuxMounts {
+        form,
+        scratch: folders.private.clone(),
+    });
+    let (cluster, mounts) = (Arc::new(ApiServer(client.clone())), mounts);
     let (store, entries) = Store::of_this_process().context("ask the supervisor what a predecessor left")?;
     tokio::spawn(store.clone().stay_alive());
     let keeper = {

@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 
 use penstock_mount::bind::Access;
 use penstock_mount::table::{self, Mount};
-use penstock_mount::{MountError, bind, erofs, fuse, read_ahead};
+use penstock_mount::{MountError, bind, fuse};
 use rustix::io::Errno;
 
-use crate::limits::{CONNECTION_DESCRIPTORS, READ_AHEAD_KIB};
+use crate::forms::{self, Form};
+use crate::limits::CONNECTION_DESCRIPTORS;
 
 /// What is mounted.
 #[derive(Clone, Debug)]
@@ -64,8 +65,13 @@ pub trait Mounts: Send + Sync + 'static {
 }
 
 /// The real thing.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct LinuxMounts;
+#[derive(Clone, Debug)]
+pub struct LinuxMounts {
+    /// How images are mounted.
+    pub form: Form,
+    /// A folder on whose file system devices may be opened.
+    pub scratch: PathBuf,
+}
 
 impl Mounts for LinuxMounts {
     fn table(&self) -> io::Result<Vec<Mount>> {
@@ -76,7 +82,7 @@ impl Mounts for LinuxMounts {
         match source {
             Source::Space => connect(target),
             Source::Image { file, devices } => {
-                read_ahead::mounted(READ_AHEAD_KIB, || erofs::mount(file, target, devices))?;
+                forms::mount(self.form, file, target, devices, &self.scratch)?;
                 Ok(Vec::new())
             }
             Source::Folder { path, access } => {

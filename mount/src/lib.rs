@@ -8,6 +8,7 @@ pub mod descriptors;
 pub mod erofs;
 mod error;
 pub mod fuse;
+pub mod loop_device;
 pub mod read_ahead;
 pub mod table;
 

@@ -39,6 +39,8 @@ pub struct Machine {
     pub folders: Folders,
     pub cache: FakeNode,
     pub health: SocketAddr,
+    /// How csi mounts images.
+    pub form: &'static str,
     package: Package,
     datasets: Arc<Datasets>,
     kubeconfig: PathBuf,
@@ -87,6 +89,7 @@ impl Machine {
             folders,
             cache,
             health: free_address(),
+            form: "auto",
             package,
             datasets,
             kubeconfig,
@@ -145,6 +148,7 @@ impl Machine {
             .arg(format!("--kubelet-root={}", self.folders.kubelet.display()))
             .arg(format!("--state-dir={}", self.folders.state.display()))
             .arg(format!("--private-dir={}", private.display()))
+            .arg(format!("--form={}", self.form))
             .env("KUBECONFIG", &self.kubeconfig)
             .stdin(Stdio::null())
             .stdout(self.log("csi"))
@@ -221,6 +225,10 @@ impl Machine {
 
     pub async fn kubelet(&self) -> NodeClient<tonic::transport::Channel> {
         let socket = self.folders.csi_socket();
+        // The kubelet calls again while csi is being started.
+        wait_until("csi to listen", || {
+            std::os::unix::net::UnixStream::connect(&socket).is_ok()
+        });
         let connector = tower::service_fn(move |_| {
             let socket = socket.clone();
             async move { UnixStream::connect(socket).await.map(TokioIo::new) }

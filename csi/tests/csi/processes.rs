@@ -221,12 +221,19 @@ async fn reads_that_nobody_answers_fail_after_the_datasets_patience_until_somebo
 /// Kills in any order, at any moment: a supervisor starts each worker again at once, with its descriptors.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_under_supervisors_may_be_killed_in_any_order() {
+    for form in ["file", "loop"] {
+        workers_are_killed_in(form).await;
+    }
+}
+
+async fn workers_are_killed_in(form: &'static str) {
     let rounds = if std::env::var_os("PENSTOCK_LONG").is_some() {
         100
     } else {
         10
     };
-    let machine = Machine::new();
+    let mut machine = Machine::new();
+    machine.form = form;
     let csi = machine.supervised_csi();
     let mounter = machine.supervised_mounter();
     machine.publish("a").await;
@@ -252,7 +259,7 @@ async fn workers_under_supervisors_may_be_killed_in_any_order() {
         }
         longest = longest.max(started.elapsed());
     }
-    println!("{rounds} rounds of two kills, 0 errors, longest round {longest:?}");
+    println!("form {form}: {rounds} rounds of two kills, 0 errors, longest round {longest:?}");
     machine.cache.behave(Behaviour::Serve);
     machine.unpublish("a").await;
     assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());

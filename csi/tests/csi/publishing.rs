@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use penstock_csi::forms::Form;
 use penstock_csi::mounts::fake::What;
 use penstock_csi::proto::csi;
 use penstock_csi::proto::csi::node_server::Node as _;
@@ -62,7 +63,13 @@ async fn pods_that_start_together_share_one_mount_and_the_last_one_takes_it_down
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_revision_is_read_through_the_target_and_nothing_is_left_behind() {
-    let scene = Scene::real();
+    for form in [Form::File, Form::Loop] {
+        a_real_revision_is_read_in(form).await;
+    }
+}
+
+async fn a_real_revision_is_read_in(form: Form) {
+    let scene = Scene::real_in(form);
     let package = package(3);
     scene.dataset("imagenet", &package);
     let runtime = tokio::runtime::Handle::current();
@@ -384,7 +391,13 @@ async fn a_mounter_that_does_not_answer_hangs_neither_the_call_nor_the_node() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unpublish_ends_while_a_read_is_left_unanswered() {
-    let scene = Scene::real();
+    for form in [Form::File, Form::Loop] {
+        unpublish_ends_in(form).await;
+    }
+}
+
+async fn unpublish_ends_in(form: Form) {
+    let scene = Scene::real_in(form);
     let package = package(1);
     scene.dataset("imagenet", &package);
     let mounter = connect(

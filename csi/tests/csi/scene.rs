@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use penstock_crds::{Dataset, DatasetSpec, DatasetStatus, Revision};
 use penstock_csi::folders::Folders;
+use penstock_csi::forms::Form;
 use penstock_csi::keeper::Keeper;
 use penstock_csi::kubernetes::fake::FakeCluster;
 use penstock_csi::mounts::fake::FakeMounts;
@@ -44,8 +45,14 @@ impl Scene {
 
     /// A node that really mounts, in the mount namespace of the test.
     pub fn real() -> Self {
+        Self::real_in(Form::File)
+    }
+
+    /// As [`Scene::real`], with images in this form.
+    pub fn real_in(form: Form) -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test mounts: run it as root");
-        Self::new(Arc::new(LinuxMounts))
+        let scratch = std::env::temp_dir();
+        Self::new(Arc::new(LinuxMounts { form, scratch }))
     }
 
     fn new(mounts: Arc<dyn Mounts>) -> Self {

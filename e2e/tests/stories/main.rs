@@ -10,6 +10,7 @@ mod install;
 mod leaving;
 mod mishaps;
 mod replaced;
+mod ways_to_mount;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -24,6 +25,10 @@ const STORIES: &[Story] = &[
         first_line::story,
     ),
     ("a dataset in Garage is read byte for byte", garage::story),
+    (
+        "pods get a dataset in every way that Kubernetes has",
+        ways_to_mount::story,
+    ),
     (
         "readers notice nothing when a cache node is killed",
         cache_node_killed::story,

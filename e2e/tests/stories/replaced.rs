@@ -4,16 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use penstock_e2e::cluster::{
-    Namespace, SYSTEM_NAMESPACE, apply, helm, kubectl, reader_pod, repository, wait_pod_ready,
+    Namespace, SYSTEM_NAMESPACE, apply, exec, helm, kubectl, reader_pod, repository, wait_pod_ready,
 };
-use penstock_e2e::dataset::{self, Sums};
+use penstock_e2e::dataset::{self, SUM_LINE, Sums, parse_sums};
 use penstock_e2e::load::Load;
 use penstock_e2e::manifests::{dataset as dataset_yaml, runtime, secret};
 use penstock_e2e::node;
 use penstock_e2e::origin::S3Server;
 use penstock_e2e::wait::wait_for;
 
-use crate::first_line::wait_ready;
+use crate::first_line::{expect_sums, wait_ready};
 
 pub const MINUTE: Duration = Duration::from_secs(60);
 /// Longest pause that a killed worker may cost.
@@ -87,8 +87,7 @@ impl Scene {
     /// Everything goes.
     pub fn leave(self) -> Result<()> {
         drop(self.load);
-        self.namespace.finish(MINUTE)?;
-        node::nothing_left()
+        self.namespace.finish(MINUTE)
     }
 }
 
@@ -140,7 +139,7 @@ pub fn pods() -> Result<()> {
     scene.finish()
 }
 
-/// `helm upgrade` to other pods of both DaemonSets, and a rollback.
+/// `helm upgrade` to other pods of both DaemonSets, with images on loop devices, and a rollback.
 pub fn upgrade() -> Result<()> {
     let scene = Scene::new("upgraded")?;
     let chart = repository().join("charts/penstock");
@@ -156,10 +155,17 @@ pub fn upgrade() -> Result<()> {
         "--wait",
         "--timeout=3m",
         "--set",
-        "log=warn",
+        "log=warn,csi.form=loop",
     ])?;
     println!("  helm upgrade --wait: {:.1} s", started.elapsed().as_secs_f32());
     scene.check("the upgrade", WORKER_BOUND)?;
+    let ns = &scene.namespace.name;
+    // What is mounted stays as it is; on a node where nothing is mounted yet it is done in the new form.
+    apply(&reader_pod(ns, "in-loop-form", "n2", Some("d")))?;
+    wait_pod_ready(ns, "in-loop-form", MINUTE)?;
+    expect_sums(&parse_sums(&exec(ns, "in-loop-form", SUM_LINE)?), &scene.sums)?;
+    let mounts = exec(ns, "in-loop-form", "grep /data /proc/mounts")?;
+    ensure!(mounts.contains("/loop"), "not in the form of loop devices: {mounts}");
     helm(["rollback", "penstock", "-n", SYSTEM_NAMESPACE, "--wait", "--timeout=3m"])?;
     scene.check("the rollback", WORKER_BOUND)?;
     scene.finish()
