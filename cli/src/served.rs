@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use penstock_buffer::BufferPool;
 use penstock_mount::{MountError, bind, erofs, fuse, read_ahead, table};
 use penstock_mounter::limits::{IDLE_BUFFERS_MAX, READ_BYTES_MAX, SESSION_THREADS_MAX};
-use penstock_mounter::{Session, SpaceReader, Start};
+use penstock_mounter::{Metrics, Session, SpaceReader, Start};
 use penstock_protocol::geometry::BLOCK_BYTES;
 use penstock_revision::Package;
 use rustix::io::Errno;
@@ -61,6 +61,7 @@ impl Served {
                 runtime,
                 initialised: false,
                 name: package.id().to_string(),
+                metrics: Metrics::default(),
             })?)
         };
         let session = start().inspect_err(|_| {

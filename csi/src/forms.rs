@@ -10,6 +10,8 @@ use penstock_mount::{bind, erofs, read_ahead};
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Listed, Outcome, SourceListing, Version, build};
 
+use prometheus_client::encoding::EncodeLabelValue;
+
 use crate::error::Error;
 use crate::limits::{PROBE_MAX, READ_AHEAD_KIB};
 
@@ -17,7 +19,7 @@ use crate::limits::{PROBE_MAX, READ_AHEAD_KIB};
 const PROBE: &str = "probe-";
 
 /// A form.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 pub enum Form {
     /// EROFS mounted from regular files (Linux 6.12).
     File,
@@ -32,6 +34,18 @@ pub enum Wish {
     Auto,
     /// This one.
     Form(Form),
+}
+
+impl Form {
+    /// The form of an image whose mount has this source.
+    pub fn of(source: &Path) -> Self {
+        let name = source.file_name().unwrap_or_default();
+        if name.as_encoded_bytes().starts_with(b"loop") {
+            Self::Loop
+        } else {
+            Self::File
+        }
+    }
 }
 
 impl FromStr for Wish {

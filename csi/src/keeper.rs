@@ -41,6 +41,7 @@ pub use self::error::KeeperError;
 use self::link::{Introduced, Link};
 use self::takeover::{LinkId, Takeover};
 use crate::limits::{ACCEPT_PAUSE, FETCH_DEADLINE, INHERIT_DEADLINE};
+use crate::metrics::Metrics;
 
 /// Version of the letters that is spoken here.
 pub(crate) const LETTERS_VERSION: u32 = 1;
@@ -55,6 +56,7 @@ pub type IsMounted = dyn Fn(&Connection, &[OwnedFd]) -> bool + Send + Sync;
 pub struct Keeper {
     is_mounted: Box<IsMounted>,
     store: Store,
+    metrics: Metrics,
     state: Mutex<State>,
     /// Something may be left to be done with a mounter, or was done.
     changed: Condvar,
@@ -85,11 +87,13 @@ impl Keeper {
     /// A keeper whose descriptors are in `store` too.
     pub fn new(
         store: Store,
+        metrics: Metrics,
         is_mounted: impl Fn(&Connection, &[OwnedFd]) -> bool + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             is_mounted: Box::new(is_mounted),
             store,
+            metrics,
             state: Mutex::default(),
             changed: Condvar::new(),
             successor: watch::Sender::default(),

@@ -19,6 +19,7 @@ pub mod keeper;
 pub mod kubernetes;
 pub mod leaving;
 pub mod limits;
+pub mod metrics;
 pub mod mounts;
 pub mod namespace;
 pub mod node;

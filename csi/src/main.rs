@@ -17,8 +17,9 @@ use penstock_csi::identity::Identity;
 use penstock_csi::keeper::Keeper;
 use penstock_csi::kubernetes::{ApiServer, cache_runtimes_gone};
 use penstock_csi::limits::{HANGING_CALL_MAX, SHUTDOWN_MAX, TIER_SWEEP_INTERVAL, TIER_SWEEP_RETRY};
+use penstock_csi::metrics::Metrics;
 use penstock_csi::mounts::LinuxMounts;
-use penstock_csi::node::{MounterIdentity, Node, NodeService, metrics};
+use penstock_csi::node::{MounterIdentity, Node, NodeService};
 use penstock_csi::proto::csi::identity_server::IdentityServer;
 use penstock_csi::proto::csi::node_server::NodeServer;
 use penstock_csi::proto::pluginregistration::registration_server::RegistrationServer;
@@ -86,9 +87,10 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
     let (cluster, mounts) = (Arc::new(ApiServer(client.clone())), mounts);
     let (store, entries) = Store::of_this_process().context("ask the supervisor what a predecessor left")?;
     tokio::spawn(store.clone().stay_alive());
+    let metrics = Metrics::default();
     let keeper = {
         let (mounts, folders) = (mounts.clone(), folders.clone());
-        Keeper::new(store, move |connection, descriptors| {
+        Keeper::new(store, metrics.clone(), move |connection, descriptors| {
             Revisions::is_mounted(&*mounts, &folders, connection, descriptors)
         })
     };
@@ -110,11 +112,14 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
             service_account: mounter_service_account,
         },
         locks: VolumeLocks::default(),
+        metrics,
     });
     let registered = Readiness::default();
     let health = {
         let (node, keeper) = (node.clone(), keeper.clone());
-        penstock_health::serve(health_listen, registered.clone(), move || metrics(&node, &keeper))
+        penstock_health::serve(health_listen, registered.clone(), move || {
+            node.metrics.text(&node.revisions, &keeper)
+        })
     };
     let health = async {
         let ended = health.await;

@@ -3,22 +3,22 @@
 //! A call that has begun goes on when the kubelet gives up waiting for it: half-done mounts are worse than unwanted ones,
 //! and the kubelet asks again or unpublishes.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use penstock_crds::{Dataset, condition};
 use penstock_mount::bind::Access;
 use penstock_mount::table::Mount;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::error::Error;
 use crate::folders::Folders;
 use crate::kubernetes::Cluster;
 use crate::limits::STATISTICS_DEADLINE;
+use crate::metrics::Metrics;
 use crate::mounts::{Mounts, Source};
 use crate::proto::csi;
 use crate::proto::csi::node_service_capability::rpc::Type;
@@ -46,6 +46,8 @@ pub struct Node {
     pub mounter: MounterIdentity,
     /// The targets that are being worked on.
     pub locks: VolumeLocks,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// The pods of the mounter.
@@ -299,16 +301,21 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Error> + S
 
 /// The end of every call: it goes on even if the caller has left, and its failure is logged here and nowhere else.
 async fn answer<T: Send + 'static>(
+    metrics: &Metrics,
     call: &'static str,
     about: String,
     work: impl Future<Output = Result<T, Error>> + Send + 'static,
 ) -> Result<Response<T>, Status> {
+    let started = Instant::now();
     let worked = tokio::spawn(work).await;
     let worked = worked.unwrap_or_else(|error| Err(Error::Internal(format!("a task of this call failed: {error}"))));
-    worked.map(Response::new).map_err(|error| {
+    let answered = worked.map(Response::new).map_err(|error| {
         tracing::warn!(call, about, %error, "a call failed");
         Status::from(error)
-    })
+    });
+    let code = answered.as_ref().err().map_or(Code::Ok, Status::code);
+    metrics.called(call, code, started.elapsed());
+    answered
 }
 
 fn unsupported(call: &str) -> Status {
@@ -323,7 +330,7 @@ impl csi::node_server::Node for NodeService {
     ) -> Result<Response<csi::NodePublishVolumeResponse>, Status> {
         let (node, request) = (self.0.clone(), request.into_inner());
         let about = format!("{} at {}", request.volume_id, request.target_path);
-        answer("NodePublishVolume", about, async move {
+        answer(&self.0.metrics, "NodePublishVolume", about, async move {
             node.publish(request).await?;
             Ok(csi::NodePublishVolumeResponse {})
         })
@@ -336,7 +343,7 @@ impl csi::node_server::Node for NodeService {
     ) -> Result<Response<csi::NodeUnpublishVolumeResponse>, Status> {
         let (node, request) = (self.0.clone(), request.into_inner());
         let about = format!("{} at {}", request.volume_id, request.target_path);
-        answer("NodeUnpublishVolume", about, async move {
+        answer(&self.0.metrics, "NodeUnpublishVolume", about, async move {
             node.unpublish(request).await?;
             Ok(csi::NodeUnpublishVolumeResponse {})
         })
@@ -349,7 +356,7 @@ impl csi::node_server::Node for NodeService {
     ) -> Result<Response<csi::NodeGetVolumeStatsResponse>, Status> {
         let (node, request) = (self.0.clone(), request.into_inner());
         let about = format!("{} at {}", request.volume_id, request.volume_path);
-        answer("NodeGetVolumeStats", about, async move {
+        answer(&self.0.metrics, "NodeGetVolumeStats", about, async move {
             Ok(csi::NodeGetVolumeStatsResponse {
                 usage: node.statistics(request).await?,
                 volume_condition: None,
@@ -405,18 +412,4 @@ impl csi::node_server::Node for NodeService {
     ) -> Result<Response<csi::NodeExpandVolumeResponse>, Status> {
         Err(unsupported("NodeExpandVolume"))
     }
-}
-
-/// Names and values for `/metrics`.
-pub fn metrics(node: &Node, keeper: &crate::keeper::Keeper) -> String {
-    let values = BTreeMap::from([
-        ("penstock_csi_mounted_revisions", node.revisions.count()),
-        ("penstock_csi_kept_connections", keeper.kept()),
-        ("penstock_csi_served_connections", keeper.served()),
-        ("penstock_csi_mounter_connected", usize::from(keeper.has_mounter())),
-    ]);
-    let lines = values
-        .iter()
-        .map(|(name, value)| format!("# TYPE {name} gauge\n{name} {value}\n"));
-    lines.collect()
 }

@@ -36,6 +36,7 @@ use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::folders::Folders;
+use crate::forms::Form;
 use crate::images::{ImageFile, Images};
 use crate::keeper::{Keeper, Server};
 use crate::limits::IMAGE_MOUNT_DEADLINE;
@@ -205,9 +206,11 @@ impl Revisions {
         Ok(())
     }
 
-    /// How many revisions are mounted, for the metrics.
-    pub fn count(&self) -> usize {
-        self.table().map(|table| self.mounted(&table).len()).unwrap_or_default()
+    /// The form of each mounted revision; none when the kernel does not tell.
+    pub fn forms(&self) -> Vec<Form> {
+        let table = self.table().unwrap_or_default();
+        let ours = |mount: &&Mount| Self::shows_revision(mount) && self.folders.revision_of(&mount.target).is_some();
+        table.iter().filter(ours).map(|mount| Form::of(&mount.source)).collect()
     }
 
     fn mount(&self, wanted: &Wanted) -> Result<Mounted, Error> {

@@ -92,6 +92,9 @@ impl<'a> Request<'a> {
     }
 }
 
+/// Set in the number of a request that is sent again (`FUSE_UNIQUE_RESEND`).
+pub(crate) const UNIQUE_RESEND: u64 = 1 << 63;
+
 /// The header of an answer with `bytes` bytes behind it; `errno` 0 is success.
 pub(crate) fn out_header(unique: u64, errno: i32, bytes: usize) -> [u8; OUT_HEADER_BYTES] {
     let mut out = [0; OUT_HEADER_BYTES];

@@ -10,11 +10,13 @@
 mod abi;
 pub mod keeper;
 pub mod limits;
+mod metrics;
 pub mod reader;
 pub mod remote;
 mod session;
 mod sessions;
 
+pub use metrics::Metrics;
 pub use reader::{ReadFailure, SpaceReader, TryRead};
 pub use session::{Session, Start};
 pub use sessions::{Left, Sessions};

@@ -5,8 +5,8 @@ mod args;
 use anyhow::{Context, Result};
 use clap::Parser;
 use penstock_health::Readiness;
-use penstock_mounter::Sessions;
 use penstock_mounter::keeper::Mounter;
+use penstock_mounter::{Metrics, Sessions};
 use penstock_supervisor::Store;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -28,10 +28,14 @@ fn main() -> Result<()> {
         .build()
         .context("start the runtime")?;
     let readiness = Readiness::default();
-    runtime.spawn(penstock_health::serve(health_listen, readiness.clone(), String::new));
+    let metrics = Metrics::default();
+    let shown = metrics.clone();
+    runtime.spawn(penstock_health::serve(health_listen, readiness.clone(), move || {
+        shown.text()
+    }));
     let (store, entries) = Store::of_this_process().context("ask the supervisor what a predecessor left")?;
     runtime.spawn(store.clone().stay_alive());
-    let sessions = Sessions::new(runtime.handle().clone(), store);
+    let sessions = Sessions::new(runtime.handle().clone(), store, metrics);
     let left = sessions.left_by_predecessor(entries);
     let mounter = Mounter::new(runtime.handle().clone(), sessions);
     let serving = runtime.spawn_blocking(move || mounter.run(&keeper_socket, &readiness, left));

@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 
 use crate::abi::{self, Operation, Request};
 use crate::limits::{FAILURE_LOG_INTERVAL, MISSES_IN_FLIGHT_MAX, READ_BYTES_MAX, REQUEST_BYTES_MAX};
+use crate::metrics::{Metrics, Outcome};
 use crate::reader::{ReadFailure, SpaceReader, TryRead};
 
 /// What a session begins with.
@@ -40,6 +41,8 @@ pub struct Start {
     pub initialised: bool,
     /// Name for log lines, for example the revision.
     pub name: String,
+    /// Where reads are counted.
+    pub metrics: Metrics,
 }
 
 /// A running session. It ends when the file system is unmounted or the connection aborted.
@@ -62,6 +65,7 @@ impl Session {
             runtime,
             initialised,
             name,
+            metrics,
         } = start;
         let shared = Arc::new(Shared {
             device_bytes,
@@ -71,6 +75,7 @@ impl Session {
             misses: Arc::new(Semaphore::new(MISSES_IN_FLIGHT_MAX)),
             failures: Failures::default(),
             name,
+            metrics,
         });
         if let Some(connection) = descriptors.first().filter(|_| initialised) {
             fuse::resend(connection)?;
@@ -115,12 +120,15 @@ struct Shared {
     misses: Arc<Semaphore>,
     failures: Failures,
     name: String,
+    metrics: Metrics,
 }
 
 /// A read, widened to whole blocks.
 #[derive(Clone, Copy)]
 struct Wanted {
     unique: u64,
+    /// When it was received.
+    at: Instant,
     /// Address of the first block in the space.
     address: u64,
     /// Bytes of whole blocks.
@@ -220,6 +228,7 @@ impl Shared {
         let (skip, bytes) = ((offset - start) as usize, (end - start) as usize);
         Ok(Some(Wanted {
             unique,
+            at: Instant::now(),
             address,
             bytes,
             skip,
@@ -231,12 +240,7 @@ impl Shared {
         let mut buffer = self.buffers.take();
         let hit = pieces(wanted, &mut buffer).all(|(range, into)| self.reader.try_read(range, into) == TryRead::Hit);
         if hit {
-            return self.answer(
-                descriptor,
-                wanted.unique,
-                0,
-                &buffer[wanted.skip..wanted.skip + wanted.take],
-            );
+            return self.answer_read(descriptor, wanted, Ok(&buffer));
         }
         // Waiting here when too many wait already slows the kernel down, which is what is wanted then.
         let permit = self.runtime.block_on(self.misses.clone().acquire_owned());
@@ -251,15 +255,29 @@ impl Shared {
         for (range, into) in pieces(wanted, &mut buffer) {
             if let Err(failure) = self.reader.read(range, into).await {
                 self.failures.log(&self.name, range, &failure);
-                return self.answer(descriptor, wanted.unique, Errno::IO.raw_os_error(), &[]);
+                return self.answer_read(descriptor, wanted, Err(&failure));
             }
         }
-        self.answer(
-            descriptor,
-            wanted.unique,
-            0,
-            &buffer[wanted.skip..wanted.skip + wanted.take],
-        );
+        self.answer_read(descriptor, wanted, Ok(&buffer));
+    }
+
+    fn answer_read(&self, descriptor: &OwnedFd, wanted: Wanted, outcome: Result<&Buffer, &ReadFailure>) {
+        let outcome = match outcome {
+            Ok(buffer) => {
+                let bytes = &buffer[wanted.skip..wanted.skip + wanted.take];
+                self.answer(descriptor, wanted.unique, 0, bytes);
+                Outcome::Answered
+            }
+            Err(failure) => {
+                self.answer(descriptor, wanted.unique, Errno::IO.raw_os_error(), &[]);
+                match failure {
+                    ReadFailure::Drifted(_) => Outcome::Drifted,
+                    ReadFailure::Unavailable(_) => Outcome::Unavailable,
+                }
+            }
+        };
+        let is_resent = wanted.unique & abi::UNIQUE_RESEND != 0;
+        self.metrics.read(wanted.take, outcome, wanted.at.elapsed(), is_resent);
     }
 
     fn answer(&self, descriptor: &OwnedFd, unique: u64, errno: i32, body: &[u8]) {

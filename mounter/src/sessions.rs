@@ -12,6 +12,7 @@ use penstock_protocol::ids::ConnectionId;
 use penstock_supervisor::{Entry, Store};
 
 use crate::limits::{IDLE_BUFFERS_MAX, READ_BYTES_MAX};
+use crate::metrics::Metrics;
 use crate::remote::RemoteSpace;
 use crate::session::{Session, Start};
 
@@ -20,6 +21,7 @@ pub struct Sessions {
     runtime: tokio::runtime::Handle,
     buffers: BufferPool,
     store: Store,
+    metrics: Metrics,
     sessions: Mutex<BTreeMap<ConnectionId, (Connection, Session)>>,
 }
 
@@ -32,12 +34,13 @@ pub struct Left {
 
 impl Sessions {
     /// None yet; their reads wait on `runtime`, and their descriptors are kept in `store`.
-    pub fn new(runtime: tokio::runtime::Handle, store: Store) -> Self {
+    pub fn new(runtime: tokio::runtime::Handle, store: Store, metrics: Metrics) -> Self {
         Self {
             runtime,
             // Two blocks more than the largest read, which may begin and end within a block.
             buffers: BufferPool::new(READ_BYTES_MAX + 2 * 4096, IDLE_BUFFERS_MAX),
             store,
+            metrics,
             sessions: Mutex::default(),
         }
     }
@@ -128,21 +131,29 @@ impl Sessions {
             runtime: self.runtime.clone(),
             initialised,
             name: connection.revision.to_string(),
+            metrics: self.metrics.clone(),
         })?;
+        if initialised {
+            self.metrics.taken_over();
+        }
         tracing::info!(revision = %connection.revision, number = connection.number, initialised, "serving");
-        self.sessions().insert(connection.id, (connection, session));
+        let mut sessions = self.sessions();
+        sessions.insert(connection.id, (connection, session));
+        self.metrics.connections(sessions.len());
         Ok(())
     }
 
     /// A connection that csi aborted while nobody could tell us.
     fn forget_ended(&self) {
-        self.sessions().retain(|id, (_, session)| {
+        let mut sessions = self.sessions();
+        sessions.retain(|id, (_, session)| {
             let ended = session.has_ended();
             if ended {
                 self.store.forget(id.0);
             }
             !ended
         });
+        self.metrics.connections(sessions.len());
     }
 
     fn sessions(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, (Connection, Session)>> {

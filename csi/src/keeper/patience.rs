@@ -16,6 +16,7 @@ use penstock_protocol::ids::ConnectionId;
 use super::refusal::Refusal;
 use super::{Keeper, Kept};
 use crate::limits::PATIENCE_INTERVAL;
+use crate::metrics::Done;
 
 /// Since when connections are alone. Pure.
 #[derive(Debug, Default)]
@@ -90,6 +91,7 @@ impl Keeper {
                 Ok(refusal) => {
                     tracing::error!(revision = %connection.revision, number = connection.number, ?patience, "nobody answers reads; they fail with EIO from now on");
                     refusals.insert(id, refusal);
+                    self.metrics.done(Done::Refused);
                     told(connection);
                 }
                 Err(error) => tracing::error!(number = connection.number, %error, "refuse reads that nobody answers"),

@@ -13,6 +13,7 @@ use super::link::Link;
 use super::takeover::{LinkId, Step};
 use super::{Keeper, KeeperError, Kept, State};
 use crate::limits::{HAND_OVER_PAUSE, PING_DEADLINE, PING_INTERVAL, SERVE_DEADLINE, STOP_DEADLINE};
+use crate::metrics::Done;
 
 impl Keeper {
     /// Does what is left to be done with a mounter, and waits for more, until the mounter goes away. Meanwhile it is asked
@@ -72,6 +73,7 @@ impl Keeper {
                     serve(link, &kept.connection, &kept.descriptors, true)?;
                     let number = kept.connection.number;
                     tracing::info!(revision = %kept.connection.revision, number, "a mounter took a connection over");
+                    self.metrics.done(Done::HandedOver);
                 }
             }
             Step::Stop(connection) => {
@@ -84,6 +86,7 @@ impl Keeper {
                 let kept = self.kept_of(connection);
                 if let Some(descriptor) = kept.as_ref().and_then(|kept| kept.descriptors.first()) {
                     fuse::resend(descriptor).map_err(KeeperError::Resend)?;
+                    self.metrics.done(Done::Resent);
                 }
             }
             Step::Complete => {
@@ -120,6 +123,7 @@ impl Keeper {
                     descriptors,
                 };
                 self.insert(kept, None);
+                self.metrics.done(Done::TakenBack);
             }
             None => {
                 tracing::info!(%connection, "a mounter holds a connection that is not mounted here any more");

@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use penstock_csi::keeper::Keeper;
+use penstock_csi::metrics::Metrics;
 use penstock_mount::descriptors;
 use penstock_protocol::control::mounter::{FromMounter, Hello, from_mounter};
 use penstock_supervisor::Store;
@@ -51,7 +52,7 @@ fn only_the_mounters_user_is_heard() {
     );
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
-    let keeper = Keeper::new(Store::default(), |_, _| false);
+    let keeper = Keeper::new(Store::default(), Metrics::default(), |_, _| false);
     keeper.listen(&socket, 65532).unwrap();
     // The file keeps others out already; the keeper must not rely on it.
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use penstock_buffer::BufferPool;
 use penstock_mount::descriptors;
 use penstock_mounter::limits::READ_BYTES_MAX;
-use penstock_mounter::{ReadFailure, Session, SpaceReader, Start, TryRead};
+use penstock_mounter::{Metrics, ReadFailure, Session, SpaceReader, Start, TryRead};
 use penstock_protocol::control::mounter::{
     Completed, Failed, FetchedPackage, FromMounter, Hello, Pong, Serve, Serving, Stopped, ToMounter, from_mounter,
     to_mounter,
@@ -180,6 +180,7 @@ fn session(
         runtime: runtime.clone(),
         initialised: serve.initialised,
         name: "test".into(),
+        metrics: Metrics::default(),
     })
     .unwrap()
 }

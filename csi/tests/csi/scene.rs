@@ -10,6 +10,7 @@ use penstock_csi::folders::Folders;
 use penstock_csi::forms::Form;
 use penstock_csi::keeper::Keeper;
 use penstock_csi::kubernetes::fake::FakeCluster;
+use penstock_csi::metrics::Metrics;
 use penstock_csi::mounts::fake::FakeMounts;
 use penstock_csi::mounts::{LinuxMounts, Mounts};
 use penstock_csi::node::{MounterIdentity, Node, NodeService};
@@ -170,7 +171,7 @@ impl Drop for Scene {
 fn start(folders: &Folders, cluster: &Arc<FakeCluster>, mounts: &Arc<dyn Mounts>) -> (Arc<Keeper>, Arc<Node>) {
     let keeper = {
         let (mounts, folders) = (mounts.clone(), folders.clone());
-        Keeper::new(Store::default(), move |connection, descriptors| {
+        Keeper::new(Store::default(), Metrics::default(), move |connection, descriptors| {
             Revisions::is_mounted(&*mounts, &folders, connection, descriptors)
         })
     };
@@ -194,6 +195,7 @@ fn start(folders: &Folders, cluster: &Arc<FakeCluster>, mounts: &Arc<dyn Mounts>
             service_account: "penstock-mounter".into(),
         },
         locks: VolumeLocks::default(),
+        metrics: Metrics::default(),
     };
     (keeper, Arc::new(node))
 }

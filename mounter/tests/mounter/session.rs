@@ -10,7 +10,7 @@ use penstock_buffer::BufferPool;
 use penstock_cache_client::CacheClient;
 use penstock_mounter::limits::{MISSES_IN_FLIGHT_MAX, READ_BYTES_MAX};
 use penstock_mounter::remote::RemoteSpace;
-use penstock_mounter::{Session, SpaceReader, Start};
+use penstock_mounter::{Metrics, Session, SpaceReader, Start};
 use penstock_protocol::geometry::STRIPE_BYTES;
 use penstock_protocol::ids::RevisionId;
 use penstock_protocol::ring::{Member, Ring};
@@ -48,6 +48,7 @@ fn serve(scene: &Scene, reader: Arc<dyn SpaceReader>) -> (Session, Runtime) {
         runtime: runtime.handle().clone(),
         initialised: false,
         name: "test".to_owned(),
+        metrics: Metrics::default(),
     });
     (session.unwrap(), runtime)
 }
