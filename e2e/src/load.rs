@@ -165,7 +165,10 @@ fn sum_of(path: &Path) -> std::io::Result<String> {
 }
 
 /// The root folder of a pod, as this machine sees it.
-fn root_of(namespace: &str, pod: &str) -> Result<PathBuf> {
+///
+/// # Errors
+/// When the pod has no process.
+pub fn root_of(namespace: &str, pod: &str) -> Result<PathBuf> {
     let uid = kubectl(["get", "pod", pod, "-n", namespace, "-o", "jsonpath={.metadata.uid}"])?;
     for process in fs::read_dir("/proc")? {
         let process = process?.path();

@@ -9,6 +9,7 @@ mod garage;
 mod install;
 mod leaving;
 mod mishaps;
+mod read_suite;
 mod replaced;
 mod ways_to_mount;
 

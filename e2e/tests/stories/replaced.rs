@@ -1,5 +1,6 @@
 //! Everything of ours on a node is killed, deleted and replaced under pods that verify every byte they read.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +15,7 @@ use penstock_e2e::origin::S3Server;
 use penstock_e2e::wait::wait_for;
 
 use crate::first_line::{expect_sums, wait_ready};
+use crate::read_suite;
 
 pub const MINUTE: Duration = Duration::from_secs(60);
 /// Longest pause that a killed worker may cost.
@@ -36,7 +38,7 @@ impl Scene {
         let ns = &namespace.name;
         let origin = S3Server::rclone()?;
         let folder = origin.buckets().join("b");
-        dataset::write(&folder, 300, 8 << 20)?;
+        read_suite::write(&folder)?;
         let sums = dataset::sums(&folder)?;
         apply(&secret(ns))?;
         apply(&runtime(ns, "pool", 2, "1Gi"))?;
@@ -69,6 +71,12 @@ impl Scene {
     /// Nobody reads any more.
     pub fn stop_load(&mut self) {
         self.load = None;
+    }
+
+    /// What the volume shows.
+    fn bucket(&self) -> Result<PathBuf> {
+        let origin = self.origin.as_ref().context("the bucket's server has ended")?;
+        Ok(origin.buckets().join("b"))
     }
 
     /// The bucket's server ends.
@@ -166,6 +174,7 @@ pub fn upgrade() -> Result<()> {
     expect_sums(&parse_sums(&exec(ns, "in-loop-form", SUM_LINE)?), &scene.sums)?;
     let mounts = exec(ns, "in-loop-form", "grep /data /proc/mounts")?;
     ensure!(mounts.contains("/loop"), "not in the form of loop devices: {mounts}");
+    read_suite::check(ns, "in-loop-form", "loop", &scene.bucket()?)?;
     helm(["rollback", "penstock", "-n", SYSTEM_NAMESPACE, "--wait", "--timeout=3m"])?;
     scene.check("the rollback", WORKER_BOUND)?;
     scene.finish()

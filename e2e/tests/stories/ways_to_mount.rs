@@ -11,6 +11,7 @@ use penstock_e2e::origin::S3Server;
 use penstock_e2e::wait::wait_for;
 
 use crate::first_line::{expect_sums, wait_ready};
+use crate::read_suite;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const CLAIM: &str = "persistentVolumeClaim: {claimName: d}";
@@ -22,7 +23,7 @@ pub fn story() -> Result<()> {
     let ns = &namespace.name;
     let origin = S3Server::rclone()?;
     let folder = origin.buckets().join("b");
-    dataset::write(&folder, 60, 2 << 20)?;
+    read_suite::write(&folder)?;
     let sums = dataset::sums(&folder)?;
     apply(&secret(ns))?;
     apply(&runtime(ns, "pool", 1, "1Gi"))?;
@@ -74,6 +75,7 @@ pub fn story() -> Result<()> {
             ensure!(why.contains("Read-only file system"), "{name}: {line}: {why}");
         }
     }
+    read_suite::check(ns, "claim", "file", &folder)?;
     println!("  {} ways, each read {} files and wrote none", ways.len(), sums.len());
     job(ns, &sums)?;
     what_cannot_be_had(ns)?;
