@@ -2,7 +2,7 @@
 //! it. Must not know Kubernetes or mounts.
 //!
 //! Whatever is mounted on the node is kept here, by the supervisor of this container, by every mounter, and by theirs.
-//! [`takeover`] says who lacks what; a thread for each mounter ([`steps`]) does it; [`link`] carries the letters.
+//! `takeover` says who lacks what; a thread for each mounter (`steps`) does it; `link` carries the letters.
 //!
 //! ```text
 //! this process starts ─► the supervisor's entries ─┐
