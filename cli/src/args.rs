@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Datasets from object storage at local-disk speed, without Kubernetes.
 ///
-/// Every command takes the YAML of a Dataset, the same that `kubectl apply` takes. Credentials come from the Secret of
+/// Most commands take the YAML of a Dataset, the same that `kubectl apply` takes. Credentials come from the Secret of
 /// the same file that `credentialsSecretRef` names, else from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
 /// AWS_SESSION_TOKEN in the environment; without either the bucket is read anonymously.
 #[derive(Debug, Parser)]
@@ -49,6 +49,10 @@ mount of the same dataset fetches only what changed. `penstock status DIR` shows
   penstock status /mnt/imagenet
   penstock status -o json /mnt/imagenet | jq .origin.bytes")]
     Status(Status),
+    /// Show what is wrong on a node of a cluster: what is mounted for whom, who holds it, what to do
+    #[command(after_help = "Example:
+  kubectl exec -n penstock-system penstock-csi-abcde -- /bin/penstock doctor")]
+    Doctor(Doctor),
 }
 
 /// Which dataset: the same for every command.
@@ -137,6 +141,14 @@ pub struct Cat {
     /// Where blocks are kept.
     #[command(flatten)]
     pub cache: Cache,
+}
+
+/// Arguments of `penstock doctor`.
+#[derive(Args, Debug)]
+pub struct Doctor {
+    /// Where the csi container of the node answers
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7081")]
+    pub address: String,
 }
 
 /// Arguments of `penstock status`.

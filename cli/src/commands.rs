@@ -1,6 +1,7 @@
 //! One file a command: it puts the parts together and prints.
 
 pub mod cat;
+pub mod doctor;
 pub mod ls;
 pub mod mount;
 pub mod stat;

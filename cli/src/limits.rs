@@ -44,3 +44,6 @@ pub const ENDED_LOOK: Duration = Duration::from_millis(500);
 
 /// Pause between two looks whether it still does; it is over in a moment.
 pub const RELEASE_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long a csi container may take to answer `penstock doctor`. It asks no file system.
+pub const DOCTOR_DEADLINE: Duration = Duration::from_secs(5);

@@ -43,5 +43,6 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Stat(arguments) => commands::stat::run(arguments).await,
         Command::Cat(arguments) => commands::cat::run(arguments).await,
         Command::Status(arguments) => commands::status::run(arguments),
+        Command::Doctor(arguments) => commands::doctor::run(arguments).await,
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use bytes::Bytes;
-use penstock_mount::loop_device::LoopDevice;
+use penstock_mount::loop_device::{LoopDevice, Reads};
 use penstock_mount::{bind, erofs, read_ahead};
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Listed, Outcome, SourceListing, Version, build};
@@ -23,7 +23,7 @@ const PROBE: &str = "probe-";
 pub enum Form {
     /// EROFS mounted from regular files (Linux 6.12).
     File,
-    /// EROFS on loop devices over the same files (Linux 5.16).
+    /// EROFS on loop devices over the same files (Linux 5.16; the take-over needs 6.9).
     Loop,
 }
 
@@ -74,6 +74,8 @@ pub fn choose(wish: Wish, state: &Path, scratch: &Path) -> Result<(Form, String)
         Some(fault) => fault.to_owned(),
         None => match probe(Form::File, state, scratch) {
             Ok(()) => return Ok((Form::File, format!("Linux {release} mounts EROFS from files"))),
+            // A full disk, for example. Pods must start and end all the same, and loop devices are what most kernels have.
+            Err(error @ Error::File { .. }) => return Ok((Form::Loop, format!("nothing could be tried: {error}"))),
             Err(error) => error.to_string(),
         },
     };
@@ -178,9 +180,11 @@ pub fn mount(
     match form {
         Form::File => read_ahead::mounted(READ_AHEAD_KIB, || erofs::mount(image, target, devices)),
         Form::Loop => {
-            let image = LoopDevice::over(image, scratch)?;
+            let image = LoopDevice::over(image, Reads::Cached, scratch)?;
             image.read_ahead(READ_AHEAD_KIB)?;
-            let devices = devices.iter().map(|device| LoopDevice::over(device.as_ref(), scratch));
+            let devices = devices
+                .iter()
+                .map(|device| LoopDevice::over(device.as_ref(), Reads::Direct, scratch));
             let devices = devices.collect::<Result<Vec<_>, _>>()?;
             let paths: Vec<_> = devices.iter().map(LoopDevice::path).collect();
             erofs::mount(image.path(), target, &paths)
@@ -225,6 +229,14 @@ mod tests {
         assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0);
         let (form, why) = choose(Wish::Auto, state.path(), scratch.path()).unwrap();
         assert_eq!(form, Form::File, "{why}");
+    }
+
+    #[test]
+    fn a_state_folder_that_cannot_be_written_stops_nobody() {
+        let nowhere = Path::new("/proc/nowhere");
+        let (form, why) = choose(Wish::Auto, nowhere, nowhere).unwrap();
+        assert_eq!(form, Form::Loop);
+        assert!(why.contains("/proc/nowhere"), "{why}");
     }
 
     #[test]

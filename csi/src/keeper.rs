@@ -28,6 +28,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use penstock_mount::descriptors;
@@ -39,8 +40,9 @@ use tokio::sync::watch;
 
 pub use self::error::KeeperError;
 use self::link::{Introduced, Link};
+pub use self::takeover::Holder;
 use self::takeover::{LinkId, Takeover};
-use crate::limits::{ACCEPT_PAUSE, FETCH_DEADLINE, INHERIT_DEADLINE};
+use crate::limits::{ACCEPT_PAUSE, FETCH_DEADLINE, INHERIT_DEADLINE, LINKS_MAX, SETTLE_PAUSE};
 use crate::metrics::Metrics;
 
 /// Version of the letters that is spoken here.
@@ -55,6 +57,8 @@ pub type IsMounted = dyn Fn(&Connection, &[OwnedFd]) -> bool + Send + Sync;
 /// The keeper. Shared by all calls.
 pub struct Keeper {
     is_mounted: Box<IsMounted>,
+    /// When this container did, see [`crate::succession`].
+    started: u64,
     store: Store,
     metrics: Metrics,
     state: Mutex<State>,
@@ -71,6 +75,12 @@ struct State {
     kept: BTreeMap<ConnectionId, Arc<Kept>>,
     links_so_far: LinkId,
     listener: Option<Arc<OwnedFd>>,
+    /// When it is to be asked for a resend of what mounters took that were not connected for a moment.
+    settles_at: Option<Instant>,
+    /// Another csi container works on this node now.
+    retired: bool,
+    /// Older csi containers that wait for the end of this one.
+    waiting: Vec<OwnedFd>,
 }
 
 /// A connection and its clones.
@@ -84,14 +94,16 @@ struct Kept {
 pub struct Server(LinkId);
 
 impl Keeper {
-    /// A keeper whose descriptors are in `store` too.
+    /// A keeper of a container that started then, whose descriptors are in `store` too.
     pub fn new(
+        started: u64,
         store: Store,
         metrics: Metrics,
         is_mounted: impl Fn(&Connection, &[OwnedFd]) -> bool + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
             is_mounted: Box::new(is_mounted),
+            started,
             store,
             metrics,
             state: Mutex::default(),
@@ -130,7 +142,10 @@ impl Keeper {
     /// When the folder of the socket cannot be written.
     pub fn listen(self: &Arc<Self>, socket: &Path, uid: u32) -> io::Result<()> {
         let listener = Arc::new(descriptors::listen_at(socket)?);
-        self.state().listener = Some(listener.clone());
+        let mut state = self.state();
+        state.listener = Some(listener.clone());
+        state.settles_at = Some(Instant::now() + SETTLE_PAUSE);
+        drop(state);
         chown(socket, Some(uid), Some(uid))?;
         fs::set_permissions(socket, fs::Permissions::from_mode(0o600))?;
         let keeper = self.clone();
@@ -167,16 +182,27 @@ impl Keeper {
         let spawned = std::thread::Builder::new().name("mounter".into()).spawn(move || {
             match Introduced::by(peer, LETTERS_VERSION) {
                 Ok(Introduced::Holder(link, holds)) if found == uid => keeper.converse(&link, holds),
-                Ok(Introduced::Successor(peer)) if found == ROOT => {
-                    tracing::info!("another csi container takes this node over");
-                    keeper.successor.send_replace(Some(Arc::new(peer)));
-                }
+                Ok(Introduced::Successor(peer, started)) if found == ROOT => keeper.asked_to_yield(peer, started),
                 Ok(_) => tracing::warn!(uid = found, "refused a process that is not who it says"),
                 Err(error) => tracing::warn!(%error, "a mounter did not introduce itself"),
             }
         });
         if let Err(error) = spawned {
             tracing::error!(%error, "start a thread");
+        }
+    }
+
+    fn asked_to_yield(&self, peer: OwnedFd, started: u64) {
+        if started >= self.started {
+            tracing::info!("another csi container takes this node over");
+            self.successor.send_replace(Some(Arc::new(peer)));
+            return;
+        }
+        tracing::info!("an older csi container of this node waits");
+        let mut state = self.state();
+        if state.waiting.len() < LINKS_MAX {
+            // Its end of the socket tells it when this process ends.
+            state.waiting.push(peer);
         }
     }
 
@@ -202,7 +228,7 @@ impl Keeper {
                     let _ = told.send(id);
                     keeper.converse_as(id, &link);
                 }
-                Ok(Introduced::Successor(_)) => tracing::warn!("two csi containers want to replace each other"),
+                Ok(Introduced::Successor(..)) => tracing::warn!("two csi containers want to replace each other"),
                 // It ended instead of yielding.
                 Err(error) => tracing::warn!(%error, "the predecessor hands nothing over"),
             }
@@ -230,6 +256,16 @@ impl Keeper {
     fn join(&self, link: &Arc<Link>, holds: Vec<ConnectionId>, serves: bool) -> LinkId {
         tracing::info!(holds = holds.len(), serves, "a holder of connections is here");
         let mut state = self.state();
+        if state.retired {
+            // It finds the one that works now.
+            link.close();
+        }
+        // One mounter, two while they are replaced; a mounter that was taken over must not take all our descriptors.
+        if state.links.len() >= LINKS_MAX
+            && let Some((_, oldest)) = state.links.first_key_value()
+        {
+            oldest.close();
+        }
         state.links_so_far += 1;
         let id = state.links_so_far;
         state.takeover.joined(id, serves, holds);
@@ -248,6 +284,7 @@ impl Keeper {
         }
         let mut state = self.state();
         state.takeover.left(id);
+        state.settles_at = Some(Instant::now() + SETTLE_PAUSE);
         state.links.remove(&id);
         self.changed.notify_all();
         tracing::warn!("a holder of connections went away");
@@ -263,6 +300,11 @@ impl Keeper {
         let missing = |state: &mut State| state.takeover.newest().is_none() || !state.takeover.is_complete();
         let waited = self.changed.wait_while(self.state(), missing);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Everybody who is connected.
+    pub fn holders(&self) -> Vec<Holder> {
+        self.state().takeover.holders()
     }
 
     /// How many connections are kept.
@@ -342,14 +384,17 @@ impl Keeper {
         }
     }
 
+    /// The kept connection of that number. Ask while a mount holds the number: it is free afterwards.
+    pub fn id_of(&self, number: u32) -> Option<ConnectionId> {
+        Some(self.state().find(number)?.connection.id)
+    }
+
     /// Lets go of a connection that is unmounted, here and in every mounter, which are told and not waited for.
-    pub fn forget(&self, number: u32) {
+    pub fn forget(&self, id: ConnectionId) {
         let mut state = self.state();
-        let Some(id) = state.find(number).map(|kept| kept.connection.id) else {
-            return;
-        };
         state.kept.remove(&id);
         state.takeover.unwanted(id);
+        drop(state);
         self.store.forget(id.0);
         self.changed.notify_all();
     }
@@ -369,10 +414,6 @@ impl Keeper {
         let newest = state.takeover.newest().ok_or(KeeperError::NoMounter)?;
         let link = state.links.get(&newest).ok_or(KeeperError::NoMounter)?;
         Ok((newest, link.clone()))
-    }
-
-    fn listener(&self) -> Option<Arc<OwnedFd>> {
-        self.state().listener.clone()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -102,6 +102,7 @@ impl Cluster for ApiServer {
             secondary: None,
         };
         let concerned = |pod: &&PartialObjectMeta<Pod>| pod.metadata.uid.as_ref().is_some_and(|uid| uids.contains(uid));
+        let mut told = Ok(());
         for pod in pods.items.iter().filter(concerned) {
             // What metadata alone do not say.
             let about = ObjectReference {
@@ -109,9 +110,10 @@ impl Cluster for ApiServer {
                 kind: Some("Pod".to_owned()),
                 ..pod.object_ref(&())
             };
-            in_time("an event".to_owned(), recorder.publish(&event, &about)).await?;
+            let published = in_time("an event".to_owned(), recorder.publish(&event, &about)).await;
+            told = told.and(published.map(drop));
         }
-        Ok(())
+        told
     }
 
     async fn is_installed(&self, namespace: &str) -> Result<bool, Error> {

@@ -10,6 +10,7 @@
 //! opens a connection to a cache node or an origin: bytes come through the unprivileged mounter and are verified.
 
 pub mod authority;
+pub mod doctor;
 pub mod error;
 pub mod folders;
 pub mod forms;

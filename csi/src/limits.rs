@@ -31,6 +31,20 @@ pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// Longer than a probe of the kernel takes: what is older in the state folder, nobody works at.
 pub const PROBE_MAX: Duration = Duration::from_secs(60);
 
+/// Pause between two looks whether it is this container's turn.
+pub const TURN_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long calls may go on after a successor came, twice: first those of the kubelet that wait for their answer, then those
+/// it gave up. A fetch of a package takes up to [`FETCH_DEADLINE`].
+pub const YIELD_MAX: Duration = Duration::from_secs(35);
+
+/// How long after a mounter left, or this process began to listen, the kernel is asked once more to send again what is not
+/// answered. A mounter that lives connects again within 200 ms.
+pub const SETTLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Mounters, and csi containers that were replaced, that are connected at the same time.
+pub const LINKS_MAX: usize = 8;
+
 /// How long a predecessor may take to hand over what it keeps, a packet for each mounted revision.
 pub const INHERIT_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -49,6 +63,14 @@ pub const SEND_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long the kernel may take to mount an image: it asks the mounter for a few names. Then the connection is aborted.
 pub const IMAGE_MOUNT_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Pauses after attempts to tell pods what became of their volumes.
+pub const TELL_PAUSES: [Duration; 4] = [
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+    Duration::from_secs(120),
+    Duration::ZERO,
+];
 
 /// How long the API server may take to answer. The kubelet calls again.
 pub const API_DEADLINE: Duration = Duration::from_secs(10);

@@ -12,11 +12,12 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use penstock_csi::doctor::{self, Chosen};
 use penstock_csi::folders::Folders;
 use penstock_csi::identity::Identity;
 use penstock_csi::keeper::Keeper;
 use penstock_csi::kubernetes::{ApiServer, cache_runtimes_gone};
-use penstock_csi::limits::{HANGING_CALL_MAX, SHUTDOWN_MAX, TIER_SWEEP_INTERVAL, TIER_SWEEP_RETRY};
+use penstock_csi::limits::{HANGING_CALL_MAX, SHUTDOWN_MAX, TIER_SWEEP_INTERVAL, TIER_SWEEP_RETRY, YIELD_MAX};
 use penstock_csi::metrics::Metrics;
 use penstock_csi::mounts::LinuxMounts;
 use penstock_csi::node::{MounterIdentity, Node, NodeService};
@@ -25,11 +26,11 @@ use penstock_csi::proto::csi::node_server::NodeServer;
 use penstock_csi::proto::pluginregistration::registration_server::RegistrationServer;
 use penstock_csi::registration::Registration;
 use penstock_csi::revisions::Revisions;
-use penstock_csi::succession::Found;
+use penstock_csi::succession::{container_started, wait_for_turn};
 use penstock_csi::tier::{Owner, Tiers};
 use penstock_csi::volume_lock::VolumeLocks;
 use penstock_csi::{authority, forms, leaving, namespace, socket, told};
-use penstock_health::Readiness;
+use penstock_health::{Pages, Readiness};
 use penstock_protocol::connection::Connection;
 use penstock_supervisor::{Entry, Store};
 use tokio::io::DuplexStream;
@@ -80,6 +81,7 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
         .context("find the API server; this runs in a pod with a service account, or with KUBECONFIG")?;
     let (form, why) = forms::choose(form, &folders.state, &folders.private)?;
     tracing::info!(?form, why, "the form of volumes");
+    let chosen = Chosen { form, why };
     let mounts = Arc::new(LinuxMounts {
         form,
         scratch: folders.private.clone(),
@@ -90,9 +92,12 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
     let metrics = Metrics::default();
     let keeper = {
         let (mounts, folders) = (mounts.clone(), folders.clone());
-        Keeper::new(store, metrics.clone(), move |connection, descriptors| {
-            Revisions::is_mounted(&*mounts, &folders, connection, descriptors)
-        })
+        Keeper::new(
+            container_started()?,
+            store,
+            metrics.clone(),
+            move |connection, descriptors| Revisions::is_mounted(&*mounts, &folders, connection, descriptors),
+        )
     };
     let node = Arc::new(Node {
         name: node_name,
@@ -117,9 +122,11 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
     let registered = Readiness::default();
     let health = {
         let (node, keeper) = (node.clone(), keeper.clone());
-        penstock_health::serve(health_listen, registered.clone(), move || {
-            node.metrics.text(&node.revisions, &keeper)
-        })
+        let (of_node, of_keeper) = (node.clone(), keeper.clone());
+        let pages = Pages::new(registered.clone())
+            .page("/metrics", move || node.metrics.text(&node.revisions, &keeper))
+            .page("/doctor", move || doctor::report(&of_node, &of_keeper, &chosen));
+        pages.serve(health_listen)
     };
     let health = async {
         let ended = health.await;
@@ -157,16 +164,11 @@ impl Work {
     async fn run(self, entries: Vec<Entry<Vec<OwnedFd>>>, client: kube::Client, unprivileged_uid: u32) -> Result<()> {
         let folders = self.node.folders.clone();
         let keeper_socket = folders.keeper_socket();
-        let found = Found::look(&folders.lock(), &keeper_socket);
-        let (turn, predecessor) = match found.with_context(|| format!("lock {}", folders.lock().display()))? {
-            Found::Free(turn) => (turn, None),
-            Found::Taken(waiting) => {
-                tracing::info!("another csi container works on this node; it was asked to yield");
-                tokio::select! {
-                    waited = blocking(move || waiting.wait()) => waited?.context("wait for the lock")?,
-                    () = self.ending.cancelled() => return Ok(()),
-                }
-            }
+        let (lock, socket) = (folders.lock(), keeper_socket.clone());
+        let waiting = blocking(move || wait_for_turn(&lock, &socket, container_started()?));
+        let (turn, predecessor) = tokio::select! {
+            turn = waiting => turn?.with_context(|| format!("lock {}", folders.lock().display()))?,
+            () = self.ending.cancelled() => return Ok(()),
         };
         let (node, keeper) = (self.node.clone(), self.keeper.clone());
         let (runtime, concerned) = (tokio::runtime::Handle::current(), node.clone());
@@ -175,19 +177,22 @@ impl Work {
         };
         blocking(move || {
             keeper.resume(entries);
-            keeper.watch(tell).context("start a thread")?;
             node.revisions.clear().context("look at what a predecessor left")?;
             let listening = keeper.listen(&keeper_socket, unprivileged_uid);
             listening.with_context(|| format!("listen at {}", keeper_socket.display()))?;
             if let Some(predecessor) = predecessor {
                 keeper.inherit(predecessor);
             }
+            keeper.watch(tell).context("start a thread")?;
             anyhow::Ok(())
         })
         .await??;
         tokio::spawn(told::lost(self.node.clone(), self.keeper.clone()));
         let sweeping = tokio::spawn(sweep_tiers(self.node.clone(), cache_runtimes_gone(client)));
-        self.serve_kubelet().await?;
+        tokio::select! {
+            served = self.serve_kubelet() => served?,
+            () = self.yields_late() => tracing::error!("a call hangs; the successor does not wait for it"),
+        }
         let Some(successor) = self.keeper.found_successor() else {
             tracing::info!("asked to end; mounts and sockets stay for the next one");
             return Ok(());
@@ -197,13 +202,21 @@ impl Work {
         let Self {
             node, keeper, ending, ..
         } = self;
-        blocking(move || node.locks.wait_until_free()).await?;
+        if !blocking(move || node.locks.wait_until_free(YIELD_MAX)).await? {
+            tracing::error!("a call hangs; the successor does not wait for it");
+        }
         drop(turn);
         tracing::info!("yielded; descriptors are held until this process is asked to end");
         tokio::select! {
             retired = blocking(move || keeper.retire(&successor)) => retired?.context("hand everything over"),
             () = ending.cancelled() => Ok(()),
         }
+    }
+
+    /// Ends some time after a successor came.
+    async fn yields_late(&self) {
+        self.keeper.successor().await;
+        tokio::time::sleep(YIELD_MAX).await;
     }
 
     /// Serves the kubelet until SIGTERM or a successor.

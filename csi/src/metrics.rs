@@ -101,9 +101,9 @@ impl Metrics {
     /// In the exposition format of Prometheus, after a look at what is mounted and held.
     pub fn text(&self, revisions: &Revisions, keeper: &Keeper) -> String {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let forms = revisions.forms();
+        let shown = revisions.shown();
         for form in [Form::File, Form::Loop] {
-            let count = forms.iter().filter(|found| **found == form).count();
+            let count = shown.iter().filter(|(_, _, found)| *found == form).count();
             self.0.mounted.get_or_create(&FormLabel { form }).set(number(count));
         }
         self.0.kept.set(number(keeper.kept()));

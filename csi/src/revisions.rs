@@ -206,11 +206,15 @@ impl Revisions {
         Ok(())
     }
 
-    /// The form of each mounted revision; none when the kernel does not tell.
-    pub fn forms(&self) -> Vec<Form> {
+    /// Each mounted revision with the number of its connection and its form; none when the kernel does not tell.
+    pub fn shown(&self) -> Vec<(RevisionId, u32, Form)> {
         let table = self.table().unwrap_or_default();
-        let ours = |mount: &&Mount| Self::shows_revision(mount) && self.folders.revision_of(&mount.target).is_some();
-        table.iter().filter(ours).map(|mount| Form::of(&mount.source)).collect()
+        let ours = table.iter().filter(|mount| Self::shows_revision(mount));
+        let shown = ours.filter_map(|mount| {
+            let (revision, number) = self.folders.revision_of(&mount.target)?;
+            Some((revision, number, Form::of(&mount.source)))
+        });
+        shown.collect()
     }
 
     fn mount(&self, wanted: &Wanted) -> Result<Mounted, Error> {
@@ -317,6 +321,7 @@ impl Revisions {
         if table.iter().any(|mount| used(&mount)) {
             return Ok(());
         }
+        let kept = self.keeper.id_of(*connection);
         if table.iter().any(|mount| mount.target == *path) {
             self.mounts.unmount(path, Some(*connection))?;
         }
@@ -329,7 +334,9 @@ impl Revisions {
             self.mounts.unmount(&space.target, None)?;
             remove_folder(&space.target);
         }
-        self.keeper.forget(*connection);
+        if let Some(id) = kept {
+            self.keeper.forget(id);
+        }
         remove_folder(path);
         let others = self.mounted(&self.table()?);
         if !others.iter().any(|other| other.revision == *revision) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use penstock_protocol::connection::Connection;
 
 use crate::keeper::Keeper;
+use crate::limits::TELL_PAUSES;
 use crate::node::Node;
 
 /// An event for pods.
@@ -62,7 +63,13 @@ async fn tell(node: &Node, concerned: impl Fn(u32) -> bool, news: &News) {
         return;
     }
     tracing::warn!(?pods, reason = news.reason, "pods are told");
-    if let Err(error) = node.cluster.tell_pods(&node.name, &pods, news).await {
-        tracing::error!(%error, "pods could not be told what became of their volumes");
+    for pause in TELL_PAUSES {
+        match node.cluster.tell_pods(&node.name, &pods, news).await {
+            Ok(()) => return,
+            Err(error) => {
+                tracing::warn!(%error, "pods could not be told what became of their volumes; it is tried again");
+            }
+        }
+        tokio::time::sleep(pause).await;
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::error::Error;
 
@@ -41,11 +42,14 @@ impl VolumeLocks {
         })
     }
 
-    /// Waits until no target is held. Blocks.
-    pub fn wait_until_free(&self) {
+    /// Waits until no target is held, and says whether that came to be in time. Blocks.
+    pub fn wait_until_free(&self, deadline: Duration) -> bool {
         let held = self.0.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let waited = self.0.released.wait_while(held, |held| !held.is_empty());
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        let waited = self
+            .0
+            .released
+            .wait_timeout_while(held, deadline, |held| !held.is_empty());
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 }
 
@@ -78,10 +82,9 @@ mod tests {
             locks.lock(Path::new("/a")).unwrap(),
             locks.lock(Path::new("/b")).unwrap(),
         );
-        let waiting = std::thread::spawn(move || locks.wait_until_free());
-        drop(first);
-        assert!(!waiting.is_finished());
-        drop(second);
-        waiting.join().unwrap();
+        assert!(!locks.wait_until_free(Duration::from_millis(1)));
+        let waiting = std::thread::spawn(move || locks.wait_until_free(Duration::from_secs(30)));
+        drop((first, second));
+        assert!(waiting.join().unwrap());
     }
 }

@@ -37,16 +37,38 @@ pub async fn serve(
     readiness: Readiness,
     metrics: impl Fn() -> String + Clone + Send + Sync + 'static,
 ) -> io::Result<()> {
-    let ready = move || async move {
-        if readiness.get() {
-            (StatusCode::OK, "ready\n")
-        } else {
-            (StatusCode::SERVICE_UNAVAILABLE, "not ready yet\n")
-        }
-    };
-    let router = Router::new()
-        .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(move || async move { metrics() }));
-    axum::serve(TcpListener::bind(listen).await?, router).await
+    Pages::new(readiness).page("/metrics", metrics).serve(listen).await
+}
+
+/// The pages of a process that has more to tell.
+pub struct Pages(Router);
+
+impl Pages {
+    /// `/livez` and `/readyz`.
+    pub fn new(readiness: Readiness) -> Self {
+        let ready = move || async move {
+            if readiness.get() {
+                (StatusCode::OK, "ready\n")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "not ready yet\n")
+            }
+        };
+        let router = Router::new()
+            .route("/livez", get(|| async { "alive\n" }))
+            .route("/readyz", get(ready));
+        Self(router)
+    }
+
+    /// With a page of text more.
+    pub fn page(self, path: &str, text: impl Fn() -> String + Clone + Send + Sync + 'static) -> Self {
+        Self(self.0.route(path, get(move || async move { text() })))
+    }
+
+    /// Answers until the process ends.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub async fn serve(self, listen: SocketAddr) -> io::Result<()> {
+        axum::serve(TcpListener::bind(listen).await?, self.0).await
+    }
 }

@@ -56,7 +56,7 @@ pub fn clone(connection: &OwnedFd) -> Result<OwnedFd, MountError> {
 }
 
 /// Makes the kernel send again what was received on a connection and not answered, by whomever (Linux 6.9). What somebody
-/// works at is sent again too; the first answer counts.
+/// works at is sent again too: only who receives it again can answer it.
 ///
 /// # Errors
 /// When the kernel does not know the message.

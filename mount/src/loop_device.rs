@@ -21,6 +21,7 @@ const LOOP_CTL_GET_FREE: libc::Ioctl = 0x4C82;
 const LOOP_CONFIGURE: libc::Ioctl = 0x4C0A;
 const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
+const LO_FLAGS_DIRECT_IO: u32 = 16;
 
 /// How often a free device is asked for: somebody else may take it before we do.
 const ATTEMPTS: usize = 16;
@@ -54,6 +55,24 @@ struct LoopConfig {
 
 const _: () = assert!(size_of::<LoopConfig>() == 304);
 
+/// How the kernel reads the file below a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reads {
+    /// Through the page cache, one read after the other.
+    Cached,
+    /// Many at the same time, and nothing is cached twice; the file must allow O_DIRECT.
+    Direct,
+}
+
+impl Reads {
+    fn flags(self) -> u32 {
+        match self {
+            Self::Cached => 0,
+            Self::Direct => LO_FLAGS_DIRECT_IO,
+        }
+    }
+}
+
 /// A read-only block device over a file. It goes by itself when nothing uses it any more: when this is dropped, or with
 /// the last mount of it.
 #[derive(Debug)]
@@ -68,13 +87,13 @@ impl LoopDevice {
     ///
     /// # Errors
     /// When the kernel refuses, for example without root, or the file cannot be opened.
-    pub fn over(path: &Path, nodes: &Path) -> Result<Self, MountError> {
+    pub fn over(path: &Path, access: Reads, nodes: &Path) -> Result<Self, MountError> {
         let refused = |error| MountError::of_io("make a loop device over", path)(error);
         let file = File::open(path).map_err(refused)?;
         let control = node("loop-control", CONTROL, nodes).and_then(open).map_err(refused)?;
         let mut last = io::Error::from(io::ErrorKind::ResourceBusy);
         for _ in 0..ATTEMPTS {
-            match configure(&control, &file, nodes) {
+            match configure(&control, &file, access, nodes) {
                 Ok(device) => return Ok(device),
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy => last = error,
                 Err(error) => return Err(refused(error)),
@@ -105,7 +124,7 @@ impl LoopDevice {
     }
 }
 
-fn configure(control: &File, file: &File, nodes: &Path) -> io::Result<LoopDevice> {
+fn configure(control: &File, file: &File, access: Reads, nodes: &Path) -> io::Result<LoopDevice> {
     // SAFETY: the ioctl takes no argument and returns a number.
     let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
     let number = u32::try_from(number).map_err(|_| io::Error::last_os_error())?;
@@ -123,7 +142,7 @@ fn configure(control: &File, file: &File, nodes: &Path) -> io::Result<LoopDevice
             number: 0,
             encrypt_type: 0,
             encrypt_key_size: 0,
-            flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR,
+            flags: LO_FLAGS_READ_ONLY | LO_FLAGS_AUTOCLEAR | access.flags(),
             file_name: [0; 64],
             crypt_name: [0; 64],
             encrypt_key: [0; 32],
@@ -179,7 +198,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
         File::create(&path).unwrap().write_all(&[7; 8192]).unwrap();
-        let device = LoopDevice::over(&path, folder.path()).expect("run this as root");
+        let device = LoopDevice::over(&path, Reads::Cached, folder.path()).expect("run this as root");
         let mut bytes = Vec::new();
         File::open(device.path()).unwrap().read_to_end(&mut bytes).unwrap();
         assert_eq!(bytes, [7; 8192]);
@@ -196,7 +215,7 @@ mod tests {
     #[test]
     fn a_file_that_is_not_there_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let error = LoopDevice::over(&folder.path().join("nothing"), folder.path()).unwrap_err();
+        let error = LoopDevice::over(&folder.path().join("nothing"), Reads::Cached, folder.path()).unwrap_err();
         assert!(error.to_string().contains("nothing"), "{error}");
     }
 }

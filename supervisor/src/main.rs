@@ -17,7 +17,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 
 /// Starts a program again whenever it ends, and keeps the descriptors that it asks to keep. SIGTERM is passed on and
 /// ends both.
@@ -47,26 +47,34 @@ async fn supervise(command: &[OsString]) -> Result<ExitCode> {
     let (mut kept, mut restarts) = (Kept::default(), Restarts::default());
     loop {
         let started = Instant::now();
-        let (mut worker, listening) = start(command, kept)?;
-        let (status, ending) = tokio::select! {
-            status = worker.wait() => (status, false),
-            _ = terminate.recv() => {
-                pass_on_terminate(&worker);
-                (worker.wait().await, true)
+        let ended = match start(command) {
+            Ok((mut worker, socket, process)) => {
+                let listening = spawn_blocking(move || converse(&socket, &process, kept));
+                let (status, ending) = tokio::select! {
+                    status = worker.wait() => (status, false),
+                    _ = terminate.recv() => {
+                        pass_on_terminate(&worker);
+                        (worker.wait().await, true)
+                    }
+                };
+                let status = status.context("wait for the worker")?;
+                if ending {
+                    return Ok(exit_code(status));
+                }
+                kept = listening.await.context("the thread that listens to the worker")?;
+                Ok(status)
             }
+            // There may be too many processes or descriptors for a moment.
+            Err(error) => Err(error),
         };
-        let status = status.context("wait for the worker")?;
-        if ending {
-            return Ok(exit_code(status));
-        }
-        kept = listening.await.context("the thread that listens to the worker")?;
         match restarts.next(started.elapsed(), !kept.is_empty()) {
-            Next::GiveUp => {
-                tracing::error!(%status, "the worker does not stay; giving up");
-                return Ok(exit_code(status));
-            }
+            Next::GiveUp => return ended.map(exit_code),
             Next::Start(pause) => {
-                tracing::error!(%status, ?pause, kept = kept.entries().count(), "the worker ended; it is started again");
+                let kept = kept.entries().count();
+                match ended {
+                    Ok(status) => tracing::error!(%status, ?pause, kept, "the worker ended; it is started again"),
+                    Err(error) => tracing::error!(?error, ?pause, kept, "the worker is not started; it is tried again"),
+                }
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
@@ -76,8 +84,8 @@ async fn supervise(command: &[OsString]) -> Result<ExitCode> {
     }
 }
 
-/// Starts a worker and a thread that gives it what is kept, and then does what it says until it ends.
-fn start(command: &[OsString], kept: Kept<Descriptors>) -> Result<(Child, JoinHandle<Kept<Descriptors>>)> {
+/// Starts a worker; with it come the socket to speak with it and a hold on it.
+fn start(command: &[OsString]) -> Result<(Child, OwnedFd, OwnedFd)> {
     let (ours, theirs) = descriptors::pair().context("make a pair of sockets")?;
     let [program, arguments @ ..] = command else {
         anyhow::bail!("there is no program");
@@ -86,13 +94,15 @@ fn start(command: &[OsString], kept: Kept<Descriptors>) -> Result<(Child, JoinHa
         .args(arguments)
         .stdin(theirs)
         .env("MALLOC_ARENA_MAX", MALLOC_ARENAS)
+        .kill_on_drop(true)
         .spawn();
     let worker = worker.with_context(|| format!("start {}", program.display()))?;
     let process = pid_of(&worker).context("a worker that was just started has a number")?;
     let process = pidfd_open(process, PidfdFlags::empty()).context("hold on to the worker")?;
-    Ok((worker, spawn_blocking(move || converse(&ours, &process, kept))))
+    Ok((worker, ours, process))
 }
 
+/// Gives a worker what is kept, and then does what it says until it ends.
 fn converse(socket: &OwnedFd, process: &OwnedFd, mut kept: Kept<Descriptors>) -> Kept<Descriptors> {
     if let Err(error) = give(socket.as_fd(), &kept) {
         tracing::error!(%error, "the worker did not take its descriptors");

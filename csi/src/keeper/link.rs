@@ -31,8 +31,9 @@ pub(super) struct Link {
 pub(super) enum Introduced {
     /// It holds these connections.
     Holder(Arc<Link>, Vec<ConnectionId>),
-    /// It wants to be handed what is kept here.
-    Successor(OwnedFd),
+    /// A csi container that started then wants to be handed what is kept here. Whatever version it speaks: it must not wait
+    /// for ever because it is newer.
+    Successor(OwnedFd, u64),
 }
 
 impl Introduced {
@@ -57,7 +58,7 @@ impl Introduced {
                 };
                 Ok(Self::Holder(Arc::new(link), holds))
             }
-            Some(from_mounter::Letter::Succeed(succeed)) if succeed.version == version => Ok(Self::Successor(socket)),
+            Some(from_mounter::Letter::Succeed(succeed)) => Ok(Self::Successor(socket, succeed.started)),
             other => Err(io::Error::other(format!(
                 "expected a Hello of version {version}, not {other:?}"
             ))),

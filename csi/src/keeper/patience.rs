@@ -8,9 +8,11 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use penstock_mount::fuse;
 use penstock_protocol::ids::ConnectionId;
 
 use super::refusal::Refusal;
@@ -49,15 +51,26 @@ impl Keeper {
         let keeper = self.clone();
         let watch = move || {
             let (mut alone, mut refusals) = (Alone::default(), BTreeMap::new());
-            loop {
+            while !keeper.state().retired {
+                keeper.settle();
                 keeper.look(&mut alone, &mut refusals, &told);
                 std::thread::sleep(PATIENCE_INTERVAL);
             }
+            // The successor refuses if it must; what we refused ends here.
         };
         std::thread::Builder::new()
             .name("patience".into())
             .spawn(watch)
             .map(drop)
+    }
+
+    fn settle(&self) {
+        let mut state = self.state();
+        if state.settles_at.is_some_and(|at| at <= Instant::now()) {
+            state.settles_at = None;
+            state.takeover.settled();
+            self.changed.notify_all();
+        }
     }
 
     fn look(
@@ -72,6 +85,16 @@ impl Keeper {
             kept.map(|kept| (kept.clone(), state.takeover.is_served(kept.connection.id)))
                 .collect()
         };
+        for (kept, _) in &all {
+            // It ended before it was kept, so that nobody could let go of it.
+            if !kept
+                .descriptors
+                .iter()
+                .all(|descriptor| fuse::is_connected(descriptor.as_fd()))
+            {
+                self.forget(kept.connection.id);
+            }
+        }
         let is_kept = |id: &ConnectionId| all.iter().any(|(kept, _)| kept.connection.id == *id);
         alone.retain(is_kept);
         refusals.retain(|id, _| is_kept(id));

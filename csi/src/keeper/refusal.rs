@@ -33,11 +33,12 @@ impl Refusal {
         let thread = std::thread::Builder::new()
             .name("refuse".into())
             .spawn(move || refuse(&queue, &stopped))?;
-        fuse::resend(connection)?;
-        Ok(Self {
+        let refusal = Self {
             stop,
             thread: Some(thread),
-        })
+        };
+        fuse::resend(connection)?;
+        Ok(refusal)
     }
 }
 

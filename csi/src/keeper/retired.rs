@@ -17,11 +17,14 @@ impl Keeper {
     /// # Errors
     /// When the successor cannot be understood.
     pub fn retire(&self, successor: &OwnedFd) -> std::io::Result<()> {
-        if let Some(listener) = self.listener() {
+        let mut state = self.state();
+        state.retired = true;
+        // Whoever has connected and was not accepted yet is refused when the socket is closed.
+        if let Some(listener) = state.listener.take() {
             descriptors::shut_down(&*listener);
         }
-        let links: Vec<_> = self.state().links.values().cloned().collect();
-        links.iter().for_each(|link| link.close());
+        state.links.values().for_each(|link| link.close());
+        drop(state);
 
         let kept = self.state().kept.keys().map(|id| id.as_bytes().to_vec()).collect();
         let hello = from_mounter::Letter::Hello(Hello {
@@ -57,7 +60,7 @@ impl Keeper {
             }
             Some(to_mounter::Letter::Stop(stop)) => {
                 if let Some(kept) = kept(&stop.connection) {
-                    self.forget(kept.connection.number);
+                    self.forget(kept.connection.id);
                 }
                 answer(successor, id, from_mounter::Letter::Stopped(Stopped {}), &[])
             }

@@ -83,9 +83,13 @@ impl Keeper {
                 link.ask(letter, &[], STOP_DEADLINE)?;
             }
             Step::Resend(connection) => {
+                self.state().takeover.ask_resend(id, connection, false);
                 let kept = self.kept_of(connection);
                 if let Some(descriptor) = kept.as_ref().and_then(|kept| kept.descriptors.first()) {
-                    fuse::resend(descriptor).map_err(KeeperError::Resend)?;
+                    fuse::resend(descriptor).map_err(|error| {
+                        self.state().takeover.ask_resend(id, connection, true);
+                        KeeperError::Resend(error)
+                    })?;
                     self.metrics.done(Done::Resent);
                 }
             }

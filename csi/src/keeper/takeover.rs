@@ -43,11 +43,24 @@ pub enum Step {
 #[derive(Clone, Debug, Default)]
 pub struct Takeover {
     kept: BTreeSet<ConnectionId>,
-    links: BTreeMap<LinkId, Holder>,
+    links: BTreeMap<LinkId, Link>,
+}
+
+/// A mounter that is connected, or a csi container that was replaced, for people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// Whether it answers the kernel.
+    pub serves: bool,
+    /// Whether it answered the last letter.
+    pub answers: bool,
+    /// Whether it holds everything that this process does.
+    pub complete: bool,
+    /// How many connections it holds.
+    pub holds: usize,
 }
 
 #[derive(Clone, Debug)]
-struct Holder {
+struct Link {
     /// Whether it answers the kernel; another csi container does not.
     serves: bool,
     /// Whether it answered the last letter.
@@ -72,7 +85,7 @@ impl Takeover {
             resend: serves,
             unwanted: false,
         };
-        let holder = Holder {
+        let holder = Link {
             serves,
             answers: true,
             holds: holds.into_iter().map(|id| (id, held)).collect(),
@@ -84,7 +97,9 @@ impl Takeover {
     /// A mounter ended. What it took and did not answer, others are sent.
     pub fn left(&mut self, link: LinkId) {
         let Some(gone) = self.links.remove(&link) else { return };
-        self.resend_to_others(link, gone.holds.into_keys());
+        if gone.serves {
+            self.resend_to_others(link);
+        }
     }
 
     /// Whether a mounter answered a letter in time. One that did not may be stopped or hang, and so may what it took.
@@ -92,19 +107,21 @@ impl Takeover {
         let Some(holder) = self.links.get_mut(&link) else {
             return;
         };
-        let falls_silent = holder.answers && !answers;
-        holder.answers = answers;
-        if falls_silent {
-            let holds: Vec<_> = holder.holds.keys().copied().collect();
-            self.resend_to_others(link, holds);
+        let before = std::mem::replace(&mut holder.answers, answers);
+        if before && !answers && holder.serves {
+            self.resend_to_others(link);
+        } else if !before && answers && holder.serves {
+            // Meanwhile others may have ended, for whom it was not asked to answer.
+            holder.holds.values_mut().for_each(|held| held.resend = true);
         }
     }
 
-    fn resend_to_others(&mut self, link: LinkId, ids: impl IntoIterator<Item = ConnectionId>) {
-        for id in ids {
+    /// Not only what the one was known to hold: it may have begun to serve more than it could say.
+    fn resend_to_others(&mut self, link: LinkId) {
+        for id in &self.kept {
             let others = self.links.iter_mut().filter(|(other, _)| **other != link);
             let mut serving = others.filter(|(_, holder)| holder.serves && holder.answers);
-            if let Some(held) = serving.find_map(|(_, other)| other.holds.get_mut(&id)) {
+            if let Some(held) = serving.find_map(|(_, other)| other.holds.get_mut(id)) {
                 held.resend = true;
             }
         }
@@ -139,6 +156,21 @@ impl Takeover {
         }
     }
 
+    /// Some time has passed since this process began, or since a mounter left. One that was not connected meanwhile may have
+    /// taken requests and ended, and nobody noticed.
+    pub fn settled(&mut self) {
+        self.resend_to_others(LinkId::MAX);
+    }
+
+    /// Whether a resend is asked for. Say no before it is done, not afterwards: while it is done another mounter may end, and
+    /// what that one took since then is to be sent again too.
+    pub fn ask_resend(&mut self, link: LinkId, id: ConnectionId, asked: bool) {
+        let holder = self.links.get_mut(&link);
+        if let Some(held) = holder.and_then(|holder| holder.holds.get_mut(&id)) {
+            held.resend = asked;
+        }
+    }
+
     /// A step was taken.
     pub fn done(&mut self, link: LinkId, step: Step) {
         let Some(holder) = self.links.get_mut(&link) else {
@@ -148,19 +180,16 @@ impl Takeover {
             // Said by `kept`: it holds whatever became of the mounter.
             Step::TakeBack(_) => {}
             Step::HandOver(id) => {
-                // It asked for a resend itself. Meanwhile the connection may have ended.
+                // It asked for a resend itself, but since then others may have ended, and the connection too.
                 let held = Held {
-                    resend: false,
+                    resend: true,
                     unwanted: !self.kept.contains(&id),
                 };
                 holder.holds.insert(id, held);
             }
             Step::Stop(id) => drop(holder.holds.remove(&id)),
-            Step::Resend(id) => {
-                if let Some(held) = holder.holds.get_mut(&id) {
-                    held.resend = false;
-                }
-            }
+            // Said by `ask_resend`.
+            Step::Resend(_) => {}
             Step::Complete => holder.complete = true,
         }
     }
@@ -210,6 +239,17 @@ impl Takeover {
     /// Whether every mounter that is here holds everything, and this process too.
     pub fn is_complete(&self) -> bool {
         self.links.values().all(|holder| holder.complete)
+    }
+
+    /// Everybody who is connected.
+    pub fn holders(&self) -> Vec<Holder> {
+        let holders = self.links.values().map(|link| Holder {
+            serves: link.serves,
+            answers: link.answers,
+            complete: link.complete,
+            holds: link.holds.len(),
+        });
+        holders.collect()
     }
 
     /// Whether something is left to be done with a mounter that is here.

@@ -52,7 +52,7 @@ fn only_the_mounters_user_is_heard() {
     );
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
-    let keeper = Keeper::new(Store::default(), Metrics::default(), |_, _| false);
+    let keeper = Keeper::new(0, Store::default(), Metrics::default(), |_, _| false);
     keeper.listen(&socket, 65532).unwrap();
     // The file keeps others out already; the keeper must not rely on it.
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);

@@ -171,9 +171,12 @@ impl Drop for Scene {
 fn start(folders: &Folders, cluster: &Arc<FakeCluster>, mounts: &Arc<dyn Mounts>) -> (Arc<Keeper>, Arc<Node>) {
     let keeper = {
         let (mounts, folders) = (mounts.clone(), folders.clone());
-        Keeper::new(Store::default(), Metrics::default(), move |connection, descriptors| {
-            Revisions::is_mounted(&*mounts, &folders, connection, descriptors)
-        })
+        Keeper::new(
+            0,
+            Store::default(),
+            Metrics::default(),
+            move |connection, descriptors| Revisions::is_mounted(&*mounts, &folders, connection, descriptors),
+        )
     };
     let uid = rustix::process::getuid().as_raw();
     keeper.listen(&folders.keeper_socket(), uid).unwrap();

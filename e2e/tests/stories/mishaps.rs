@@ -3,13 +3,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use penstock_e2e::cluster::{apply, exec, kubectl, reader_pod, wait_gone, wait_pod_ready};
+use penstock_e2e::cluster::{SYSTEM_NAMESPACE, apply, exec, kubectl, reader_pod, wait_gone, wait_pod_ready};
 use penstock_e2e::dataset::{SUM_LINE, parse_sums};
 use penstock_e2e::node;
 use penstock_e2e::wait::wait_for;
 
 use crate::first_line::expect_sums;
-use crate::replaced::{MINUTE, Scene, WORKER_BOUND};
+use crate::replaced::{MINUTE, Scene, WORKER_BOUND, pod_of};
 
 /// A mounter that hangs is killed by its supervisor after 10 s.
 const HANG_BOUND: Duration = Duration::from_secs(14);
@@ -17,6 +17,12 @@ const HANG_BOUND: Duration = Duration::from_secs(14);
 /// SIGSTOP to the mounter; restarts of kubelet and containerd; cache nodes that are away for a while.
 pub fn hangs_and_restarts() -> Result<()> {
     let scene = Scene::new("mishaps")?;
+    let seen = doctor()?;
+    println!("  penstock doctor:\n    {}", seen.trim().replace('\n', "\n    "));
+    ensure!(
+        seen.contains("a mounter is connected: answering, complete") && seen.contains("held here and served"),
+        "{seen}"
+    );
     node::signal("n1", "STOP", "/bin/penstock-mounter")?;
     scene.check("SIGSTOP to the mounter", HANG_BOUND)?;
     for component in ["kubelet", "containerd"] {
@@ -38,6 +44,12 @@ pub fn hangs_and_restarts() -> Result<()> {
     }
     scene.check(&format!("cache nodes away for {away:?}"), away + Duration::from_secs(5))?;
     scene.finish()
+}
+
+/// What a person types to see what is wrong on a node.
+fn doctor() -> Result<String> {
+    let pod = pod_of("csi")?;
+    kubectl(["exec", "-n", SYSTEM_NAMESPACE, &pod, "--", "/bin/penstock", "doctor"])
 }
 
 /// Pods end in seconds though nobody answers the reads that they wait for: mounter and cache nodes stopped, origin gone.

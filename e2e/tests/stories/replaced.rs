@@ -181,7 +181,7 @@ pub fn upgrade() -> Result<()> {
 }
 
 /// The pod of a part on n1 that is not about to end.
-fn pod_of(part: &str) -> Result<String> {
+pub fn pod_of(part: &str) -> Result<String> {
     let pods = kubectl([
         "get",
         "pods",

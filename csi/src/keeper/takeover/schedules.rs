@@ -51,6 +51,8 @@ struct Node {
     csi: Option<Container<Csi>>,
     mounters: Vec<Container<Mounter>>,
     numbers: u64,
+    /// csi began while mounters may have been there that are not connected.
+    is_new: bool,
 }
 
 /// What happens next; the number chooses among what it could happen to.
@@ -66,6 +68,8 @@ enum Event {
     Mount,
     Unmount(usize),
     Ask(usize),
+    Silent(usize),
+    Heard(usize),
     Take(usize),
     Answer(usize),
     KillCsi,
@@ -80,6 +84,8 @@ enum Interruption {
     CsiDies,
     MounterDies,
     Unmount,
+    /// Another mounter takes what it can, and its pod goes.
+    AnotherGoes,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -94,6 +100,8 @@ fn event() -> impl Strategy<Value = Event> {
         2 => Just(Event::Mount),
         1 => some().prop_map(Event::Unmount),
         4 => some().prop_map(Event::Ask),
+        1 => some().prop_map(Event::Silent),
+        1 => some().prop_map(Event::Heard),
         4 => some().prop_map(Event::Take),
         3 => some().prop_map(Event::Answer),
         1 => Just(Event::KillCsi),
@@ -107,7 +115,8 @@ fn interruption() -> impl Strategy<Value = Interruption> {
     prop_oneof![
         Just(Interruption::CsiDies),
         Just(Interruption::MounterDies),
-        Just(Interruption::Unmount)
+        Just(Interruption::Unmount),
+        Just(Interruption::AnotherGoes),
     ]
 }
 
@@ -154,6 +163,8 @@ impl Node {
                     connection.requests.push(Request::Pending);
                 }
             }
+            Event::Silent(which) => self.hear(which, false),
+            Event::Heard(which) => self.hear(which, true),
             Event::Take(which) => self.take(which),
             Event::Answer(which) => self.answer(which),
             Event::KillCsi => self.end_csi_worker(),
@@ -195,6 +206,7 @@ impl Node {
             container.supervisor.note(Letter::Forget(id), Rc::default());
         }
         container.worker = Some(csi);
+        self.is_new = true;
     }
 
     fn start_mounter(&mut self, which: usize) {
@@ -257,11 +269,21 @@ impl Node {
         let Some((at, link, step)) = nth(linked.into_iter(), which) else {
             return;
         };
+        let csi = self.csi.as_mut().and_then(|container| container.worker.as_mut());
+        if let (Step::Resend(id), Some(csi)) = (step, csi) {
+            csi.takeover.ask_resend(link, id, false);
+        }
         let given = self.perform(at, step);
         match interruption {
             Some(Interruption::CsiDies) => return self.end_csi_worker(),
             Some(Interruption::MounterDies) => self.end_mounter_worker_at(at),
             Some(Interruption::Unmount) => self.unmount(which),
+            Some(Interruption::AnotherGoes) => {
+                if let Some(other) = (0..self.mounters.len()).find(|other| *other != at) {
+                    self.take_with(other);
+                    self.remove_mounter(other);
+                }
+            }
             None => {}
         }
         let Some(container) = self.csi.as_mut() else { return };
@@ -350,6 +372,38 @@ impl Node {
         container.supervisor.note(Letter::Forget(id.0), Rc::default());
         csi.descriptors.remove(&id);
         csi.takeover.unwanted(id);
+    }
+
+    fn take_with(&mut self, at: usize) {
+        let Some(mounter) = &self.mounters[at].worker else {
+            return;
+        };
+        let number = mounter.number;
+        for id in mounter.sessions.keys() {
+            for request in self
+                .connections
+                .get_mut(id)
+                .into_iter()
+                .flat_map(|connection| &mut connection.requests)
+            {
+                if *request == Request::Pending {
+                    *request = Request::Taken(number);
+                }
+            }
+        }
+    }
+
+    /// A mounter does not answer a letter in time, or does again.
+    fn hear(&mut self, which: usize, answers: bool) {
+        let links = self
+            .mounters
+            .iter()
+            .filter_map(|container| container.worker.as_ref()?.link);
+        let link = nth(links, which);
+        let csi = self.csi.as_mut().and_then(|container| container.worker.as_mut());
+        if let (Some(link), Some(csi)) = (link, csi) {
+            csi.takeover.heard(link, answers);
+        }
     }
 
     fn take(&mut self, which: usize) {
@@ -453,6 +507,13 @@ impl Node {
         }
         for _ in 0..self.mounters.len() {
             self.connect(0);
+        }
+        for which in 0..self.mounters.len() {
+            self.hear(which, true);
+        }
+        let csi = self.csi.as_mut().and_then(|container| container.worker.as_mut());
+        if let Some(csi) = csi.filter(|_| std::mem::take(&mut self.is_new)) {
+            csi.takeover.settled();
         }
         for _ in 0..200 {
             self.work(0, None);
