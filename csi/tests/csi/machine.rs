@@ -21,6 +21,7 @@ use penstock_protocol::ids::SpaceId;
 use penstock_revision::Package;
 use rustix::fs::{Advice, fadvise};
 use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::pipe::SpliceFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::UnixStream;
 use tonic::transport::Endpoint;
@@ -256,11 +257,22 @@ impl Machine {
         receiver
     }
 
-    /// Reads a file again and again, which is in memory after the first time. Not only once: some machines take pages away
-    /// that were not used for a few seconds (DAMON).
+    /// Reads a file again and again, which is in memory after the first time, and is kept there: some machines take pages away
+    /// that were not used for a few seconds (DAMON). Pages that wait in a pipe stay.
     pub fn read_warm(&self, pod: &str, file: u64) -> WarmReader {
         assert!(self.read(pod, file).recv_timeout(PATIENCE).unwrap().unwrap());
         let path = self.target(pod).join(file.to_string());
+        let (pages, mut left) = (fs::File::open(&path).unwrap(), FILE_BYTES as usize);
+        let mut pipes = Vec::new();
+        while left > 0 {
+            let pipe = rustix::pipe::pipe().unwrap();
+            rustix::pipe::fcntl_setpipe_size(&pipe.1, PIPE_BYTES).unwrap();
+            // Until it is full.
+            while let Ok(moved @ 1..) = rustix::pipe::splice(&pages, None, &pipe.1, None, left, SpliceFlags::NONBLOCK) {
+                left -= moved;
+            }
+            pipes.push(pipe);
+        }
         let (stop, stopped) = mpsc::channel::<()>();
         let thread = std::thread::spawn(move || {
             let content = fs::read(&path).unwrap();
@@ -268,7 +280,11 @@ impl Machine {
                 assert!(fs::read(&path).unwrap() == content, "wrong bytes");
             }
         });
-        WarmReader { stop, thread }
+        WarmReader {
+            stop,
+            thread,
+            _pipes: pipes,
+        }
     }
 
     /// The images that are mounted, without the binds of pods.
@@ -318,10 +334,14 @@ impl Process {
     }
 }
 
+/// The largest pipe without CAP_SYS_RESOURCE (`fs.pipe-max-size`); each page of a file takes a page's room in it.
+const PIPE_BYTES: usize = 1 << 20;
+
 /// Reads what is in memory, and panics when it cannot.
 pub struct WarmReader {
     stop: mpsc::Sender<()>,
     thread: std::thread::JoinHandle<()>,
+    _pipes: Vec<(OwnedFd, OwnedFd)>,
 }
 
 impl WarmReader {
