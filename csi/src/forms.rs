@@ -9,7 +9,6 @@ use penstock_mount::loop_device::{LoopDevice, Reads};
 use penstock_mount::{bind, erofs, read_ahead};
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Listed, Outcome, SourceListing, Version, build};
-
 use prometheus_client::encoding::EncodeLabelValue;
 
 use crate::error::Error;
@@ -74,22 +73,22 @@ pub fn choose(wish: Wish, state: &Path, scratch: &Path) -> Result<(Form, String)
         Some(fault) => fault.to_owned(),
         None => match probe(Form::File, state, scratch) {
             Ok(()) => return Ok((Form::File, format!("Linux {release} mounts EROFS from files"))),
-            // A full disk, for example. Pods must start and end all the same, and loop devices are what most kernels have.
-            Err(error @ Error::File { .. }) => return Ok((Form::Loop, format!("nothing could be tried: {error}"))),
             Err(error) => error.to_string(),
         },
     };
-    probe(Form::Loop, state, scratch)
-        .map(|()| (Form::Loop, unwanted.clone()))
-        .map_err(|error| {
-            Error::Internal(format!(
-                "Linux {release} mounts EROFS neither from files ({unwanted}) nor from loop devices ({error})"
-            ))
-        })
+    match probe(Form::Loop, state, scratch) {
+        Ok(()) => Ok((Form::Loop, unwanted)),
+        // A full disk, for example. Pods must start and end all the same, and loop devices are what most kernels have.
+        Err(error @ Error::File { .. }) => Ok((Form::Loop, format!("nothing could be tried: {error}"))),
+        Err(error) => Err(Error::Internal(format!(
+            "Linux {release} mounts EROFS neither from files ({unwanted}) nor from loop devices ({error}): load the module \
+             (modprobe erofs), or choose other nodes with nodes.nodeSelector"
+        ))),
+    }
 }
 
-/// Why a kernel that mounts EROFS from files must not do so. Stable kernels only: distributions that mend faults by
-/// themselves lose a little speed by it.
+/// Why a kernel that mounts EROFS from files must not do so. Numbers of stable kernels: one that a distribution has mended by
+/// itself gets loop devices without need.
 fn known_fault(release: &str) -> Option<&'static str> {
     let mut numbers = release
         .split(|c: char| !c.is_ascii_digit())

@@ -10,7 +10,7 @@
 //!        its process ends ─► the link ends ─► letters under way fail ─► others are sent again what it had taken
 //! ```
 //!
-//! *Lock order*: `state` is never held with another lock or while a letter is under way.
+//! *Lock order*: within `state` only the lock of a link may be taken; neither is held while a letter is under way.
 
 mod error;
 mod link;

@@ -6,8 +6,9 @@
 //!                                        kubernetes ◄─┘ tier           └──► keeper ──SEQPACKET──► mounter
 //! ```
 //!
-//! Only [`kubernetes`] talks to the API server; only [`mounts`] and [`namespace`] change the kernel's mounts. Nothing here
-//! opens a connection to a cache node or an origin: bytes come through the unprivileged mounter and are verified.
+//! Only [`kubernetes`] talks to the API server; only [`mounts`], [`forms`] and [`namespace`] change the kernel's mounts. Of two
+//! processes one at a time works on a node: [`succession`]. Nothing here opens a connection to a cache node or an origin:
+//! bytes come through the unprivileged mounter and are verified.
 
 pub mod authority;
 pub mod doctor;

@@ -86,18 +86,16 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
         form,
         scratch: folders.private.clone(),
     });
-    let (cluster, mounts) = (Arc::new(ApiServer(client.clone())), mounts);
+    let cluster = Arc::new(ApiServer(client.clone()));
     let (store, entries) = Store::of_this_process().context("ask the supervisor what a predecessor left")?;
     tokio::spawn(store.clone().stay_alive());
+    let started = container_started().context("find out when this container started")?;
     let metrics = Metrics::default();
     let keeper = {
         let (mounts, folders) = (mounts.clone(), folders.clone());
-        Keeper::new(
-            container_started()?,
-            store,
-            metrics.clone(),
-            move |connection, descriptors| Revisions::is_mounted(&*mounts, &folders, connection, descriptors),
-        )
+        Keeper::new(started, store, metrics.clone(), move |connection, descriptors| {
+            Revisions::is_mounted(&*mounts, &folders, connection, descriptors)
+        })
     };
     let node = Arc::new(Node {
         name: node_name,
@@ -138,6 +136,7 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
         node,
         keeper,
         registered,
+        started,
         ending: ending.clone(),
     };
     tokio::select! {
@@ -155,6 +154,8 @@ struct Work {
     node: Arc<Node>,
     keeper: Arc<Keeper>,
     registered: Readiness,
+    /// When this container did, see [`penstock_csi::succession`].
+    started: u64,
     /// SIGTERM came.
     ending: CancellationToken,
 }
@@ -165,7 +166,7 @@ impl Work {
         let folders = self.node.folders.clone();
         let keeper_socket = folders.keeper_socket();
         let (lock, socket) = (folders.lock(), keeper_socket.clone());
-        let waiting = blocking(move || wait_for_turn(&lock, &socket, container_started()?));
+        let waiting = blocking(move || wait_for_turn(&lock, &socket, self.started));
         let (turn, predecessor) = tokio::select! {
             turn = waiting => turn?.with_context(|| format!("lock {}", folders.lock().display()))?,
             () = self.ending.cancelled() => return Ok(()),

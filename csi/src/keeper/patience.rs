@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use penstock_mount::fuse;
+use penstock_protocol::connection::Connection;
 use penstock_protocol::ids::ConnectionId;
 
 use super::refusal::Refusal;
@@ -44,10 +45,7 @@ impl Keeper {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn watch(
-        self: &Arc<Self>,
-        told: impl Fn(&penstock_protocol::connection::Connection) + Send + 'static,
-    ) -> std::io::Result<()> {
+    pub fn watch(self: &Arc<Self>, told: impl Fn(&Connection) + Send + 'static) -> std::io::Result<()> {
         let keeper = self.clone();
         let watch = move || {
             let (mut alone, mut refusals) = (Alone::default(), BTreeMap::new());
@@ -73,28 +71,24 @@ impl Keeper {
         }
     }
 
-    fn look(
-        &self,
-        alone: &mut Alone,
-        refusals: &mut BTreeMap<ConnectionId, Refusal>,
-        told: &impl Fn(&penstock_protocol::connection::Connection),
-    ) {
-        let all: Vec<(Arc<Kept>, bool)> = {
+    fn look(&self, alone: &mut Alone, refusals: &mut BTreeMap<ConnectionId, Refusal>, told: &impl Fn(&Connection)) {
+        let mut all: Vec<(Arc<Kept>, bool)> = {
             let state = self.state();
             let kept = state.kept.values();
             kept.map(|kept| (kept.clone(), state.takeover.is_served(kept.connection.id)))
                 .collect()
         };
-        for (kept, _) in &all {
-            // It ended before it was kept, so that nobody could let go of it.
-            if !kept
+        all.retain(|(kept, _)| {
+            let lives = kept
                 .descriptors
                 .iter()
-                .all(|descriptor| fuse::is_connected(descriptor.as_fd()))
-            {
+                .all(|descriptor| fuse::is_connected(descriptor.as_fd()));
+            if !lives {
+                // It ended before it was kept, so that nobody could let go of it.
                 self.forget(kept.connection.id);
             }
-        }
+            lives
+        });
         let is_kept = |id: &ConnectionId| all.iter().any(|(kept, _)| kept.connection.id == *id);
         alone.retain(is_kept);
         refusals.retain(|id, _| is_kept(id));

@@ -24,9 +24,9 @@ impl Keeper {
             descriptors::shut_down(&*listener);
         }
         state.links.values().for_each(|link| link.close());
+        let kept = state.kept.keys().map(|id| id.as_bytes().to_vec()).collect();
         drop(state);
 
-        let kept = self.state().kept.keys().map(|id| id.as_bytes().to_vec()).collect();
         let hello = from_mounter::Letter::Hello(Hello {
             version: LETTERS_VERSION,
             connections: kept,

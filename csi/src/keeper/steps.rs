@@ -29,7 +29,10 @@ impl Keeper {
             }
             for step in steps {
                 let taken = self.take_step(id, link, step);
-                self.heard(id, &taken);
+                // The kernel resends, whatever became of the mounter.
+                if !matches!(step, Step::Resend(_)) {
+                    self.heard(id, &taken);
+                }
                 match taken {
                     Ok(()) => drop(failing.remove(&step)),
                     Err(error) => {

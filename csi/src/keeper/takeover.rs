@@ -98,7 +98,7 @@ impl Takeover {
     pub fn left(&mut self, link: LinkId) {
         let Some(gone) = self.links.remove(&link) else { return };
         if gone.serves {
-            self.resend_to_others(link);
+            self.resend_to_others(Some(link));
         }
     }
 
@@ -109,7 +109,7 @@ impl Takeover {
         };
         let before = std::mem::replace(&mut holder.answers, answers);
         if before && !answers && holder.serves {
-            self.resend_to_others(link);
+            self.resend_to_others(Some(link));
         } else if !before && answers && holder.serves {
             // Meanwhile others may have ended, for whom it was not asked to answer.
             holder.holds.values_mut().for_each(|held| held.resend = true);
@@ -117,9 +117,9 @@ impl Takeover {
     }
 
     /// Not only what the one was known to hold: it may have begun to serve more than it could say.
-    fn resend_to_others(&mut self, link: LinkId) {
+    fn resend_to_others(&mut self, than: Option<LinkId>) {
         for id in &self.kept {
-            let others = self.links.iter_mut().filter(|(other, _)| **other != link);
+            let others = self.links.iter_mut().filter(|(other, _)| Some(**other) != than);
             let mut serving = others.filter(|(_, holder)| holder.serves && holder.answers);
             if let Some(held) = serving.find_map(|(_, other)| other.holds.get_mut(id)) {
                 held.resend = true;
@@ -159,7 +159,7 @@ impl Takeover {
     /// Some time has passed since this process began, or since a mounter left. One that was not connected meanwhile may have
     /// taken requests and ended, and nobody noticed.
     pub fn settled(&mut self) {
-        self.resend_to_others(LinkId::MAX);
+        self.resend_to_others(None);
     }
 
     /// Whether a resend is asked for. Say no before it is done, not afterwards: while it is done another mounter may end, and

@@ -13,3 +13,4 @@ mod registration;
 mod sanity;
 mod scene;
 mod tiers;
+mod told;

@@ -10,8 +10,8 @@ use penstock_buffer::BufferPool;
 use penstock_cache_client::CacheClient;
 use penstock_mounter::limits::{MISSES_IN_FLIGHT_MAX, READ_BYTES_MAX};
 use penstock_mounter::remote::RemoteSpace;
-use penstock_mounter::{Metrics, Session, SpaceReader, Start};
-use penstock_protocol::geometry::STRIPE_BYTES;
+use penstock_mounter::{Metrics, ReadFailure, Session, SpaceReader, Start};
+use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::RevisionId;
 use penstock_protocol::ring::{Member, Ring};
 use rustix::io::Errno;
@@ -216,6 +216,27 @@ fn a_hung_cache_node_holds_up_the_stripes_of_others_for_seconds_at_most() {
     read_block(of_healthy[0] * STRIPE_BYTES).answer();
     waiting.iter().for_each(Aside::answer);
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_read_fails_when_its_dataset_has_no_patience_left() {
+    let node = FakeNode::start(SPACE);
+    node.behave(Behaviour::Hang);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let reader = RemoteSpace {
+        client: CacheClient::new(vec![node.address()], PATIENCE),
+        revision: RevisionId([1; 32]),
+        space: SPACE,
+        timeout: Duration::from_secs(1),
+    };
+    let range = BlockRange::covering(0, 4096).next().unwrap();
+    let started = Instant::now();
+    let failed = runtime.block_on(reader.read(range, &mut [0; 4096])).unwrap_err();
+    assert!(
+        matches!(&failed, ReadFailure::Unavailable(why) if why.contains("readTimeoutSeconds")),
+        "{failed}"
+    );
+    assert!(started.elapsed() < PATIENCE / 2, "{:?}", started.elapsed());
 }
 
 #[test]
