@@ -38,7 +38,12 @@ pub fn figures(
         let folder = scratch.join(format!("cold-{round}"));
         let cache = CacheFolder::take(&folder, "bench")?;
         let local = runtime.block_on(Local::open(sources, &cache, CAPACITY_BYTES))?;
-        let shown = Shown::new(&folder, local.package(), local.reader(), runtime.handle())?;
+        let shown = Shown::new(
+            &folder,
+            local.package(),
+            local.reader(crate::READ_TIMEOUT),
+            runtime.handle(),
+        )?;
         let mut files = data.small_below(shown.root());
         files.push(shown.root().join(BIG));
         let took = load::epoch(&files, round, READERS)?;

@@ -22,6 +22,7 @@ mod warm;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
@@ -42,6 +43,8 @@ use crate::volume::Volume;
 const BUCKET: &str = "bench";
 /// More than the data.
 const CAPACITY_BYTES: u64 = 100 << 30;
+/// How long a read may take: far longer than any here.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 const FILLING_READERS: usize = 8;
 
 /// Measures Penstock beside references and prints one line a figure.
@@ -152,7 +155,7 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
     let folder = scratch.join("ours");
     let cache = CacheFolder::take(&folder, "bench")?;
     let local = runtime.block_on(Local::open(&[source], &cache, CAPACITY_BYTES))?;
-    let ours = Shown::new(&folder, local.package(), local.reader(), runtime.handle())?;
+    let ours = Shown::new(&folder, local.package(), local.reader(READ_TIMEOUT), runtime.handle())?;
     // Everything is cached from here on.
     let mut everything = data.small_below(ours.root());
     everything.push(ours.root().join(data::BIG));

@@ -4,7 +4,6 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use penstock_cache_client::CacheClient;
@@ -15,6 +14,7 @@ use penstock_mounter::remote::RemoteSpace;
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::Package;
 
+use crate::READ_TIMEOUT;
 use crate::data::{BIG, Data};
 use crate::figure::{Figure, Goal, Reference};
 use crate::first_touch::RANDOM_READS;
@@ -25,8 +25,6 @@ use crate::rounds::Rounds;
 use crate::sendfile_loop;
 use crate::shown::Shown;
 
-/// How long a read may take: far longer than any here.
-const DEADLINE: Duration = Duration::from_secs(60);
 const REQUEST_BYTES: u64 = 1 << 20;
 
 /// The figures of a mount whose blocks come from a cache node with `engine`, where everything is cached.
@@ -44,10 +42,10 @@ pub fn figures(
     let namespace = Namespace::new()?;
     let server = serve(&folder, engine, package, source, &namespace, runtime)?;
     let reader = Arc::new(RemoteSpace {
-        client: CacheClient::new(vec![server.to_string()], DEADLINE),
+        client: CacheClient::new(vec![server.to_string()], READ_TIMEOUT),
         revision: package.id(),
         space: package.space(),
-        timeout: DEADLINE,
+        timeout: READ_TIMEOUT,
     });
     let ours = Shown::new(&folder, package, reader, runtime.handle())?;
     let raw = sendfile_loop::serve(namespace.listen()?, flat)?;

@@ -3,6 +3,7 @@
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use penstock_cache_node::origin::s3::{S3Config, S3Origin};
@@ -29,6 +30,8 @@ pub struct LocalDataset {
     pub described: String,
     /// Its sources.
     pub sources: Vec<local::Source>,
+    /// How long a read of a mount waits for the origin before it fails.
+    pub read_timeout: Duration,
     default_cache_folder: PathBuf,
 }
 
@@ -100,6 +103,7 @@ impl DatasetFile {
             .map_err(anyhow::Error::msg)
             .with_context(|| self.shown.clone())?;
         let environment = |key: &str| std::env::var(key).ok();
+        let read_timeout = dataset.spec.read_timeout();
         let mut described = Vec::new();
         let mut sources = Vec::new();
         for Source { path, s3 } in dataset.spec.sources {
@@ -119,6 +123,7 @@ impl DatasetFile {
             },
             described: described.join(", "),
             sources,
+            read_timeout,
             default_cache_folder: cache_folder::default_path(namespace, name, is_root, home.as_deref()),
         })
     }

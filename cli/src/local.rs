@@ -2,14 +2,13 @@
 //! not know YAML, terminals or mounts.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use futures::future::try_join_all;
 use penstock_cache_node::origin::{Origin, OriginError};
 use penstock_cache_node::{Dataset, Engine, EngineConfig, ReadError, TierConfig};
-use penstock_mounter::limits::READ_DEADLINE;
 use penstock_mounter::{ReadFailure, SpaceReader, TryRead};
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::{RevisionId, SpaceId};
@@ -137,12 +136,13 @@ impl Local {
         tiers.chain(drifts).chain(fault).collect()
     }
 
-    /// Reads its space.
-    pub fn reader(&self) -> Arc<dyn SpaceReader> {
+    /// Reads its space; a read that the origin does not answer fails after `timeout`.
+    pub fn reader(&self, timeout: Duration) -> Arc<dyn SpaceReader> {
         Arc::new(EngineReader {
             engine: self.engine.clone(),
             revision: self.package.id(),
             fault: self.fault.clone(),
+            timeout,
         })
     }
 }
@@ -153,6 +153,7 @@ struct EngineReader {
     revision: RevisionId,
     /// Why reads wait, while they do.
     fault: Arc<Mutex<Option<String>>>,
+    timeout: Duration,
 }
 
 impl EngineReader {
@@ -188,7 +189,7 @@ impl SpaceReader for EngineReader {
                 Err(error @ (ReadError::Unavailable(_) | ReadError::UnknownRevision(_))) => {
                     let sentence = error.to_string();
                     self.note(Some(&sentence));
-                    if started.elapsed() > READ_DEADLINE {
+                    if started.elapsed() > self.timeout {
                         return Err(ReadFailure::Unavailable(sentence));
                     }
                 }

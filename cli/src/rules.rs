@@ -1,6 +1,8 @@
 //! The rules that the API server has for a Dataset, for a file that never meets one: unknown fields, bounds, and fields
 //! that contradict each other. The same sentences where the rules have some.
 
+use std::ops::RangeInclusive;
+
 use penstock_crds::{Dataset, S3Source, Source};
 use serde_json::Value;
 
@@ -8,6 +10,7 @@ use crate::documents::Document;
 
 const API_VERSION: &str = "penstock.io/v1alpha1";
 const SOURCES_MAX: usize = 16;
+const READ_TIMEOUT_SECONDS: RangeInclusive<i32> = 1..=86_400;
 
 /// The Dataset in `document`.
 ///
@@ -29,6 +32,13 @@ pub fn dataset(document: &Document) -> Result<Dataset, String> {
     let field = |rest: String| format!("Dataset {:?}: spec{rest}", document.name);
     if let Some(unknown) = unknown_field(&written["spec"], &understood) {
         return Err(format!("{}: there is no such field", field(unknown)));
+    }
+    let patience = dataset.spec.read_timeout_seconds;
+    if !READ_TIMEOUT_SECONDS.contains(&patience) {
+        let (least, most) = (READ_TIMEOUT_SECONDS.start(), READ_TIMEOUT_SECONDS.end());
+        return Err(field(format!(
+            ".readTimeoutSeconds is {patience}: it must be {least} to {most}"
+        )));
     }
     let sources = &dataset.spec.sources;
     if sources.is_empty() || sources.len() > SOURCES_MAX {

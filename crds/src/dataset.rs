@@ -1,5 +1,7 @@
 //! What a user wants to read, and where it stands.
 
+use std::time::Duration;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
@@ -48,6 +50,14 @@ pub struct DatasetSpec {
     #[serde(default = "read_timeout_seconds")]
     #[schemars(range(min = 1, max = 86_400))]
     pub read_timeout_seconds: i32,
+}
+
+impl DatasetSpec {
+    /// How long a read waits before it fails.
+    pub fn read_timeout(&self) -> Duration {
+        // The schema has it positive.
+        Duration::from_secs(u64::try_from(self.read_timeout_seconds).unwrap_or(1).max(1))
+    }
 }
 
 /// Jobs cost more than patience.

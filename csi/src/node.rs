@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use penstock_crds::{Dataset, condition};
 use penstock_mount::bind::Access;
@@ -141,7 +141,7 @@ impl Node {
             revision: revision.id.parse().map_err(|_| nonsense("revision.id"))?,
             space: revision.space.parse().map_err(|_| nonsense("revision.space"))?,
             seeds: status.map(|status| status.cache_nodes.clone()).unwrap_or_default(),
-            read_timeout: Duration::from_secs(u64::try_from(dataset.spec.read_timeout_seconds).unwrap_or(1)),
+            read_timeout: dataset.spec.read_timeout(),
         })
     }
 

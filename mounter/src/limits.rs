@@ -30,9 +30,6 @@ pub const ATTRIBUTES_VALID: Duration = Duration::from_secs(365 * 24 * 3600);
 /// At most one log line about failed reads of a session in this time; the ones between are counted.
 pub const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a read waits for an origin before it fails with EIO, where no Dataset says it. Jobs cost more than patience.
-pub const READ_DEADLINE: Duration = Duration::from_secs(300);
-
 /// Pause before the mounter connects again to a csi container that went away: short, because a starting pod waits for it.
 pub const KEEPER_RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 

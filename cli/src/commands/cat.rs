@@ -4,6 +4,7 @@ use std::io::Write;
 
 use anyhow::{Context, Result};
 use penstock_buffer::BufferPool;
+use penstock_mounter::SpaceReader;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 
 use crate::args::Cat;
@@ -32,6 +33,7 @@ pub async fn run(arguments: Cat) -> Result<()> {
         }
     };
     let local = Local::open(&dataset.sources, &folder, capacity).await?;
+    let reader = local.reader(dataset.read_timeout);
     let tree = Tree::of(local.package().clone())?;
     let places = paths
         .iter()
@@ -39,16 +41,16 @@ pub async fn run(arguments: Cat) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     for (path, place) in places {
         if let Some((address, bytes)) = place {
-            copy(&local, address, bytes).await.with_context(|| path.clone())?;
+            copy(&*reader, address, bytes).await.with_context(|| path.clone())?;
         }
     }
     Ok(())
 }
 
-async fn copy(local: &Local, address: u64, bytes: u64) -> Result<()> {
+async fn copy(reader: &dyn SpaceReader, address: u64, bytes: u64) -> Result<()> {
     let mut out = std::io::stdout();
     let mut buffer = BufferPool::new((CAT_BYTES + BLOCK_BYTES) as usize, 1).take();
-    let (reader, mut at, end) = (local.reader(), address, address + bytes);
+    let (mut at, end) = (address, address + bytes);
     while at < end {
         let piece = CAT_BYTES.min(end - at);
         for range in BlockRange::covering(at, piece) {

@@ -73,7 +73,7 @@ pub async fn run(arguments: Mount) -> Result<()> {
     let runtime = tokio::runtime::Handle::current();
     let served = Served::start(
         local.package(),
-        local.reader(),
+        local.reader(dataset.read_timeout),
         &folder.image(),
         &folder.space(),
         runtime,

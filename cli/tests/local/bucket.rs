@@ -22,7 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// The bucket, and a folder for everything else.
 pub struct Bucket {
-    server: S3Server,
+    server: Option<S3Server>,
     /// In front of the server.
     pub proxy: CountingProxy,
     scratch: tempfile::TempDir,
@@ -36,7 +36,11 @@ impl Bucket {
         let server = S3Server::rclone_on(Ipv4Addr::LOCALHOST.into(), scratch.path()).unwrap();
         dataset::write(&server.buckets().join("sample"), FILES, BIG_BYTES).unwrap();
         let proxy = CountingProxy::start((Ipv4Addr::LOCALHOST, 0).into(), server.address).unwrap();
-        let bucket = Self { server, proxy, scratch };
+        let bucket = Self {
+            server: Some(server),
+            proxy,
+            scratch,
+        };
         bucket.write_yaml(&manifests::secret("default"), "sample");
         fs::create_dir(bucket.target()).unwrap();
         bucket
@@ -44,7 +48,16 @@ impl Bucket {
 
     /// The files of the bucket as they lie on the server's disk.
     pub fn files(&self) -> PathBuf {
-        self.server.buckets().join("sample")
+        self.server().buckets().join("sample")
+    }
+
+    fn server(&self) -> &S3Server {
+        self.server.as_ref().expect("the server was ended")
+    }
+
+    /// The bucket's server ends, and its files with it.
+    pub fn end_server(&mut self) {
+        self.server = None;
     }
 
     /// An empty folder to mount on.
@@ -64,7 +77,14 @@ impl Bucket {
 
     /// Writes the YAML file anew, with other credentials or another bucket.
     pub fn write_yaml(&self, secret: &str, bucket: &str) {
-        let dataset = manifests::dataset("default", "sample", &self.proxy.address, self.server.region, bucket, "");
+        let dataset = manifests::dataset(
+            "default",
+            "sample",
+            &self.proxy.address,
+            self.server().region,
+            bucket,
+            "",
+        );
         fs::write(self.yaml(), format!("{secret}---\n{dataset}")).unwrap();
     }
 

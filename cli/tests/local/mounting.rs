@@ -3,8 +3,10 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use penstock_e2e::dataset;
+use rustix::io::Errno;
 use rustix::process::Signal;
 
 use crate::bucket::{Bucket, is_anything_mounted_below, scratch};
@@ -138,5 +140,19 @@ fn a_second_mount_of_the_same_cache_is_refused() {
     let (other, cache) = (other.to_str().unwrap(), bucket.cache());
     let said = bucket.refuses("mount", &[other, "--cache-dir", cache.to_str().unwrap()]);
     assert!(said.contains("in use by the mount on"), "{said}");
+    drop(mounted);
+}
+
+#[test]
+fn reads_of_a_bucket_that_is_gone_fail_after_the_datasets_patience() {
+    let mut bucket = Bucket::new();
+    let yaml = fs::read_to_string(bucket.yaml()).unwrap();
+    fs::write(bucket.yaml(), format!("{yaml}  readTimeoutSeconds: 1\n")).unwrap();
+    let mounted = bucket.mount();
+    bucket.end_server();
+    let started = Instant::now();
+    let read = fs::read(bucket.target().join("big.bin"));
+    assert_eq!(read.unwrap_err().raw_os_error(), Some(Errno::IO.raw_os_error()));
+    assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     drop(mounted);
 }
