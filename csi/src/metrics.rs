@@ -13,8 +13,6 @@ use prometheus_client::registry::{Registry, Unit};
 use tonic::Code;
 
 use crate::forms::Form;
-use crate::keeper::Keeper;
-use crate::revisions::Revisions;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
@@ -48,6 +46,19 @@ pub enum Done {
     Resent,
     /// Nobody answered for too long; csi answers with EIO.
     Refused,
+}
+
+/// What is there at the moment of a look.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The form of each mounted revision.
+    pub forms: Vec<Form>,
+    /// Connections whose descriptors are held here.
+    pub kept: usize,
+    /// Of these, how many a mounter serves.
+    pub served: usize,
+    /// Whether a mounter is here.
+    pub has_mounter: bool,
 }
 
 type Count = Gauge<i64, AtomicI64>;
@@ -98,17 +109,16 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// In the exposition format of Prometheus, after a look at what is mounted and held.
-    pub fn text(&self, revisions: &Revisions, keeper: &Keeper) -> String {
+    /// In the exposition format of Prometheus.
+    pub fn text(&self, seen: &Seen) -> String {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        let shown = revisions.shown();
         for form in [Form::File, Form::Loop] {
-            let count = shown.iter().filter(|(_, _, found)| *found == form).count();
+            let count = seen.forms.iter().filter(|found| **found == form).count();
             self.0.mounted.get_or_create(&FormLabel { form }).set(number(count));
         }
-        self.0.kept.set(number(keeper.kept()));
-        self.0.served.set(number(keeper.served()));
-        self.0.mounter.set(keeper.has_mounter().into());
+        self.0.kept.set(number(seen.kept));
+        self.0.served.set(number(seen.served));
+        self.0.mounter.set(seen.has_mounter.into());
         let mut text = String::new();
         // A String has room.
         let _ = text::encode(&mut text, &self.0.registry);
@@ -126,5 +136,34 @@ impl Metrics {
     /// Something was done for take-overs.
     pub fn done(&self, done: Done) {
         self.0.done.get_or_create(&DoneLabel { done }).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_and_seen_is_shown_with_its_labels() {
+        let metrics = Metrics::default();
+        metrics.called("NodePublishVolume", Code::Unavailable, Duration::from_millis(2));
+        metrics.done(Done::HandedOver);
+        let text = metrics.text(&Seen {
+            forms: vec![Form::Loop, Form::Loop, Form::File],
+            kept: 3,
+            served: 2,
+            has_mounter: true,
+        });
+        for line in [
+            r#"penstock_csi_calls_total{call="NodePublishVolume",code="Unavailable"} 1"#,
+            r#"penstock_csi_call_seconds_count{call="NodePublishVolume"} 1"#,
+            r#"penstock_csi_takeover_steps_total{done="HandedOver"} 1"#,
+            r#"penstock_csi_mounted_revisions{form="Loop"} 2"#,
+            "penstock_csi_kept_connections 3",
+            "penstock_csi_served_connections 2",
+            "penstock_csi_mounter_connected 1",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
     }
 }

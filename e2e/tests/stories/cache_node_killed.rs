@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use penstock_e2e::cluster::{Namespace, apply, exec, kubectl, reader_pod, wait_condition, wait_pod_ready};
 use penstock_e2e::dataset::{self, SUM_LINE, parse_sums};
-use penstock_e2e::manifests::{dataset as dataset_yaml, runtime, secret};
 use penstock_e2e::origin::S3Server;
 
-use crate::first_line::{expect_sums, wait_ready};
+use crate::first_line::{declare, expect_sums};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -21,10 +20,7 @@ pub fn story() -> Result<()> {
     let folder = origin.buckets().join("b");
     dataset::write(&folder, 800, 160 << 20)?;
     let sums = dataset::sums(&folder)?;
-    apply(&secret(ns))?;
-    apply(&runtime(ns, "pool", 2, "2Gi"))?;
-    apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
-    wait_ready(ns, "d")?;
+    declare(ns, &origin, 2, "2Gi")?;
     apply(&reader_pod(ns, "reader", "n1", Some("d")))?;
     wait_pod_ready(ns, "reader", MINUTE)?;
 

@@ -232,6 +232,14 @@ pub fn expect_sums(got: &Sums, expected: &Sums) -> Result<()> {
 }
 
 /// Waits for the Ready condition of a dataset; used by the other stories too.
+/// A CacheRuntime of so many nodes and the Dataset `d` of the bucket `b`, which is ready then.
+pub fn declare(ns: &str, origin: &S3Server, replicas: u32, capacity: &str) -> Result<()> {
+    apply(&secret(ns))?;
+    apply(&runtime(ns, "pool", replicas, capacity))?;
+    apply(&dataset(ns, "d", &origin.address, origin.region, "b", ""))?;
+    wait_ready(ns, "d").map(drop)
+}
+
 pub fn wait_ready(ns: &str, name: &str) -> Result<(String, String)> {
     wait_condition("dataset", ns, name, ("Ready", "True"), MINUTE)
 }

@@ -8,10 +8,10 @@ use penstock_e2e::cluster::{
     wait_pod_ready,
 };
 use penstock_e2e::dataset;
-use penstock_e2e::manifests::{dataset as dataset_yaml, runtime, secret};
+use penstock_e2e::manifests::runtime;
 use penstock_e2e::origin::S3Server;
 
-use crate::first_line::wait_ready;
+use crate::first_line::declare;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -21,10 +21,7 @@ pub fn wrong_order() -> Result<()> {
     let ns = &namespace.name;
     let origin = S3Server::rclone()?;
     dataset::write(&origin.buckets().join("b"), 10, 1 << 20)?;
-    apply(&secret(ns))?;
-    apply(&runtime(ns, "pool", 1, "1Gi"))?;
-    apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
-    wait_ready(ns, "d")?;
+    declare(ns, &origin, 1, "1Gi")?;
     apply(&reader_pod(ns, "reader", "n1", Some("d")))?;
     wait_pod_ready(ns, "reader", MINUTE)?;
 

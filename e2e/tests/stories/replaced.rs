@@ -9,12 +9,12 @@ use penstock_e2e::cluster::{
 };
 use penstock_e2e::dataset::{self, SUM_LINE, Sums, parse_sums};
 use penstock_e2e::load::Load;
-use penstock_e2e::manifests::{dataset as dataset_yaml, runtime, secret};
 use penstock_e2e::node;
 use penstock_e2e::origin::S3Server;
 use penstock_e2e::wait::wait_for;
+use rand::Rng;
 
-use crate::first_line::{expect_sums, wait_ready};
+use crate::first_line::{declare, expect_sums};
 use crate::read_suite;
 
 pub const MINUTE: Duration = Duration::from_secs(60);
@@ -40,10 +40,7 @@ impl Scene {
         let folder = origin.buckets().join("b");
         read_suite::write(&folder)?;
         let sums = dataset::sums(&folder)?;
-        apply(&secret(ns))?;
-        apply(&runtime(ns, "pool", 2, "1Gi"))?;
-        apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
-        wait_ready(ns, "d")?;
+        declare(ns, &origin, 2, "1Gi")?;
         apply(&reader_pod(ns, "reader", "n1", Some("d")))?;
         wait_pod_ready(ns, "reader", MINUTE)?;
         let load = Load::on_pod(ns, "reader", &sums, 3)?;
@@ -107,7 +104,6 @@ pub fn workers() -> Result<()> {
         10
     };
     let scene = Scene::new("workers-killed")?;
-    let mut random = Moments::new();
     for round in 0..rounds {
         let victims = match round % 3 {
             0 => &PARTS[..1],
@@ -115,7 +111,8 @@ pub fn workers() -> Result<()> {
             _ => &PARTS[..],
         };
         for part in victims {
-            random.pass();
+            // The moment is what is tried.
+            std::thread::sleep(Duration::from_millis(rand::rng().random_range(0..500)));
             node::kill("n1", &format!("/bin/penstock-{part}"))?;
         }
         scene.load()?.goes_on(MINUTE)?;
@@ -205,25 +202,4 @@ pub fn pod_of(part: &str) -> Result<String> {
 fn wait_complete(part: &str) -> Result<()> {
     let pod = pod_of(part)?;
     wait_pod_ready(SYSTEM_NAMESPACE, &pod, MINUTE).map(drop)
-}
-
-/// Moments that nobody chose.
-struct Moments(u64);
-
-impl Moments {
-    fn new() -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let seed = now.map(|now| now.as_nanos() as u64).unwrap_or_default();
-        println!("  moments by the seed {seed}");
-        Self(seed)
-    }
-
-    /// Lets up to half a second pass.
-    fn pass(&mut self) {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        std::thread::sleep(Duration::from_millis((self.0 >> 33) % 500));
-    }
 }

@@ -5,12 +5,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use penstock_e2e::cluster::{BUSYBOX, Namespace, apply, exec, get, kubectl, run, wait_condition, wait_pod_ready};
 use penstock_e2e::dataset::{self, SUM_LINE, Sums, parse_sums};
-use penstock_e2e::manifests::{dataset as dataset_yaml, runtime, secret};
 use penstock_e2e::node;
 use penstock_e2e::origin::S3Server;
 use penstock_e2e::wait::wait_for;
 
-use crate::first_line::{expect_sums, wait_ready};
+use crate::first_line::{declare, expect_sums};
 use crate::read_suite;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -25,10 +24,7 @@ pub fn story() -> Result<()> {
     let folder = origin.buckets().join("b");
     read_suite::write(&folder)?;
     let sums = dataset::sums(&folder)?;
-    apply(&secret(ns))?;
-    apply(&runtime(ns, "pool", 1, "1Gi"))?;
-    apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
-    wait_ready(ns, "d")?;
+    declare(ns, &origin, 1, "1Gi")?;
     read_write_many(ns)?;
 
     // Name, volume, mount, user.
