@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
-use penstock::served::Served;
-use penstock_mount::bind;
+use anyhow::{Result, ensure};
+use penstock::served::{Places, Served, Way};
+use penstock_mount::forms::Form;
 use penstock_mounter::SpaceReader;
 use penstock_revision::Package;
 
@@ -29,14 +29,16 @@ impl Shown {
     ) -> Result<Self> {
         let target = folder.join("mnt");
         fs::create_dir_all(&target)?;
-        let (image, space) = (folder.join("image.erofs"), folder.join("space"));
-        let served = Served::start(package, reader, &image, &space, runtime.clone())?;
-        let shown = Self {
+        let places = Places {
+            image: folder.join("image.erofs"),
+            space: folder.join("space"),
+            target: target.clone(),
+        };
+        let served = Served::start(package, reader, places, Way::Directly(Form::File), runtime.clone())?;
+        Ok(Self {
             served: Some(served),
             target,
-        };
-        shown.mount()?;
-        Ok(shown)
+        })
     }
 
     /// Where the tree is.
@@ -49,22 +51,16 @@ impl Shown {
     /// # Errors
     /// When something uses it.
     pub fn forget(&self) -> Result<()> {
-        bind::unmount(&self.target)?;
-        self.mount()
-    }
-
-    fn mount(&self) -> Result<()> {
-        self.served
-            .as_ref()
-            .map_or(Ok(()), |served| served.show_at(&self.target))
+        let Some(served) = &self.served else { return Ok(()) };
+        ensure!(served.hide()?, "{} is in use", self.target.display());
+        served.show()
     }
 }
 
 impl Drop for Shown {
     fn drop(&mut self) {
-        let ended = bind::unmount(&self.target).map_err(Into::into);
-        let ended = ended.and_then(|()| self.served.take().map_or(Ok(()), Served::end));
-        if let Err(error) = ended {
+        let Some(served) = self.served.take() else { return };
+        if let Err(error) = served.hide().and_then(|_| served.end()) {
             eprintln!("{} could not be taken down: {error:#}", self.target.display());
         }
     }

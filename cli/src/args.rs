@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use penstock_mount::forms::Wish;
+
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Datasets from object storage at local-disk speed, without Kubernetes.
@@ -90,6 +92,9 @@ pub struct Mount {
     /// Where blocks are kept.
     #[command(flatten)]
     pub cache: Cache,
+    /// How the kernel is given the files: auto, file, loop (these two need root) or fuse [default: the best that works]
+    #[arg(long, value_name = "FORM", env = "PENSTOCK_FORM", default_value_t = Wish::Auto, hide_default_value = true)]
+    pub form: Wish,
     /// How the line that says "ready" is written
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,

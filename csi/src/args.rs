@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
-use penstock_csi::forms::Wish;
+use penstock_mount::forms::Wish;
 
 /// Mounts Penstock's volumes for the pods of one node. The only privileged part of Penstock.
 #[derive(Parser, Debug)]

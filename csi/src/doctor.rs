@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 use std::fmt::Write;
 
-use crate::forms::Form;
+use penstock_mount::forms::Form;
+
 use crate::keeper::Keeper;
 use crate::node::Node;
 

@@ -6,7 +6,7 @@
 //!   plugins/csi.penstock.io/
 //!     csi.sock                                    CSI
 //!     keeper/socket                               the mounter connects here; its folder is bound into the mounter's pod
-//!     revisions/<revision>/<connection>/          EROFS mounts; <connection> is the number of the FUSE connection below
+//!     revisions/<revision>/<connection>/          mounted revisions; <connection> is the number of the FUSE connection below
 //!   pods/<uid>/volumes/…/mount                    targets: binds of the above
 //! <state folder>/                                 on ext4, xfs or btrfs; 0700
 //!   lock                                          held by the csi container that works on this node

@@ -83,7 +83,7 @@ struct State {
     waiting: Vec<OwnedFd>,
 }
 
-/// A connection and its clones.
+/// A connection, and what travels with it.
 struct Kept {
     connection: Connection,
     descriptors: Vec<OwnedFd>,

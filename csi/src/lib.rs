@@ -6,7 +6,7 @@
 //!                                        kubernetes ◄─┘ tier           └──► keeper ──SEQPACKET──► mounter
 //! ```
 //!
-//! Only [`kubernetes`] talks to the API server; only [`mounts`], [`forms`] and [`namespace`] change the kernel's mounts. Of two
+//! Only [`kubernetes`] talks to the API server; only [`mounts`] and [`namespace`] change the kernel's mounts. Of two
 //! processes one at a time works on a node: [`succession`]. Nothing here opens a connection to a cache node or an origin:
 //! bytes come through the unprivileged mounter and are verified.
 
@@ -14,7 +14,6 @@ pub mod authority;
 pub mod doctor;
 pub mod error;
 pub mod folders;
-pub mod forms;
 pub mod identity;
 pub mod images;
 pub mod keeper;

@@ -28,9 +28,6 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// How long the mounter may take to note that a revision is no longer served; nothing waits for it but an unpublish.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// Longer than a probe of the kernel takes: what is older in the state folder, nobody works at.
-pub const PROBE_MAX: Duration = Duration::from_secs(60);
-
 /// Pause between two looks whether it is this container's turn.
 pub const TURN_PAUSE: Duration = Duration::from_millis(100);
 

@@ -17,13 +17,15 @@ use penstock_csi::kubernetes::ApiServer;
 use penstock_csi::limits::{HANGING_CALL_MAX, SHUTDOWN_MAX};
 use penstock_csi::metrics::{Metrics, Seen};
 use penstock_csi::mounts::LinuxMounts;
+use penstock_csi::namespace;
 use penstock_csi::node::{MounterIdentity, Node};
 use penstock_csi::revisions::Revisions;
 use penstock_csi::succession::container_started;
 use penstock_csi::tier::{Owner, Tiers};
 use penstock_csi::volume_lock::VolumeLocks;
-use penstock_csi::{forms, namespace};
 use penstock_health::{Pages, Readiness};
+use penstock_mount::forms::{self, SMALL_CONTENT};
+use penstock_revision::image_of_one_file;
 use penstock_supervisor::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -68,7 +70,9 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
     let client = kube::Client::try_default()
         .await
         .context("find the API server; this runs in a pod with a service account, or with KUBECONFIG")?;
-    let (form, why) = forms::choose(form, &folders.state, &folders.private)?;
+    let small = image_of_one_file("file", SMALL_CONTENT.len() as u64);
+    let small = small.map_err(|error| anyhow::anyhow!("make an image of one file: {error}"))?;
+    let (form, why) = forms::choose(form, &small, &folders.state, &folders.private);
     tracing::info!(?form, why, "the form of volumes");
     let chosen = Chosen { form, why };
     let mounts = Arc::new(LinuxMounts {

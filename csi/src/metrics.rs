@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 use std::time::Duration;
 
+use penstock_mount::forms::Form;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -11,8 +12,6 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use tonic::Code;
-
-use crate::forms::Form;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
@@ -27,7 +26,7 @@ struct CallLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FormLabel {
-    form: Form,
+    form: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -112,9 +111,12 @@ impl Metrics {
     /// In the exposition format of Prometheus.
     pub fn text(&self, seen: &Seen) -> String {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        for form in [Form::File, Form::Loop] {
+        for form in Form::ALL {
             let count = seen.forms.iter().filter(|found| **found == form).count();
-            self.0.mounted.get_or_create(&FormLabel { form }).set(number(count));
+            self.0
+                .mounted
+                .get_or_create(&FormLabel { form: form.name() })
+                .set(number(count));
         }
         self.0.kept.set(number(seen.kept));
         self.0.served.set(number(seen.served));

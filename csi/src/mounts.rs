@@ -9,24 +9,27 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use penstock_mount::bind::Access;
+use penstock_mount::forms::{self, Form, Revision};
+use penstock_mount::fuse::For;
 use penstock_mount::table::{self, Mount};
 use penstock_mount::{MountError, bind, fuse};
 use rustix::io::Errno;
 
-use crate::forms::{self, Form};
-use crate::limits::CONNECTION_DESCRIPTORS;
+use crate::limits::{CONNECTION_DESCRIPTORS, READ_AHEAD_KIB};
 
 /// What is mounted.
 #[derive(Clone, Debug)]
 pub enum Source {
     /// A new FUSE connection, for somebody else to serve.
     Space,
-    /// An EROFS image over the files of a space.
-    Image {
-        /// The image.
-        file: PathBuf,
-        /// The files, in the order of the image's device table.
-        devices: Vec<PathBuf>,
+    /// A revision, over the connection that was mounted for it.
+    Revision {
+        /// Its image.
+        image: PathBuf,
+        /// Where its connection is mounted.
+        space: PathBuf,
+        /// How many devices the image has.
+        devices: usize,
     },
     /// A folder that is there already.
     Folder {
@@ -39,14 +42,17 @@ pub enum Source {
 
 /// The mounts of a node.
 pub trait Mounts: Send + Sync + 'static {
+    /// The form in which revisions are mounted.
+    fn form(&self) -> Form;
+
     /// All mounts. Never asks a file system, so it cannot hang.
     ///
     /// # Errors
     /// When the kernel does not tell.
     fn table(&self) -> io::Result<Vec<Mount>>;
 
-    /// Mounts `source` at the folder `target`. A [`Source::Space`] gives its connection and the connection's clones; an
-    /// image may wait for whoever serves its space.
+    /// Mounts `source` at the folder `target`. A [`Source::Space`] gives its connection and the connection's clones; a
+    /// revision may wait for whoever serves its space.
     ///
     /// # Errors
     /// When the kernel refuses; nothing is mounted then.
@@ -67,22 +73,31 @@ pub trait Mounts: Send + Sync + 'static {
 /// The real thing.
 #[derive(Clone, Debug)]
 pub struct LinuxMounts {
-    /// How images are mounted.
+    /// How revisions are mounted.
     pub form: Form,
     /// A folder on whose file system devices may be opened.
     pub scratch: PathBuf,
 }
 
 impl Mounts for LinuxMounts {
+    fn form(&self) -> Form {
+        self.form
+    }
+
     fn table(&self) -> io::Result<Vec<Mount>> {
         table::read()
     }
 
     fn mount(&self, source: &Source, target: &Path) -> Result<Vec<OwnedFd>, MountError> {
         match source {
-            Source::Space => connect(target),
-            Source::Image { file, devices } => {
-                forms::mount(self.form, file, target, devices, &self.scratch)?;
+            Source::Space => connect(target, self.form),
+            Source::Revision { image, space, devices } => {
+                let revision = Revision {
+                    image,
+                    space,
+                    devices: *devices,
+                };
+                forms::mount(self.form, &revision, target, READ_AHEAD_KIB, &self.scratch)?;
                 Ok(Vec::new())
             }
             Source::Folder { path, access } => {
@@ -109,8 +124,12 @@ impl Mounts for LinuxMounts {
     }
 }
 
-fn connect(target: &Path) -> Result<Vec<OwnedFd>, MountError> {
-    let connection = fuse::mount(target)?;
+fn connect(target: &Path, form: Form) -> Result<Vec<OwnedFd>, MountError> {
+    let readers = match form {
+        Form::File | Form::Loop => For::Image,
+        Form::Fuse => For::Readers,
+    };
+    let connection = fuse::mount(Path::new("penstock"), target, readers)?;
     let clones = (1..CONNECTION_DESCRIPTORS)
         .map(|_| fuse::clone(&connection))
         .collect::<Result<Vec<_>, _>>();

@@ -202,6 +202,9 @@ impl Node {
         if !ours || !path.starts_with(self.folders.pods()) {
             return Err(Error::NotOurs(path));
         }
+        if let Some(mount) = mount.filter(|_| revision) {
+            self.revisions.check_answers(&mount)?;
+        }
         let asked = {
             let path = path.clone();
             blocking(move || rustix::fs::statfs(&path).map_err(|errno| Error::file("look at", &path)(errno.into())))

@@ -1,13 +1,15 @@
-//! The revisions that are mounted on this node: one EROFS mount each, bound into every pod that uses it, so that all share
-//! one page cache.
+//! The revisions that are mounted on this node: one mount each, bound into every pod that uses it, so that all share one page
+//! cache.
 //!
 //! ```text
 //! image on disk? ─no─► package from the mounter, verified ─► image
 //!      │
-//! FUSE mount ─► mounter serves it ─► EROFS mount ─► kept ─► bind to the target        (first pod)
-//!                                                           bind to the target        (every further pod)
-//! last bind gone ─► connection aborted ─► EROFS unmounted ─► FUSE unmounted ─► image removed
+//! FUSE mount ─► mounter serves it ─► mount of the revision ─► kept ─► bind to the target        (first pod)
+//!                                                                     bind to the target        (every further pod)
+//! last bind gone ─► connection aborted ─► revision unmounted ─► FUSE unmounted ─► image removed
 //! ```
+//!
+//! The mount of the revision is EROFS over the FUSE mount's files, or, where the FUSE mount shows the tree, a bind of it.
 //!
 //! Who uses what is read from the mount table each time, never remembered: after a restart of this container it is still
 //! true. Only the descriptors are in memory. A mount whose descriptors everybody lost goes on for its pods as far as the
@@ -29,21 +31,19 @@ use std::time::Duration;
 
 use penstock_mount::MountError;
 use penstock_mount::bind::Access;
+use penstock_mount::forms::Form;
 use penstock_mount::table::Mount;
-use penstock_protocol::connection::Connection;
+use penstock_mount::{erofs, fuse};
+use penstock_protocol::connection::{Connection, Shows};
 use penstock_protocol::ids::{ConnectionId, RevisionId, SpaceId};
 use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::folders::Folders;
-use crate::forms::Form;
 use crate::images::{ImageFile, Images};
 use crate::keeper::{Keeper, Server};
 use crate::limits::IMAGE_MOUNT_DEADLINE;
 use crate::mounts::{Mounts, Source};
-
-/// The type of the file system of a revision, in the mount table.
-const IMAGE_TYPE: &str = "erofs";
 
 /// What a Dataset's status says about the revision to mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,7 +148,8 @@ impl Revisions {
         let is_there = |mount: &Mount| mount.target == path && Self::shows_revision(mount);
         let mounted = mounts.table().map(|table| table.iter().any(is_there));
         let connected = |descriptor: &OwnedFd| mounts.is_connected(descriptor.as_fd());
-        mounted.unwrap_or(true) && !descriptors.is_empty() && descriptors.iter().all(connected)
+        let queues = connection.held(descriptors).queues;
+        mounted.unwrap_or(true) && !queues.is_empty() && queues.iter().all(connected)
     }
 
     /// The uids of the pods that show a revision over one of the connections that are `concerned`, by their numbers. None
@@ -169,9 +170,20 @@ impl Revisions {
         uids.map(str::to_owned).collect()
     }
 
-    /// Whether a mount shows a revision.
+    /// Whether a mount shows a revision: at a target of a pod, or where it is bound from.
     pub fn shows_revision(mount: &Mount) -> bool {
-        mount.file_system == IMAGE_TYPE
+        mount.file_system == erofs::TYPE || mount.file_system == fuse::TYPE
+    }
+
+    /// Whether somebody would answer if the file system of a mount that shows a revision were asked.
+    ///
+    /// # Errors
+    /// When nobody would, and the question would wait.
+    pub fn check_answers(&self, mount: &Mount) -> Result<(), Error> {
+        match Form::of(mount) {
+            Form::File | Form::Loop => Ok(()),
+            Form::Fuse => Ok(self.keeper.check_served(mount.device.1)?),
+        }
     }
 
     /// Removes what a predecessor left: mounts that no pod uses, folders without a mount, images of no mounted revision.
@@ -212,7 +224,7 @@ impl Revisions {
         let ours = table.iter().filter(|mount| Self::shows_revision(mount));
         let shown = ours.filter_map(|mount| {
             let (revision, number) = self.folders.revision_of(&mount.target)?;
-            Some((revision, number, Form::of(&mount.source)))
+            Some((revision, number, Form::of(mount)))
         });
         shown.collect()
     }
@@ -240,7 +252,7 @@ impl Revisions {
             space: Some(space_folder.clone()),
             image: None,
         };
-        let descriptors = self.mounts.mount(&Source::Space, &space_folder)?;
+        let mut descriptors = self.mounts.mount(&Source::Space, &space_folder)?;
         let number = self.connection_at(&space_folder)?;
         undo.connection = Some(number);
 
@@ -252,7 +264,15 @@ impl Revisions {
             device_bytes: image.device_bytes.clone(),
             seeds: seeds.clone(),
             read_timeout: *read_timeout,
+            shows: match self.mounts.form() {
+                Form::File | Form::Loop => Shows::Devices,
+                Form::Fuse => Shows::Tree,
+            },
         };
+        if connection.shows == Shows::Tree {
+            let opened = fs::File::open(&image.path).map_err(Error::file("open", &image.path))?;
+            descriptors.push(opened.into());
+        }
         let server = self.keeper.serve(&connection, &descriptors)?;
         undo.served = Some((connection.id, server));
 
@@ -281,10 +301,10 @@ impl Revisions {
     /// The kernel asks whoever serves the space for its files while it mounts the image; if nobody answers in time, the
     /// connection is aborted, which ends the wait.
     fn mount_image(&self, image: &ImageFile, space: &Path, target: &Path, undo: &mut Undo<'_>) -> Result<(), Error> {
-        let devices = (0..image.device_bytes.len()).map(|number| space.join(number.to_string()));
-        let source = Source::Image {
-            file: image.path.clone(),
-            devices: devices.collect(),
+        let source = Source::Revision {
+            image: image.path.clone(),
+            space: space.to_owned(),
+            devices: image.device_bytes.len(),
         };
         let (sender, receiver) = sync_channel(1);
         let (mounts, target) = (self.mounts.clone(), target.to_owned());
@@ -317,7 +337,9 @@ impl Revisions {
             device,
         } = mounted;
         let table = self.table()?;
-        let used = |mount: &&Mount| mount.device == *device && mount.target != *path;
+        let spaces = self.folders.spaces();
+        let used =
+            |mount: &&Mount| mount.device == *device && mount.target != *path && !mount.target.starts_with(&spaces);
         if table.iter().any(|mount| used(&mount)) {
             return Ok(());
         }
@@ -326,9 +348,7 @@ impl Revisions {
             self.mounts.unmount(path, Some(*connection))?;
         }
         let is_space = |mount: &&Mount| {
-            mount.device.1 == *connection
-                && mount.file_system.starts_with("fuse")
-                && mount.target.starts_with(self.folders.spaces())
+            mount.device.1 == *connection && mount.file_system == fuse::TYPE && mount.target.starts_with(&spaces)
         };
         if let Some(space) = table.iter().find(is_space) {
             self.mounts.unmount(&space.target, None)?;

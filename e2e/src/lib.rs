@@ -10,5 +10,6 @@ pub mod load;
 pub mod manifests;
 pub mod node;
 pub mod origin;
+pub mod read_suite;
 pub mod stop;
 pub mod wait;

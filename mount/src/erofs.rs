@@ -7,6 +7,9 @@ use rustix::mount::MountFlags;
 
 use crate::MountError;
 
+/// Its type in the mount table.
+pub const TYPE: &str = "erofs";
+
 /// Mounts the image in the file `image` at `target`, read-only, over `devices` (the device files of its table, in order).
 ///
 /// Needs Linux 6.12 or newer, and a file on ext4, xfs or btrfs.
@@ -27,5 +30,5 @@ pub fn mount(image: &Path, target: &Path, devices: &[impl AsRef<Path>]) -> Resul
     options.push(0);
     let options = std::ffi::CStr::from_bytes_with_nul(&options).ok();
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
-    rustix::mount::mount(image, target, "erofs", flags, options).map_err(refused)
+    rustix::mount::mount(image, target, TYPE, flags, options).map_err(refused)
 }

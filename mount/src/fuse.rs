@@ -11,27 +11,42 @@ use rustix::mount::MountFlags;
 
 use crate::MountError;
 
+/// Its type in the mount table.
+pub const TYPE: &str = "fuse.penstock";
+
 /// Largest read that the kernel sends: the 256 pages of `fs.fuse.max_pages_limit`.
 pub const READ_BYTES_MAX: usize = 1 << 20;
 
 const DEVICE: &str = "/dev/fuse";
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
-/// Mounts a new FUSE file system at `target` and returns its connection. Nothing answers on it yet: the first request is
+/// Who looks into a FUSE file system.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum For {
+    /// The kernel, which mounts an image over its files.
+    Image,
+    /// Everybody, by its modes; read-only.
+    Readers,
+}
+
+/// Mounts a new FUSE file system at `target` and returns its connection; the mount table shows `source`. Nothing answers on it yet: the first request is
 /// INIT.
 ///
 /// # Errors
 /// When the kernel refuses, for example without root.
-pub fn mount(target: &Path) -> Result<OwnedFd, MountError> {
+pub fn mount(source: &Path, target: &Path, readers: For) -> Result<OwnedFd, MountError> {
     let connection = open()?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let (more, flags) = match readers {
+        For::Image => ("", flags | MountFlags::NOEXEC),
+        For::Readers => (",default_permissions", flags | MountFlags::RDONLY),
+    };
     let options = format!(
-        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,max_read={READ_BYTES_MAX}\0",
+        "fd={},rootmode=40000,user_id=0,group_id=0,allow_other,max_read={READ_BYTES_MAX}{more}\0",
         connection.as_raw_fd()
     );
     let options = std::ffi::CStr::from_bytes_with_nul(options.as_bytes()).ok();
-    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    rustix::mount::mount("penstock", target, "fuse.penstock", flags, options)
-        .map_err(MountError::new("mount FUSE at", target))?;
+    rustix::mount::mount(source, target, TYPE, flags, options).map_err(MountError::new("mount FUSE at", target))?;
     Ok(connection)
 }
 

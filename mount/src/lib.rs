@@ -7,8 +7,11 @@ pub mod bind;
 pub mod descriptors;
 pub mod erofs;
 mod error;
+pub mod forms;
 pub mod fuse;
+pub mod fusermount;
 pub mod loop_device;
+pub mod mapped;
 pub mod read_ahead;
 pub mod table;
 

@@ -1,20 +1,30 @@
-//! The part of the FUSE kernel interface that a read-only file system of a few files needs: numbers and records of
+//! The part of the FUSE kernel interface that a read-only file system needs: numbers and records of
 //! include/uapi/linux/fuse.h (version 7.38), as pure functions over bytes. Integers are in the machine's byte order.
 
+use crate::files::{Attributes, Caching, DirectoryEntry, Totals};
 use crate::limits::{ATTRIBUTES_VALID, BACKGROUND_REQUESTS_MAX, READ_BYTES_MAX};
 
 /// Bytes of `fuse_in_header`.
 const IN_HEADER_BYTES: usize = 40;
 /// Bytes of `fuse_out_header`.
 pub(crate) const OUT_HEADER_BYTES: usize = 16;
-/// Node of the root folder (FUSE_ROOT_ID).
-pub(crate) const ROOT: u64 = 1;
+/// Bytes of `fuse_entry_out`.
+const ENTRY_BYTES: usize = 40 + ATTRIBUTES_BYTES;
+/// Bytes of `fuse_attr`.
+const ATTRIBUTES_BYTES: usize = 88;
+/// Bytes of `fuse_dirent` without its name.
+const DIRENT_BYTES: usize = 24;
 
 const MAJOR: u32 = 7;
 const MINOR: u32 = 38;
 /// Flags of INIT: reads may be asynchronous and direct, a request may have 256 pages, folders are looked up in parallel.
 const ASYNC_READ: u32 = 1 << 0;
 const ASYNC_DIO: u32 = 1 << 15;
+/// ... entries come with their attributes where somebody seems to want them; what was open before is opened without us.
+const DO_READDIRPLUS: u32 = 1 << 13;
+const READDIRPLUS_AUTO: u32 = 1 << 14;
+const NO_OPEN_SUPPORT: u32 = 1 << 17;
+const NO_OPENDIR_SUPPORT: u32 = 1 << 24;
 const PARALLEL_DIROPS: u32 = 1 << 18;
 const MAX_PAGES: u32 = 1 << 22;
 /// Flag of OPEN: the kernel keeps no pages of this file; EROFS above it does.
@@ -33,8 +43,18 @@ pub(crate) enum Operation<'a> {
     },
     GetAttributes,
     Open,
+    OpenDirectory,
     Read {
         offset: u64,
+        bytes: u32,
+    },
+    ReadDirectory {
+        position: u64,
+        bytes: u32,
+        with_attributes: bool,
+    },
+    /// `bytes` 0 asks how long the list is.
+    ListAttributes {
         bytes: u32,
     },
     Release,
@@ -72,7 +92,16 @@ impl<'a> Request<'a> {
                 bytes: u32_at(body, 16)?,
             },
             17 => Operation::StatFs,
-            18 => Operation::Release,
+            23 => Operation::ListAttributes {
+                bytes: u32_at(body, 0)?,
+            },
+            27 => Operation::OpenDirectory,
+            28 | 44 => Operation::ReadDirectory {
+                position: u64_at(body, 8)?,
+                bytes: u32_at(body, 16)?,
+                with_attributes: u32_at(header, 4)? == 44,
+            },
+            18 | 29 => Operation::Release,
             26 => Operation::Init {
                 minor: u32_at(body, 4)?,
                 max_readahead: u32_at(body, 8)?,
@@ -105,14 +134,18 @@ pub(crate) fn out_header(unique: u64, errno: i32, bytes: usize) -> [u8; OUT_HEAD
 }
 
 /// `fuse_init_out`.
-pub(crate) fn init_out(minor: u32, flags: u32, max_readahead: u32) -> Vec<u8> {
-    let wanted = (ASYNC_READ | ASYNC_DIO | PARALLEL_DIROPS | MAX_PAGES) & flags;
+pub(crate) fn init_out(minor: u32, flags: u32, max_readahead: u32, caching: Caching) -> Vec<u8> {
+    let wanted = ASYNC_READ | ASYNC_DIO | PARALLEL_DIROPS | MAX_PAGES;
+    let wanted = match caching {
+        Caching::Above => wanted,
+        Caching::Here => wanted | DO_READDIRPLUS | READDIRPLUS_AUTO | NO_OPEN_SUPPORT | NO_OPENDIR_SUPPORT,
+    };
     let mut out = Vec::with_capacity(64);
     for word in [
         MAJOR,
         minor.min(MINOR),
         max_readahead.max(READ_BYTES_MAX as u32),
-        wanted,
+        wanted & flags,
     ] {
         out.extend_from_slice(&word.to_ne_bytes());
     }
@@ -125,55 +158,125 @@ pub(crate) fn init_out(minor: u32, flags: u32, max_readahead: u32) -> Vec<u8> {
     out
 }
 
-/// `fuse_open_out`.
+/// `fuse_open_out` of a file whose pages are kept above this file system.
 pub(crate) fn open_out() -> Vec<u8> {
     let mut out = vec![0; 16];
     out[8..12].copy_from_slice(&FOPEN_DIRECT_IO.to_ne_bytes());
     out
 }
 
-/// `fuse_attr_out` for a node; `bytes` `None` is the root folder.
-pub(crate) fn attributes_out(node: u64, bytes: Option<u64>) -> Vec<u8> {
+/// `fuse_attr_out`.
+pub(crate) fn attributes_out(attributes: &Attributes) -> Vec<u8> {
     let mut out = vec![0; 16];
     out[..8].copy_from_slice(&ATTRIBUTES_VALID.as_secs().to_ne_bytes());
-    out.extend_from_slice(&attributes(node, bytes));
+    out.extend_from_slice(&record(attributes));
     out
 }
 
-/// `fuse_entry_out` for a file.
-pub(crate) fn entry_out(node: u64, bytes: u64) -> Vec<u8> {
-    let mut out = vec![0; 40];
-    out[..8].copy_from_slice(&node.to_ne_bytes());
-    for at in [16, 24] {
-        out[at..at + 8].copy_from_slice(&ATTRIBUTES_VALID.as_secs().to_ne_bytes());
-    }
-    out.extend_from_slice(&attributes(node, Some(bytes)));
-    out
+/// `fuse_entry_out`; a name that is not there is remembered as well.
+pub(crate) fn entry_out(found: Option<&Attributes>) -> Vec<u8> {
+    entry(found).to_vec()
 }
 
 /// `fuse_statfs_out`: no free space, blocks of 4 KiB.
-pub(crate) fn statfs_out() -> Vec<u8> {
+pub(crate) fn statfs_out(totals: Totals) -> Vec<u8> {
     let mut out = vec![0; 80];
+    out[..8].copy_from_slice(&totals.blocks.to_ne_bytes());
+    out[24..32].copy_from_slice(&totals.inodes.to_ne_bytes());
     out[40..44].copy_from_slice(&4096u32.to_ne_bytes());
     out[44..48].copy_from_slice(&255u32.to_ne_bytes());
     out[48..52].copy_from_slice(&4096u32.to_ne_bytes());
     out
 }
 
+/// `fuse_getxattr_out`, or the list itself: there are no extended attributes.
+pub(crate) fn list_attributes_out(bytes: u32) -> Vec<u8> {
+    if bytes == 0 { vec![0; 8] } else { Vec::new() }
+}
+
+/// The answer to a `READDIR` or `READDIRPLUS` as it grows.
+pub(crate) struct Entries {
+    out: Vec<u8>,
+    room: usize,
+}
+
+impl Entries {
+    /// An empty one with room for so many bytes.
+    pub(crate) fn new(bytes: u32) -> Self {
+        let room = (bytes as usize).min(READ_BYTES_MAX);
+        Self {
+            out: Vec::with_capacity(room),
+            room,
+        }
+    }
+
+    /// Appends `fuse_dirent`, or `fuse_direntplus` with the attributes if there are some; `false` when there is no room for
+    /// it.
+    pub(crate) fn push(&mut self, found: &DirectoryEntry<'_>, plus: Option<Option<&Attributes>>) -> bool {
+        /// DT_DIR and DT_REG.
+        const TYPES: [u32; 2] = [4, 8];
+        let length = DIRENT_BYTES + found.name.len().next_multiple_of(8);
+        if self.out.len() + plus.map_or(0, |_| ENTRY_BYTES) + length > self.room {
+            return false;
+        }
+        if let Some(attributes) = plus {
+            self.out.extend_from_slice(&entry(attributes));
+        }
+        let end = self.out.len() + length;
+        self.out.extend_from_slice(&found.inode.to_ne_bytes());
+        self.out.extend_from_slice(&found.next.to_ne_bytes());
+        self.out.extend_from_slice(&(found.name.len() as u32).to_ne_bytes());
+        let kind = TYPES[usize::from(!found.is_directory)];
+        self.out.extend_from_slice(&kind.to_ne_bytes());
+        self.out.extend_from_slice(found.name.as_bytes());
+        self.out.resize(end, 0);
+        true
+    }
+
+    /// The answer.
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.out
+    }
+}
+
+/// `fuse_entry_out`.
+fn entry(found: Option<&Attributes>) -> [u8; ENTRY_BYTES] {
+    let mut out = [0; ENTRY_BYTES];
+    for at in [16, 24] {
+        out[at..at + 8].copy_from_slice(&ATTRIBUTES_VALID.as_secs().to_ne_bytes());
+    }
+    if let Some(attributes) = found {
+        out[..8].copy_from_slice(&attributes.node.to_ne_bytes());
+        out[40..].copy_from_slice(&record(attributes));
+    }
+    out
+}
+
 /// `fuse_attr`.
-fn attributes(node: u64, bytes: Option<u64>) -> [u8; 88] {
-    let mut out = [0; 88];
-    out[..8].copy_from_slice(&node.to_ne_bytes());
-    out[8..16].copy_from_slice(&bytes.unwrap_or(0).to_ne_bytes());
-    out[16..24].copy_from_slice(&(bytes.unwrap_or(0) / 512).to_ne_bytes());
-    let (mode, links) = if bytes.is_some() {
-        (0o100_400u32, 1u32)
-    } else {
-        (0o040_500, 2)
-    };
-    out[60..64].copy_from_slice(&mode.to_ne_bytes());
-    out[64..68].copy_from_slice(&links.to_ne_bytes());
-    out[80..84].copy_from_slice(&4096u32.to_ne_bytes());
+fn record(attributes: &Attributes) -> [u8; ATTRIBUTES_BYTES] {
+    let Attributes {
+        node: _,
+        inode,
+        mode,
+        uid,
+        gid,
+        links,
+        bytes,
+        modified_unix_nanos,
+    } = *attributes;
+    let seconds = modified_unix_nanos.div_euclid(1_000_000_000);
+    let nanos = modified_unix_nanos.rem_euclid(1_000_000_000) as u32;
+    let mut out = [0; ATTRIBUTES_BYTES];
+    out[..8].copy_from_slice(&inode.to_ne_bytes());
+    out[8..16].copy_from_slice(&bytes.to_ne_bytes());
+    out[16..24].copy_from_slice(&(bytes.div_ceil(4096) * 8).to_ne_bytes());
+    for (time, fraction) in [(24, 48), (32, 52), (40, 56)] {
+        out[time..time + 8].copy_from_slice(&seconds.to_ne_bytes());
+        out[fraction..fraction + 4].copy_from_slice(&nanos.to_ne_bytes());
+    }
+    for (at, word) in [(60, mode), (64, links), (68, uid), (72, gid), (80, 4096)] {
+        out[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+    }
     out
 }
 
@@ -201,15 +304,53 @@ mod tests {
         assert_eq!(Request::parse(&bytes[..39]), None);
     }
 
+    const FILE: Attributes = Attributes {
+        node: 2,
+        inode: 2,
+        mode: 0o100_444,
+        uid: 0,
+        gid: 0,
+        links: 1,
+        bytes: 4097,
+        modified_unix_nanos: -1,
+    };
+
     #[test]
     fn records_have_the_lengths_of_the_kernel() {
         let lengths = [
-            init_out(38, !0, 0).len(),
+            init_out(38, !0, 0, Caching::Here).len(),
             open_out().len(),
-            attributes_out(1, None).len(),
-            entry_out(2, 1).len(),
+            attributes_out(&FILE).len(),
+            entry_out(Some(&FILE)).len(),
+            entry_out(None).len(),
         ];
-        assert_eq!(lengths, [64, 16, 16 + 88, 40 + 88]);
-        assert_eq!(statfs_out().len(), 80);
+        assert_eq!(lengths, [64, 16, 16 + 88, 40 + 88, 40 + 88]);
+        assert_eq!(statfs_out(Totals::default()).len(), 80);
+    }
+
+    #[test]
+    fn a_time_before_1970_has_a_fraction_that_counts_forward() {
+        let out = record(&FILE);
+        assert_eq!(out[32..40], (-1i64).to_ne_bytes());
+        assert_eq!(out[52..56], 999_999_999u32.to_ne_bytes());
+        assert_eq!(out[16..24], 16u64.to_ne_bytes());
+    }
+
+    #[test]
+    fn entries_are_padded_and_end_where_the_room_does() {
+        let entry = DirectoryEntry {
+            name: "name",
+            inode: 7,
+            node: 7,
+            is_directory: false,
+            next: 1,
+        };
+        let mut entries = Entries::new(2 * 32 + 31);
+        let pushed = [(); 3].map(|()| entries.push(&entry, None));
+        assert_eq!(pushed, [true, true, false]);
+        assert_eq!(entries.into_bytes().len(), 2 * 32);
+        let mut entries = Entries::new(200);
+        assert!(entries.push(&entry, Some(None)) && !entries.push(&entry, Some(Some(&FILE))));
+        assert_eq!(entries.into_bytes().len(), 128 + 32);
     }
 }

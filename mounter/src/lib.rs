@@ -4,10 +4,12 @@
 //! kernel: EROFS ──read──► FUSE ──/dev/fuse──► session ──► SpaceReader: the engine in this process, or cache nodes
 //! ```
 //!
-//! The session serves nothing but the pieces of one space as files; names never pass through it. It holds no state that a
-//! successor could not derive from the revision, so a process can be replaced while files are read.
+//! The session shows the pieces of one space as files, over which the kernel mounts the revision's image; where the kernel
+//! has no EROFS, it shows the tree of the image itself. It holds no state that a successor could not derive from the
+//! revision, so a process can be replaced while files are read.
 
 mod abi;
+pub mod files;
 pub mod keeper;
 pub mod limits;
 mod metrics;

@@ -1,4 +1,4 @@
-//! Serves one FUSE connection: a folder with the devices of a space as files "0", "1", ...
+//! Serves one FUSE connection: the files that it shows, and their bytes from a space.
 //!
 //! Each thread reads requests from its own clone of the connection. A read whose bytes are at hand is answered at once on
 //! that thread; any other becomes a task that answers on the same descriptor (a request belongs to the clone that received
@@ -16,11 +16,12 @@ use std::time::Instant;
 
 use penstock_buffer::{Buffer, BufferPool};
 use penstock_mount::fuse;
-use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, DEVICE_BYTES};
+use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 use crate::abi::{self, Operation, Request};
+use crate::files::{Caching, Files};
 use crate::limits::{FAILURE_LOG_INTERVAL, MISSES_IN_FLIGHT_MAX, READ_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::metrics::{Metrics, Outcome};
 use crate::reader::{ReadFailure, SpaceReader, TryRead};
@@ -29,8 +30,8 @@ use crate::reader::{ReadFailure, SpaceReader, TryRead};
 pub struct Start {
     /// The connection and its clones; one thread each.
     pub descriptors: Vec<OwnedFd>,
-    /// Lengths in bytes of the files "0", "1", ...
-    pub device_bytes: Vec<u64>,
+    /// What the kernel is shown.
+    pub files: Box<dyn Files>,
     /// Where the bytes come from.
     pub reader: Arc<dyn SpaceReader>,
     /// Buffers of at least [`READ_BYTES_MAX`] bytes and two blocks, shared by the sessions of a process.
@@ -59,7 +60,7 @@ impl Session {
     pub fn start(start: Start) -> io::Result<Self> {
         let Start {
             descriptors,
-            device_bytes,
+            files,
             reader,
             buffers,
             runtime,
@@ -68,7 +69,7 @@ impl Session {
             metrics,
         } = start;
         let shared = Arc::new(Shared {
-            device_bytes,
+            files,
             reader,
             buffers,
             runtime,
@@ -113,7 +114,7 @@ impl Session {
 }
 
 struct Shared {
-    device_bytes: Vec<u64>,
+    files: Box<dyn Files>,
     reader: Arc<dyn SpaceReader>,
     buffers: BufferPool,
     runtime: tokio::runtime::Handle,
@@ -170,28 +171,37 @@ impl Shared {
                 minor,
                 flags,
                 max_readahead,
-            } => Ok(abi::init_out(minor, flags, max_readahead)),
-            Operation::Lookup { name } if node == abi::ROOT => self
-                .device_named(name)
-                .map(|(node, bytes)| abi::entry_out(node, bytes))
-                .ok_or(Errno::NOENT),
-            Operation::Lookup { .. } => Err(Errno::NOTDIR),
-            Operation::GetAttributes if node == abi::ROOT => Ok(abi::attributes_out(node, None)),
+            } => Ok(abi::init_out(minor, flags, max_readahead, self.files.caching())),
+            Operation::Lookup { name } => {
+                let found = self.files.lookup(node, name);
+                found.map(|found| abi::entry_out(found.as_ref()))
+            }
             Operation::GetAttributes => self
-                .device(node)
-                .map(|bytes| abi::attributes_out(node, Some(bytes)))
-                .ok_or(Errno::NOENT),
-            Operation::Open => self.device(node).map(|_| abi::open_out()).ok_or(Errno::NOENT),
+                .files
+                .attributes(node)
+                .map(|attributes| abi::attributes_out(&attributes)),
+            Operation::Open => match self.files.caching() {
+                Caching::Above => self.files.place(node).map(|_| abi::open_out()),
+                // The kernel opens by itself from now on.
+                Caching::Here => Err(Errno::NOSYS),
+            },
             Operation::Read { offset, bytes } => match self.wanted(unique, node, offset, bytes) {
                 Ok(Some(wanted)) => return self.read(descriptor, wanted),
                 Ok(None) => Ok(Vec::new()),
                 Err(errno) => Err(errno),
             },
+            Operation::ReadDirectory {
+                position,
+                bytes,
+                with_attributes,
+            } => self.read_directory(node, position, bytes, with_attributes),
+            Operation::ListAttributes { bytes } => Ok(abi::list_attributes_out(bytes)),
             Operation::Release | Operation::Destroy => Ok(Vec::new()),
-            Operation::StatFs => Ok(abi::statfs_out()),
+            Operation::StatFs => Ok(abi::statfs_out(self.files.totals())),
             Operation::Silent => return,
             Operation::Write => Err(Errno::ROFS),
-            Operation::Other => Err(Errno::NOSYS),
+            // Folders are opened by the kernel itself (Linux 5.1), and it remembers that there are no extended attributes.
+            Operation::OpenDirectory | Operation::Other => Err(Errno::NOSYS),
         };
         match answer {
             Ok(body) => self.answer(descriptor, unique, 0, &body),
@@ -199,21 +209,32 @@ impl Shared {
         }
     }
 
-    fn device_named(&self, name: &[u8]) -> Option<(u64, u64)> {
-        let number: usize = std::str::from_utf8(name).ok()?.parse().ok()?;
-        let canonical = number.to_string().as_bytes() == name;
-        let bytes = self.device_bytes.get(number).filter(|_| canonical)?;
-        Some((number as u64 + abi::ROOT + 1, *bytes))
-    }
-
-    fn device(&self, node: u64) -> Option<u64> {
-        let number = usize::try_from(node.checked_sub(abi::ROOT + 1)?).ok()?;
-        self.device_bytes.get(number).copied()
+    fn read_directory(&self, node: u64, position: u64, bytes: u32, with_attributes: bool) -> Result<Vec<u8>, Errno> {
+        let (mut answer, mut failed) = (abi::Entries::new(bytes), None);
+        self.files.entries(node, position, &mut |entry| {
+            if !with_attributes {
+                return answer.push(&entry, None);
+            }
+            // The kernel has the attributes of these two.
+            if entry.name == "." || entry.name == ".." {
+                return answer.push(&entry, Some(None));
+            }
+            match self.files.attributes(entry.node) {
+                Ok(attributes) => answer.push(&entry, Some(Some(&attributes))),
+                Err(errno) => {
+                    failed = Some(errno);
+                    false
+                }
+            }
+        })?;
+        failed.map_or(Ok(answer.into_bytes()), Err)
     }
 
     fn wanted(&self, unique: u64, node: u64, offset: u64, bytes: u32) -> Result<Option<Wanted>, Errno> {
-        let length = self.device(node).ok_or(Errno::NOENT)?;
-        let take = length.saturating_sub(offset).min(u64::from(bytes));
+        let Some(place) = self.files.place(node)? else {
+            return Ok(None);
+        };
+        let take = place.bytes.saturating_sub(offset).min(u64::from(bytes));
         if take == 0 {
             return Ok(None);
         }
@@ -224,7 +245,7 @@ impl Shared {
             offset / BLOCK_BYTES * BLOCK_BYTES,
             (offset + take).next_multiple_of(BLOCK_BYTES),
         );
-        let address = (node - abi::ROOT - 1) * DEVICE_BYTES + start;
+        let address = place.address + start;
         let (skip, bytes) = ((offset - start) as usize, (end - start) as usize);
         Ok(Some(Wanted {
             unique,

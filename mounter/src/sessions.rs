@@ -5,12 +5,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use penstock_buffer::BufferPool;
 use penstock_cache_client::CacheClient;
-use penstock_protocol::connection::Connection;
+use penstock_mount::mapped;
+use penstock_protocol::connection::{Connection, Held};
 use penstock_protocol::ids::ConnectionId;
 use penstock_supervisor::{Entry, Store};
 
+use crate::files::{Devices, Files, Tree};
 use crate::limits::{IDLE_BUFFERS_MAX, READ_BYTES_MAX};
 use crate::metrics::Metrics;
 use crate::remote::RemoteSpace;
@@ -22,7 +25,15 @@ pub struct Sessions {
     buffers: BufferPool,
     store: Store,
     metrics: Metrics,
-    sessions: Mutex<BTreeMap<ConnectionId, (Connection, Session)>>,
+    sessions: Mutex<BTreeMap<ConnectionId, Served>>,
+}
+
+/// A connection that this process serves.
+struct Served {
+    connection: Connection,
+    session: Session,
+    /// Kept for whoever serves it next.
+    image: Option<OwnedFd>,
 }
 
 /// A connection that nobody of this process serves yet.
@@ -75,7 +86,7 @@ impl Sessions {
     /// Serves a connection; `initialised` when a predecessor did so. One that is served already goes on as it is.
     ///
     /// # Errors
-    /// When no thread can be started, or the kernel cannot resend.
+    /// When no thread can be started, the kernel cannot resend, or the image is none.
     pub fn serve(&self, connection: Connection, descriptors: Vec<OwnedFd>, initialised: bool) -> io::Result<()> {
         self.forget_ended();
         if self.sessions().contains_key(&connection.id) {
@@ -107,16 +118,22 @@ impl Sessions {
     /// When the process has too many descriptors.
     pub fn copy(&self, id: &ConnectionId) -> io::Result<Option<(Connection, Vec<OwnedFd>)>> {
         let sessions = self.sessions();
-        let Some((connection, session)) = sessions.get(id) else {
+        let Some(served) = sessions.get(id) else {
             return Ok(None);
         };
-        let copies = session
+        let descriptors = served
+            .session
             .descriptors()
-            .map(|descriptor: BorrowedFd<'_>| descriptor.try_clone_to_owned());
-        Ok(Some((connection.clone(), copies.collect::<io::Result<_>>()?)))
+            .chain(served.image.as_ref().map(AsFd::as_fd));
+        let copies = descriptors.map(|descriptor: BorrowedFd<'_>| descriptor.try_clone_to_owned());
+        Ok(Some((served.connection.clone(), copies.collect::<io::Result<_>>()?)))
     }
 
-    fn start(&self, connection: Connection, descriptors: Vec<OwnedFd>, initialised: bool) -> io::Result<()> {
+    fn start(&self, connection: Connection, mut descriptors: Vec<OwnedFd>, initialised: bool) -> io::Result<()> {
+        let Held { queues, image } = connection.held(&descriptors);
+        let files = shown(&connection, image)?;
+        let queues = queues.len();
+        let image = descriptors.drain(queues..).next();
         let reader = RemoteSpace {
             client: CacheClient::new(connection.seeds.clone(), connection.read_timeout),
             timeout: connection.read_timeout,
@@ -125,7 +142,7 @@ impl Sessions {
         };
         let session = Session::start(Start {
             descriptors,
-            device_bytes: connection.device_bytes.clone(),
+            files,
             reader: Arc::new(reader),
             buffers: self.buffers.clone(),
             runtime: self.runtime.clone(),
@@ -138,7 +155,12 @@ impl Sessions {
         }
         tracing::info!(revision = %connection.revision, number = connection.number, initialised, "serving");
         let mut sessions = self.sessions();
-        sessions.insert(connection.id, (connection, session));
+        let served = Served {
+            connection,
+            session,
+            image,
+        };
+        sessions.insert(served.connection.id, served);
         self.metrics.connections(sessions.len());
         Ok(())
     }
@@ -146,8 +168,8 @@ impl Sessions {
     /// A connection that csi aborted while nobody could tell us.
     fn forget_ended(&self) {
         let mut sessions = self.sessions();
-        sessions.retain(|id, (_, session)| {
-            let ended = session.has_ended();
+        sessions.retain(|id, served| {
+            let ended = served.session.has_ended();
             if ended {
                 self.store.forget(id.0);
             }
@@ -156,7 +178,18 @@ impl Sessions {
         self.metrics.connections(sessions.len());
     }
 
-    fn sessions(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, (Connection, Session)>> {
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Served>> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the kernel is shown on a connection.
+fn shown(connection: &Connection, image: Option<&OwnedFd>) -> io::Result<Box<dyn Files>> {
+    match image {
+        Some(image) => {
+            let image = Bytes::from_owner(mapped::read_only(image.as_fd())?);
+            Ok(Box::new(Tree::open(image).map_err(io::Error::other)?))
+        }
+        None => Ok(Box::new(Devices(connection.device_bytes.clone()))),
     }
 }

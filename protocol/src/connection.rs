@@ -25,6 +25,26 @@ pub struct Connection {
     pub seeds: Vec<String>,
     /// How long a read may wait before it fails with EIO, in whole seconds.
     pub read_timeout: Duration,
+    /// What the kernel is shown.
+    pub shows: Shows,
+}
+
+/// What the kernel is shown on a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shows {
+    /// The files "0", "1", ... of the space.
+    Devices,
+    /// The revision's tree. Its image travels with the connection, as the last descriptor.
+    Tree,
+}
+
+/// What travels with a [`Connection`].
+#[derive(Clone, Copy, Debug)]
+pub struct Held<'a, D> {
+    /// The connection and its clones.
+    pub queues: &'a [D],
+    /// The revision's image, if the tree is shown.
+    pub image: Option<&'a D>,
 }
 
 /// Why bytes are no connection.
@@ -39,6 +59,20 @@ pub enum NotAConnection {
 }
 
 impl Connection {
+    /// Tells descriptors that travelled with it apart.
+    pub fn held<'a, D>(&self, descriptors: &'a [D]) -> Held<'a, D> {
+        match (self.shows, descriptors.split_last()) {
+            (Shows::Tree, Some((image, queues))) => Held {
+                queues,
+                image: Some(image),
+            },
+            _ => Held {
+                queues: descriptors,
+                image: None,
+            },
+        }
+    }
+
     /// As it lies beside the descriptors.
     pub fn encode(&self) -> Vec<u8> {
         mounter::Connection::from(self).encode_to_vec()
@@ -63,6 +97,7 @@ impl From<&Connection> for mounter::Connection {
             device_bytes: connection.device_bytes.clone(),
             seeds: connection.seeds.clone(),
             read_timeout_seconds: u32::try_from(connection.read_timeout.as_secs()).unwrap_or(u32::MAX),
+            shows_tree: connection.shows == Shows::Tree,
         }
     }
 }
@@ -79,6 +114,11 @@ impl TryFrom<mounter::Connection> for Connection {
             device_bytes: message.device_bytes,
             seeds: message.seeds,
             read_timeout: Duration::from_secs(message.read_timeout_seconds.into()),
+            shows: if message.shows_tree {
+                Shows::Tree
+            } else {
+                Shows::Devices
+            },
         })
     }
 }
@@ -97,8 +137,16 @@ mod tests {
             device_bytes: vec![4096, 1 << 44],
             seeds: vec!["pool-0.pool:7070".into()],
             read_timeout: Duration::from_secs(300),
+            shows: Shows::Tree,
         };
         assert_eq!(Connection::decode(&connection.encode()).unwrap(), connection);
+        let held = connection.held(&["queue", "clone", "image"]);
+        assert_eq!((held.queues, held.image), (&["queue", "clone"][..], Some(&"image")));
+        let devices = Connection {
+            shows: Shows::Devices,
+            ..connection
+        };
+        assert_eq!(devices.held(&["queue", "clone"]).queues.len(), 2);
     }
 
     #[test]

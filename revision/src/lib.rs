@@ -14,9 +14,11 @@ mod extents;
 pub mod limits;
 pub mod object;
 pub mod package;
+mod small;
 mod space;
 pub mod tree;
 
 pub use build::{BuildError, BuildOptions, Outcome, build};
 pub use object::{Extent, Listed, ObjectVersion, SourceListing, Version};
 pub use package::{Package, PackageError, Summary};
+pub use small::image_of_one_file;

@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use indicatif::ProgressBar;
 use penstock_cache_node::report::Counters;
-use penstock_mount::{MountError, bind};
-use rustix::io::Errno;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -23,7 +21,7 @@ use crate::cache_folder::CacheFolder;
 use crate::dataset_file::DatasetFile;
 use crate::limits::{UNMOUNT_PATIENCE, UNMOUNT_RETRY, USERS_NAMED_MAX};
 use crate::local::Local;
-use crate::served::{self, Served};
+use crate::served::{self, Places, Served, Way};
 use crate::status::{self, Asked, Cached, Status};
 use crate::users::users;
 use crate::{target, text};
@@ -37,25 +35,24 @@ pub async fn run(arguments: Mount) -> Result<()> {
         which,
         target,
         cache,
+        form,
         output,
     } = arguments;
     let dataset = DatasetFile::read(&which)?.local()?;
-    if !rustix::process::geteuid().is_root() {
-        bail!("mounting needs root: run it with sudo. `penstock ls` and `penstock cat` work without");
-    }
     let mut end = End::listen()?;
     let user = format!("the mount on {}", target.display());
     let folder = CacheFolder::take(&dataset.cache_folder(cache.cache_dir), &user)?;
-    if folder.path().as_os_str().as_encoded_bytes().contains(&b',') {
-        bail!(
-            "the cache folder {} has a comma in its path, which mount(2) cannot pass on: choose another with --cache-dir",
-            folder.path().display()
-        );
-    }
     for left in served::clear_leftovers(&folder.image(), &folder.space())? {
         eprintln!("unmounted {}, which a killed process had left", left.display());
     }
     let target = target::free(&target)?;
+    let places = Places {
+        image: folder.image(),
+        space: folder.space(),
+        target: target.clone(),
+    };
+    let (way, why) = Way::find(form, folder.path())?;
+    tracing::info!(?way, why, "how it will be mounted");
 
     let progress = progress(&format!("Listing {}", dataset.described));
     let local = tokio::select! {
@@ -74,14 +71,10 @@ pub async fn run(arguments: Mount) -> Result<()> {
     let served = Served::start(
         local.package(),
         local.reader(dataset.read_timeout),
-        &folder.image(),
-        &folder.space(),
+        places,
+        way,
         runtime,
     )?;
-    if let Err(error) = served.show_at(&target) {
-        served.end()?;
-        return Err(error);
-    }
     let state = State {
         dataset: dataset.name.clone(),
         mount: target.clone(),
@@ -199,46 +192,39 @@ fn say_ready(status: &Status, output: Output) {
 
 /// Unmounts everything. While somebody uses it, says who and goes on serving; asked once more, it detaches and ends.
 async fn take_down(served: Served, target: &Path, end: &mut End) -> Result<()> {
-    let busy = |error: &MountError| {
-        eprintln!("{error}");
+    let busy = || {
+        eprintln!("{} is still in use:", target.display());
         for user in users(target, USERS_NAMED_MAX) {
             eprintln!("  process {} ({}) has {}", user.pid, user.name, user.what);
         }
         eprintln!("It stays served until these end. Ctrl-C again detaches it now, and their further reads fail.");
     };
-    if !released(|| bind::unmount(target), busy, end).await? {
-        bind::detach(target)?;
+    if !released(|| served.hide(), busy, end).await? {
+        served.detach()?;
     }
     // Whoever unmounted with `umount --lazy` may have left readers behind as well.
-    let held = |_: &MountError| {
+    let held = || {
         eprintln!(
             "Files of it are still open in other processes or mount namespaces. It stays served until they are closed; Ctrl-C ends it now."
         );
     };
-    if !released(|| served.unmount_space(), held, end).await? {
+    if !released(|| served.release(), held, end).await? {
         served.abort()?;
     }
     served.end()
 }
 
 /// Tries until it is not busy any more: `true`; or until somebody asks to end once more: `false`.
-async fn released(
-    mut unmount: impl FnMut() -> Result<(), MountError>,
-    busy: impl Fn(&MountError),
-    end: &mut End,
-) -> Result<bool> {
+async fn released(mut unmount: impl FnMut() -> Result<bool>, busy: impl Fn(), end: &mut End) -> Result<bool> {
     let started = Instant::now();
     let mut said = false;
     loop {
-        match unmount() {
-            Ok(()) => return Ok(true),
-            Err(error) if error.errno == Errno::BUSY => {
-                if !said && started.elapsed() > UNMOUNT_PATIENCE {
-                    busy(&error);
-                    said = true;
-                }
-            }
-            Err(error) => return Err(error.into()),
+        if unmount()? {
+            return Ok(true);
+        }
+        if !said && started.elapsed() > UNMOUNT_PATIENCE {
+            busy();
+            said = true;
         }
         tokio::select! {
             () = tokio::time::sleep(UNMOUNT_RETRY) => {}

@@ -1,10 +1,13 @@
 //! `penstock status`.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
-use penstock_mount::table;
+use penstock_mount::{erofs, fuse, table};
 
 use crate::args::{self, Output};
 use crate::cache_folder::status_socket_of;
+use crate::served::source_of;
 use crate::status::{self, Status};
 use crate::{out, text};
 
@@ -21,8 +24,9 @@ pub fn run(arguments: args::Status) -> Result<()> {
     let mount = table::read()?
         .into_iter()
         .rev()
-        .find(|mount| mount.target == target && mount.file_system == "erofs");
-    let Some(folder) = mount.as_ref().and_then(|mount| mount.source.parent()) else {
+        .find(|mount| mount.target == target && [erofs::TYPE, fuse::TYPE].contains(&mount.file_system.as_str()));
+    let image = mount.as_ref().map(source_of);
+    let Some(folder) = image.as_deref().and_then(Path::parent) else {
         bail!("no dataset is mounted on {shown}: mount one with `penstock mount DATASET.yaml {shown}`");
     };
     let status = status::ask(&status_socket_of(folder)).with_context(|| {

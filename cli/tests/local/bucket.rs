@@ -3,10 +3,13 @@
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use anyhow::Result;
 use penstock_e2e::counting_proxy::CountingProxy;
 use penstock_e2e::origin::S3Server;
 use penstock_e2e::wait::wait_for;
@@ -25,24 +28,50 @@ pub struct Bucket {
     server: Option<S3Server>,
     /// In front of the server.
     pub proxy: CountingProxy,
+    /// Who calls `penstock`.
+    caller: Caller,
     scratch: tempfile::TempDir,
 }
 
+/// Who calls `penstock`, and which form is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// root, who wants this form.
+    Root(&'static str),
+    /// A user without any rights.
+    Nobody,
+}
+
+/// The user and group `nobody` of Debian.
+const NOBODY: u32 = 65534;
+
 impl Bucket {
-    /// A bucket with the sample data.
+    /// A bucket with the sample data, for root.
     pub fn new() -> Self {
+        Self::of(Caller::Root("auto"), |folder| dataset::write(folder, FILES, BIG_BYTES))
+    }
+
+    /// A bucket with what `write` puts into its folder.
+    pub fn of(caller: Caller, write: impl Fn(&Path) -> Result<()>) -> Self {
         // /var/tmp is on a disk: an EROFS image cannot be mounted from tmpfs.
         let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
         let server = S3Server::rclone_on(Ipv4Addr::LOCALHOST.into(), scratch.path()).unwrap();
-        dataset::write(&server.buckets().join("sample"), FILES, BIG_BYTES).unwrap();
+        write(&server.buckets().join("sample")).unwrap();
         let proxy = CountingProxy::start((Ipv4Addr::LOCALHOST, 0).into(), server.address).unwrap();
         let bucket = Self {
             server: Some(server),
             proxy,
+            caller,
             scratch,
         };
         bucket.write_yaml(&manifests::secret("default"), "sample");
         fs::create_dir(bucket.target()).unwrap();
+        if caller == Caller::Nobody {
+            fs::copy(env!("CARGO_BIN_EXE_penstock"), bucket.binary()).unwrap();
+            for path in [bucket.scratch.path(), &bucket.target(), &bucket.yaml()] {
+                chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+            }
+        }
         bucket
     }
 
@@ -125,6 +154,14 @@ impl Bucket {
         .unwrap();
     }
 
+    /// `penstock status` of the mount, as its caller sees it.
+    pub fn status(&self) -> Value {
+        let output = self.command("status").args(["-o", "json"]).arg(self.target()).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     /// Mounts and waits until it is ready.
     pub fn mount(&self) -> Mounted {
         self.mount_on(&self.target())
@@ -157,10 +194,32 @@ impl Bucket {
         mounted
     }
 
+    /// A copy of the binary that everybody can run.
+    fn binary(&self) -> PathBuf {
+        self.scratch.path().join("penstock")
+    }
+
     fn command(&self, command: &str) -> Command {
-        let mut penstock = Command::new(env!("CARGO_BIN_EXE_penstock"));
-        penstock.arg(command).env_clear().env("HOME", self.scratch.path());
+        let mut penstock = match self.caller {
+            Caller::Root(_) => Command::new(env!("CARGO_BIN_EXE_penstock")),
+            Caller::Nobody => Command::new(self.binary()),
+        };
+        penstock.env_clear().env("HOME", self.scratch.path());
+        penstock.arg(command).envs(match self.caller {
+            Caller::Root(form) => Some(("PENSTOCK_FORM", form)),
+            Caller::Nobody => None,
+        });
+        self.caller.becomes(&mut penstock);
         penstock
+    }
+}
+
+impl Caller {
+    /// Lets a command run as this user.
+    pub fn becomes(self, command: &mut Command) {
+        if self == Self::Nobody {
+            command.uid(NOBODY).gid(NOBODY);
+        }
     }
 }
 

@@ -79,8 +79,9 @@ impl Keeper {
                 .collect()
         };
         all.retain(|(kept, _)| {
-            let lives = kept
-                .descriptors
+            let held = kept.connection.held(&kept.descriptors);
+            let lives = held
+                .queues
                 .iter()
                 .all(|descriptor| fuse::is_connected(descriptor.as_fd()));
             if !lives {

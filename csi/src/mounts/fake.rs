@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use penstock_mount::MountError;
+use penstock_mount::forms::Form;
 use penstock_mount::table::Mount;
 use rustix::io::Errno;
 
@@ -32,8 +33,8 @@ struct State {
 pub enum What {
     /// A FUSE connection.
     Space,
-    /// An EROFS image.
-    Image,
+    /// A revision.
+    Revision,
     /// A bind.
     Folder,
 }
@@ -67,6 +68,10 @@ impl FakeMounts {
 }
 
 impl Mounts for FakeMounts {
+    fn form(&self) -> Form {
+        Form::File
+    }
+
     fn table(&self) -> io::Result<Vec<Mount>> {
         Ok(self.state().mounts.clone())
     }
@@ -75,7 +80,7 @@ impl Mounts for FakeMounts {
         let mut state = self.state();
         let what = match source {
             Source::Space => What::Space,
-            Source::Image { .. } => What::Image,
+            Source::Revision { .. } => What::Revision,
             Source::Folder { .. } => What::Folder,
         };
         let refused = |errno| MountError {
@@ -93,7 +98,7 @@ impl Mounts for FakeMounts {
         let new = (0, 100 + state.devices);
         let (file_system, device, source_path) = match source {
             Source::Space => ("fuse.penstock".to_owned(), new, PathBuf::from("penstock")),
-            Source::Image { file, .. } => ("erofs".to_owned(), new, file.clone()),
+            Source::Revision { image, .. } => ("erofs".to_owned(), new, image.clone()),
             Source::Folder { path, .. } => match state.mounts.iter().rev().find(|mount| mount.target == *path) {
                 Some(mount) => (mount.file_system.clone(), mount.device, mount.source.clone()),
                 None => ("ext4".to_owned(), (8, 1), PathBuf::from("/dev/sda1")),
@@ -116,7 +121,7 @@ impl Mounts for FakeMounts {
                 let null = File::open("/dev/null").map_err(|_| refused(Errno::NOENT))?;
                 Ok(vec![null.into()])
             }
-            What::Image | What::Folder => Ok(Vec::new()),
+            What::Revision | What::Folder => Ok(Vec::new()),
         }
     }
 

@@ -11,10 +11,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use penstock_buffer::BufferPool;
-use penstock_mount::descriptors;
+use penstock_mount::{descriptors, mapped};
+use penstock_mounter::files::{Devices, Files, Tree};
 use penstock_mounter::limits::READ_BYTES_MAX;
 use penstock_mounter::{Metrics, ReadFailure, Session, SpaceReader, Start, TryRead};
+use penstock_protocol::connection::{Connection, Held};
 use penstock_protocol::control::mounter::{
     Completed, Failed, FetchedPackage, FromMounter, Hello, Pong, Serve, Serving, Stopped, ToMounter, from_mounter,
     to_mounter,
@@ -172,9 +175,19 @@ fn session(
     runtime: &tokio::runtime::Handle,
     reader: Arc<dyn SpaceReader>,
 ) -> Session {
+    let connection = Connection::try_from(serve.connection.clone().unwrap()).unwrap();
+    let Held { queues, image } = connection.held(&descriptors);
+    let files: Box<dyn Files> = match image {
+        Some(image) => {
+            let image = Bytes::from_owner(mapped::read_only(image.as_fd()).unwrap());
+            Box::new(Tree::open(image).unwrap())
+        }
+        None => Box::new(Devices(connection.device_bytes.clone())),
+    };
+    let queues = queues.iter().map(|queue| queue.try_clone().unwrap()).collect();
     Session::start(Start {
-        descriptors,
-        device_bytes: serve.connection.clone().unwrap().device_bytes,
+        descriptors: queues,
+        files,
         reader,
         buffers: BufferPool::new(READ_BYTES_MAX + 2 * 4096, 4),
         runtime: runtime.clone(),

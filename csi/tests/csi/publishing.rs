@@ -7,10 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use penstock_csi::forms::Form;
 use penstock_csi::mounts::fake::What;
 use penstock_csi::proto::csi;
 use penstock_csi::proto::csi::node_server::Node as _;
+use penstock_mount::forms::Form;
 use penstock_protocol::ids::RevisionId;
 use penstock_revision::Package;
 use rustix::io::Errno;
@@ -63,7 +63,7 @@ async fn pods_that_start_together_share_one_mount_and_the_last_one_takes_it_down
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_revision_is_read_through_the_target_and_nothing_is_left_behind() {
-    for form in [Form::File, Form::Loop] {
+    for form in Form::ALL {
         a_real_revision_is_read_in(form).await;
     }
 }
@@ -76,7 +76,12 @@ async fn a_real_revision_is_read_in(form: Form) {
     let mounter = connect(&scene, std::slice::from_ref(&package), Serves::Really(runtime));
     scene.publish("a", INLINE).await.unwrap();
     scene.publish("b", INLINE).await.unwrap();
-    assert_eq!(mounter.seen().descriptors, 4, "the connection and its clones");
+    let image = usize::from(form == Form::Fuse);
+    assert_eq!(
+        mounter.seen().descriptors,
+        4 + image,
+        "the connection, its clones, the image"
+    );
 
     let (a, b) = (scene.target("a"), scene.target("b"));
     for extent in package.all_extents() {
@@ -261,14 +266,14 @@ async fn a_mount_that_fails_halfway_is_undone_and_works_later() {
     let mounter = connect(&scene, &[package], Serves::InWords);
     for (what, errno, part) in [
         (What::Space, Errno::PERM, "this needs root"),
-        (What::Image, Errno::NOTBLK, "put the cache folder there"),
+        (What::Revision, Errno::NOTBLK, "put the cache folder there"),
         (What::Folder, Errno::IO, "mount at"),
     ] {
         mounts.fail(Some((what, errno)));
         let failed = scene.publish("a", INLINE).await.unwrap_err();
         assert_eq!(failed.code(), Code::Internal);
         let sentence = failed.message();
-        assert!(sentence.contains(part) || what != What::Image, "{sentence}");
+        assert!(sentence.contains(part) || what != What::Revision, "{sentence}");
         assert_eq!(mounts.shown(), Vec::<String>::new(), "{what:?}");
         assert_eq!(scene.keeper.kept(), 0);
         assert!(!scene.target("a").exists());
@@ -307,7 +312,8 @@ async fn a_mounter_that_comes_anew_is_handed_what_is_mounted() {
     wait_until("the mounter's end", || !scene.keeper.has_mounter());
 
     let second = connect(&scene, &[], Serves::InWords);
-    wait_until("the hand-over", || !second.seen().served.is_empty());
+    // Only then its answer has come back too.
+    wait_until("the hand-over", || scene.keeper.served() == 1);
     let serve = second.seen().served[0].clone();
     assert_eq!(
         (serve.connection.unwrap().revision.as_slice(), serve.initialised),
@@ -391,7 +397,7 @@ async fn a_mounter_that_does_not_answer_hangs_neither_the_call_nor_the_node() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unpublish_ends_while_a_read_is_left_unanswered() {
-    for form in [Form::File, Form::Loop] {
+    for form in Form::ALL {
         unpublish_ends_in(form).await;
     }
 }

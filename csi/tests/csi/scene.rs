@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use penstock_crds::{Dataset, DatasetSpec, DatasetStatus, Revision};
 use penstock_csi::folders::Folders;
-use penstock_csi::forms::Form;
 use penstock_csi::keeper::Keeper;
 use penstock_csi::kubernetes::fake::FakeCluster;
 use penstock_csi::metrics::Metrics;
@@ -19,6 +18,7 @@ use penstock_csi::proto::csi::node_server::Node as _;
 use penstock_csi::revisions::Revisions;
 use penstock_csi::tier::{Owner, Tiers};
 use penstock_csi::volume_lock::VolumeLocks;
+use penstock_mount::forms::Form;
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Listed, Outcome, Package, SourceListing, Version, build};
 use penstock_supervisor::Store;

@@ -38,7 +38,7 @@ impl Scene {
         let ns = &namespace.name;
         let origin = S3Server::rclone()?;
         let folder = origin.buckets().join("b");
-        read_suite::write(&folder)?;
+        penstock_e2e::read_suite::write(&folder)?;
         let sums = dataset::sums(&folder)?;
         declare(ns, &origin, 2, "1Gi")?;
         apply(&reader_pod(ns, "reader", "n1", Some("d")))?;

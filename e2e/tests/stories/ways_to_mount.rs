@@ -22,7 +22,7 @@ pub fn story() -> Result<()> {
     let ns = &namespace.name;
     let origin = S3Server::rclone()?;
     let folder = origin.buckets().join("b");
-    read_suite::write(&folder)?;
+    penstock_e2e::read_suite::write(&folder)?;
     let sums = dataset::sums(&folder)?;
     declare(ns, &origin, 1, "1Gi")?;
     read_write_many(ns)?;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use penstock_protocol::connection::Connection;
+use penstock_protocol::connection::{Connection, Shows};
 use penstock_protocol::control::mounter::{
     Complete, Completed, Fetch, HandBack, Ping, Pong, Serve, Serving, Stop, Stopped, from_mounter, to_mounter,
 };
@@ -85,6 +85,7 @@ pub fn connection(scene: &Scene, nodes: &[&FakeNode]) -> Connection {
         device_bytes: scene.package.device_bytes(),
         seeds: nodes.iter().map(|node| node.address()).collect(),
         read_timeout: Duration::from_secs(300),
+        shows: Shows::Devices,
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use penstock_mount::fuse::For;
 use penstock_mount::{bind, erofs, fuse};
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Listed, Outcome, Package, SourceListing, Version, build};
@@ -42,7 +43,7 @@ impl Scene {
             fs::create_dir(folder.path().join(name)).unwrap();
         }
         fs::write(folder.path().join("image"), package.image().unwrap()).unwrap();
-        let connection = fuse::mount(&folder.path().join("space")).unwrap();
+        let connection = fuse::mount(Path::new("test"), &folder.path().join("space"), For::Image).unwrap();
         let clone = fuse::clone(&connection).unwrap();
         Self {
             package,

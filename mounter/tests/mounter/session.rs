@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use penstock_buffer::BufferPool;
 use penstock_cache_client::CacheClient;
+use penstock_mounter::files::Devices;
 use penstock_mounter::limits::{MISSES_IN_FLIGHT_MAX, READ_BYTES_MAX};
 use penstock_mounter::remote::RemoteSpace;
 use penstock_mounter::{Metrics, ReadFailure, Session, SpaceReader, Start};
@@ -42,7 +43,7 @@ fn serve(scene: &Scene, reader: Arc<dyn SpaceReader>) -> (Session, Runtime) {
         .unwrap();
     let session = Session::start(Start {
         descriptors: scene.copies(),
-        device_bytes: scene.package.device_bytes(),
+        files: Box::new(Devices(scene.package.device_bytes())),
         reader,
         buffers: BufferPool::new(READ_BYTES_MAX + 8192, 4),
         runtime: runtime.handle().clone(),

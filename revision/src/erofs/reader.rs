@@ -66,6 +66,17 @@ pub struct Entry {
     pub is_directory: bool,
 }
 
+/// An entry as it lies in a block of its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EntryRef<'a> {
+    /// Name; `.` and `..` are entries too.
+    pub name: &'a str,
+    /// The inode.
+    pub node: NodeId,
+    /// Whether it is a folder.
+    pub is_directory: bool,
+}
+
 /// What [`Image::check`] counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -237,11 +248,28 @@ impl Image {
         Ok(entries)
     }
 
+    /// The entries of one block of a folder, from 0 on; `None` behind the last.
+    ///
+    /// # Errors
+    /// When it is no folder or damaged.
+    pub fn entries_of_block(&self, node: NodeId, block: usize) -> Result<Option<Vec<EntryRef<'_>>>, Damaged> {
+        let inode = self.inode(node)?;
+        if block >= self.folder_blocks(node, &inode)? {
+            return Ok(None);
+        }
+        parse_entries(self.folder_block(&inode, block)?).map(Some)
+    }
+
     fn raw_entries(&self, node: NodeId) -> Result<Vec<Entry>, Damaged> {
         let inode = self.inode(node)?;
         let mut entries = Vec::new();
         for block in 0..self.folder_blocks(node, &inode)? {
-            self.entries_of_block(self.folder_block(&inode, block)?, &mut entries)?;
+            let found = parse_entries(self.folder_block(&inode, block)?)?;
+            entries.extend(found.into_iter().map(|entry| Entry {
+                name: entry.name.to_owned(),
+                node: entry.node,
+                is_directory: entry.is_directory,
+            }));
         }
         Ok(entries)
     }
@@ -270,14 +298,17 @@ impl Image {
         self.slice(at, length)
     }
 
-    /// The entry `name` of a folder; reads as few blocks as a binary search needs.
-    fn find(&self, node: NodeId, inode: &Inode, name: &str) -> Result<Option<NodeId>, Damaged> {
-        let (mut low, mut high) = (0, self.folder_blocks(node, inode)?);
+    /// The entry `name` of the folder `node`; `None` when it has none. Reads as few blocks as a binary search needs.
+    ///
+    /// # Errors
+    /// When it is no folder or damaged.
+    pub fn find(&self, node: NodeId, name: &str) -> Result<Option<NodeId>, Damaged> {
+        let inode = self.inode(node)?;
+        let (mut low, mut high) = (0, self.folder_blocks(node, &inode)?);
         while low < high {
             let middle = low + (high - low) / 2;
-            let mut entries = Vec::new();
-            self.entries_of_block(self.folder_block(inode, middle)?, &mut entries)?;
-            match entries.binary_search_by(|entry| entry.name.as_str().cmp(name)) {
+            let entries = parse_entries(self.folder_block(&inode, middle)?)?;
+            match entries.binary_search_by(|entry| entry.name.cmp(name)) {
                 Ok(at) => return Ok(Some(entries[at].node)),
                 Err(0) => high = middle,
                 Err(at) if at == entries.len() => low = middle + 1,
@@ -285,41 +316,6 @@ impl Image {
             }
         }
         Ok(None)
-    }
-
-    fn entries_of_block(&self, block: &[u8], entries: &mut Vec<Entry>) -> Result<(), Damaged> {
-        let damaged = || Damaged("a block of a folder makes no sense".to_owned());
-        let name_offset = |slot: usize| -> Option<usize> {
-            let at = slot * DIRENT_BYTES + 8;
-            Some(u16::from_le_bytes(block.get(at..at + 2)?.try_into().ok()?).into())
-        };
-        let first = name_offset(0).filter(|first| *first >= DIRENT_BYTES && first % DIRENT_BYTES == 0);
-        let count = first.ok_or_else(damaged)? / DIRENT_BYTES;
-        for slot in 0..count {
-            let start = name_offset(slot).ok_or_else(damaged)?;
-            let end = if slot + 1 < count {
-                name_offset(slot + 1).ok_or_else(damaged)?
-            } else {
-                block.len()
-            };
-            let name = block.get(start..end).ok_or_else(damaged)?;
-            let name = if slot + 1 < count {
-                name
-            } else {
-                name.split(|byte| *byte == 0).next().unwrap_or(name)
-            };
-            let name = std::str::from_utf8(name).map_err(|_| damaged())?.to_owned();
-            let entry = block
-                .get(slot * DIRENT_BYTES..(slot + 1) * DIRENT_BYTES)
-                .ok_or_else(damaged)?;
-            let node = NodeId(u64::from_le_bytes(std::array::from_fn(|i| entry[i])));
-            entries.push(Entry {
-                name,
-                node,
-                is_directory: entry[10] == FILE_TYPE_DIRECTORY,
-            });
-        }
-        Ok(())
     }
 
     /// The node at a path of names separated by `/` (empty parts count for nothing); `None` when there is none.
@@ -333,7 +329,7 @@ impl Image {
             if !inode.is_directory() {
                 return Ok(None);
             }
-            match self.find(node, &inode, name)? {
+            match self.find(node, name)? {
                 Some(found) => node = found,
                 None => return Ok(None),
             }
@@ -442,6 +438,31 @@ impl Image {
         let bytes = self.slice(at, 8)?;
         Ok(u64::from_le_bytes(std::array::from_fn(|i| bytes[i])))
     }
+}
+
+fn parse_entries(block: &[u8]) -> Result<Vec<EntryRef<'_>>, Damaged> {
+    let damaged = || Damaged("a block of a folder makes no sense".to_owned());
+    let name_offset = |slot: usize| -> Option<usize> {
+        let at = slot * DIRENT_BYTES + 8;
+        Some(u16::from_le_bytes(block.get(at..at + 2)?.try_into().ok()?).into())
+    };
+    let first = name_offset(0).filter(|first| *first >= DIRENT_BYTES && first % DIRENT_BYTES == 0);
+    let count = first.ok_or_else(damaged)? / DIRENT_BYTES;
+    let parse = |slot: usize| {
+        let start = name_offset(slot)?;
+        let name = if slot + 1 < count {
+            block.get(start..name_offset(slot + 1)?)?
+        } else {
+            block.get(start..)?.split(|byte| *byte == 0).next()?
+        };
+        let entry = block.get(slot * DIRENT_BYTES..(slot + 1) * DIRENT_BYTES)?;
+        Some(EntryRef {
+            name: std::str::from_utf8(name).ok()?,
+            node: NodeId(u64::from_le_bytes(entry[..8].try_into().ok()?)),
+            is_directory: entry[10] == FILE_TYPE_DIRECTORY,
+        })
+    };
+    (0..count).map(parse).collect::<Option<_>>().ok_or_else(damaged)
 }
 
 /// A folder that a walk is in.
