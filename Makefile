@@ -16,6 +16,8 @@ test: check unit stories ## everything: checks, unit, property, integration, csi
 
 test-long: ## the same tests with larger numbers (hours)
 	PENSTOCK_LONG=1 PROPTEST_CASES=5000 $(MAKE) test
+	PENSTOCK_FORM=loop e2e/stories
+	PENSTOCK_FORM=fuse e2e/stories
 
 check: ## format, lints, documentation, licences, generated files; writes nothing
 	cargo fmt --all --check

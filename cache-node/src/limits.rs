@@ -74,9 +74,6 @@ pub const DAMAGED_BLOCK_ATTEMPTS_MAX: u32 = 3;
 /// Drifted objects that are remembered for the report; one is enough to act on, these show a pattern.
 pub const DRIFTS_REPORTED_MAX: usize = 16;
 
-/// Largest package that is taken from a peer: 10⁸ files. More needs packages that are read lazily.
-pub const PACKAGE_BYTES_MAX: u64 = 8 << 30;
-
 /// How long a peer is asked for a package before the next round.
 pub const PEER_PATIENCE: Duration = Duration::from_secs(10);
 

@@ -65,10 +65,10 @@ impl PackageStore {
     pub fn load(&self, revision: &RevisionId) -> Option<Package> {
         let path = self.path(revision);
         let bytes = fs::read(&path).ok()?;
-        match Package::parse(bytes.into()) {
-            Ok(package) if package.id() == *revision => Some(package),
-            _ => {
-                tracing::warn!(path = %path.display(), "a package does not have its digest; it is fetched again");
+        match Package::verified(bytes.into(), revision) {
+            Ok(package) => Some(package),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "a package is damaged; it is fetched again");
                 let _ = fs::remove_file(&path);
                 None
             }

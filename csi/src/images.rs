@@ -4,6 +4,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -64,10 +65,7 @@ impl Images {
             wanted: revision.to_string(),
             why,
         };
-        let package = Package::parse(package).map_err(|error| refused(error.to_string()))?;
-        if package.id() != *revision {
-            return Err(refused(format!("its digest is {}", package.id())));
-        }
+        let package = Package::verified(package, revision).map_err(|error| refused(error.to_string()))?;
         if package.space() != *space {
             return Err(refused(format!("its space is {}, not {space}", package.space())));
         }
@@ -77,6 +75,16 @@ impl Images {
         let path = self.path(revision);
         write_whole(&path, &image)?;
         Ok(ImageFile { path, device_bytes })
+    }
+
+    /// The image of a revision, to be handed on.
+    ///
+    /// # Errors
+    /// When it is not here.
+    pub fn open(&self, revision: &RevisionId) -> Result<OwnedFd, Error> {
+        let path = self.path(revision);
+        let file = File::open(&path).map_err(Error::file("open", &path))?;
+        Ok(file.into())
     }
 
     /// Removes the image of a revision; none is fine. A mount of it goes on: the kernel holds the file.

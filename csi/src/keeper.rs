@@ -42,7 +42,7 @@ pub use self::error::KeeperError;
 use self::link::{Introduced, Link};
 pub use self::takeover::Holder;
 use self::takeover::{LinkId, Takeover};
-use crate::limits::{ACCEPT_PAUSE, FETCH_DEADLINE, INHERIT_DEADLINE, LINKS_MAX, SETTLE_PAUSE};
+use crate::limits::{ACCEPT_PAUSE, FETCH_DEADLINE, INHERIT_DEADLINE, LINKS_MAX, SETTLE_PAUSE, STRANGERS_MAX};
 use crate::metrics::Metrics;
 
 /// Version of the letters that is spoken here.
@@ -51,12 +51,13 @@ pub(crate) const LETTERS_VERSION: u32 = 1;
 /// The user of csi containers.
 const ROOT: u32 = 0;
 
-/// Whether descriptors that somebody had are those of a connection that is mounted on this node.
-pub type IsMounted = dyn Fn(&Connection, &[OwnedFd]) -> bool + Send + Sync;
+/// The descriptors of a connection as they are to be kept, from those that somebody had; `None` when it is not mounted on this
+/// node.
+pub type Adopt = dyn Fn(&Connection, Vec<OwnedFd>) -> Option<Vec<OwnedFd>> + Send + Sync;
 
 /// The keeper. Shared by all calls.
 pub struct Keeper {
-    is_mounted: Box<IsMounted>,
+    adopt: Box<Adopt>,
     /// When this container did, see [`crate::succession`].
     started: u64,
     store: Store,
@@ -64,6 +65,8 @@ pub struct Keeper {
     state: Mutex<State>,
     /// Something may be left to be done with a mounter, or was done.
     changed: Condvar,
+    /// Counts, by its owners, the peers that have not said yet who they are.
+    strangers: Arc<()>,
     /// Another csi container that was started to replace this one.
     successor: watch::Sender<Option<Arc<OwnedFd>>>,
 }
@@ -99,15 +102,16 @@ impl Keeper {
         started: u64,
         store: Store,
         metrics: Metrics,
-        is_mounted: impl Fn(&Connection, &[OwnedFd]) -> bool + Send + Sync + 'static,
+        adopt: impl Fn(&Connection, Vec<OwnedFd>) -> Option<Vec<OwnedFd>> + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
-            is_mounted: Box::new(is_mounted),
+            adopt: Box::new(adopt),
             started,
             store,
             metrics,
             state: Mutex::default(),
             changed: Condvar::new(),
+            strangers: Arc::default(),
             successor: watch::Sender::default(),
         })
     }
@@ -116,17 +120,17 @@ impl Keeper {
     pub fn resume(&self, entries: Vec<Entry<Vec<OwnedFd>>>) {
         for Entry { id, state, descriptors } in entries {
             match Connection::decode(&state) {
-                Ok(connection) if (self.is_mounted)(&connection, &descriptors) => {
-                    tracing::info!(revision = %connection.revision, number = connection.number, "kept on");
-                    self.insert(
-                        Kept {
+                Ok(connection) => match (self.adopt)(&connection, descriptors) {
+                    Some(descriptors) => {
+                        tracing::info!(revision = %connection.revision, number = connection.number, "kept on");
+                        let kept = Kept {
                             connection,
                             descriptors,
-                        },
-                        None,
-                    );
-                }
-                Ok(_) => self.store.forget(id),
+                        };
+                        self.insert(kept, None);
+                    }
+                    None => self.store.forget(id),
+                },
                 Err(error) => {
                     tracing::error!(%error, "a connection of the predecessor is lost");
                     self.store.forget(id);
@@ -178,9 +182,17 @@ impl Keeper {
                 return;
             }
         };
+        let stranger = self.strangers.clone();
+        // The keeper's own is one of the owners.
+        if Arc::strong_count(&stranger) > STRANGERS_MAX + 1 {
+            tracing::warn!(uid = found, "refused one more who does not say who it is");
+            return;
+        }
         let keeper = self.clone();
         let spawned = std::thread::Builder::new().name("mounter".into()).spawn(move || {
-            match Introduced::by(peer, LETTERS_VERSION) {
+            let introduced = Introduced::by(peer, LETTERS_VERSION);
+            drop(stranger);
+            match introduced {
                 Ok(Introduced::Holder(link, holds)) if found == uid => keeper.converse(&link, holds),
                 Ok(Introduced::Successor(peer, started)) if found == ROOT => keeper.asked_to_yield(peer, started),
                 Ok(_) => tracing::warn!(uid = found, "refused a process that is not who it says"),

@@ -9,10 +9,6 @@ pub const CONNECTION_DESCRIPTORS: usize = 4;
 /// How far the kernel reads ahead on a revision. The mounter answers reads of at most 1 MiB.
 pub const READ_AHEAD_KIB: u32 = 1024;
 
-/// Largest revision package that is taken from the mounter: it is held in memory twice while it is verified and written.
-/// A million files take 150 MB.
-pub const PACKAGE_BYTES_MAX: u64 = 4 << 30;
-
 /// How long the mounter may take to fetch a package. It gives up after 20 s by itself; the kubelet gives an RPC two minutes.
 pub const FETCH_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -38,6 +34,9 @@ pub const YIELD_MAX: Duration = Duration::from_secs(35);
 /// How long after a mounter left, or this process began to listen, the kernel is asked once more to send again what is not
 /// answered. A mounter that lives connects again within 200 ms.
 pub const SETTLE_PAUSE: Duration = Duration::from_secs(1);
+
+/// Peers that have connected and not yet said who they are, each with a thread.
+pub const STRANGERS_MAX: usize = 16;
 
 /// Mounters, and csi containers that were replaced, that are connected at the same time.
 pub const LINKS_MAX: usize = 8;
@@ -71,6 +70,9 @@ pub const TELL_PAUSES: [Duration; 4] = [
 
 /// How long the API server may take to answer. The kubelet calls again.
 pub const API_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Calls of statfs(2) that are under way at the same time: each may hold a thread for as long as nobody answers it.
+pub const STATISTICS_AT_ONCE: usize = 8;
 
 /// How long statfs(2) may take. A file system that does not answer must not hold the kubelet's only statistics thread.
 pub const STATISTICS_DEADLINE: Duration = Duration::from_secs(5);

@@ -87,7 +87,7 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
     let keeper = {
         let (mounts, folders) = (mounts.clone(), folders.clone());
         Keeper::new(started, store, metrics.clone(), move |connection, descriptors| {
-            Revisions::is_mounted(&*mounts, &folders, connection, descriptors)
+            Revisions::adopted(&*mounts, &folders, connection, descriptors)
         })
     };
     let node = Arc::new(Node {

@@ -12,12 +12,13 @@ use std::time::Instant;
 use penstock_crds::{Dataset, condition};
 use penstock_mount::bind::Access;
 use penstock_mount::table::Mount;
+use tokio::sync::Semaphore;
 use tonic::{Code, Request, Response, Status};
 
 use crate::error::Error;
 use crate::folders::Folders;
 use crate::kubernetes::Cluster;
-use crate::limits::STATISTICS_DEADLINE;
+use crate::limits::{STATISTICS_AT_ONCE, STATISTICS_DEADLINE};
 use crate::metrics::Metrics;
 use crate::mounts::{Mounts, Source};
 use crate::proto::csi;
@@ -58,6 +59,9 @@ pub struct MounterIdentity {
     /// Their service account.
     pub service_account: String,
 }
+
+/// Of the process: what a call leaves behind that nobody answers.
+static STATISTICS: Semaphore = Semaphore::const_new(STATISTICS_AT_ONCE);
 
 /// The service on a [`Node`].
 #[derive(Clone)]
@@ -205,9 +209,15 @@ impl Node {
         if let Some(mount) = mount.filter(|_| revision) {
             self.revisions.check_answers(&mount)?;
         }
-        let asked = {
+        let asked = async {
             let path = path.clone();
-            blocking(move || rustix::fs::statfs(&path).map_err(|errno| Error::file("look at", &path)(errno.into())))
+            // Never closed.
+            let permit = STATISTICS.acquire().await;
+            blocking(move || {
+                let _permit = permit;
+                rustix::fs::statfs(&path).map_err(|errno| Error::file("look at", &path)(errno.into()))
+            })
+            .await
         };
         match tokio::time::timeout(STATISTICS_DEADLINE, asked).await {
             Ok(statistics) => Ok(usage(&statistics?, revision)),

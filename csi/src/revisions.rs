@@ -136,14 +136,31 @@ impl Revisions {
         ended
     }
 
-    /// Whether descriptors that somebody had are those of a connection over which a revision is mounted. When the kernel does
-    /// not tell they count as such: to drop them would end it.
-    pub fn is_mounted(
+    /// The descriptors of a connection as they are to be kept, from those that somebody had; `None` when no revision is mounted
+    /// over it. When the kernel does not tell they are kept: to drop them would end it. An image is taken from the disk: the
+    /// mounter is not trusted with what the next one gets.
+    pub fn adopted(
         mounts: &dyn Mounts,
         folders: &Folders,
         connection: &Connection,
-        descriptors: &[OwnedFd],
-    ) -> bool {
+        mut descriptors: Vec<OwnedFd>,
+    ) -> Option<Vec<OwnedFd>> {
+        if !Self::is_mounted(mounts, folders, connection, &descriptors) {
+            return None;
+        }
+        if connection.shows == Shows::Tree {
+            match Images::new(folders.images()).open(&connection.revision) {
+                Ok(image) => {
+                    descriptors.pop();
+                    descriptors.push(image);
+                }
+                Err(error) => tracing::error!(%error, "the image that was handed back is kept"),
+            }
+        }
+        Some(descriptors)
+    }
+
+    fn is_mounted(mounts: &dyn Mounts, folders: &Folders, connection: &Connection, descriptors: &[OwnedFd]) -> bool {
         let path = folders.revision(&connection.revision, connection.number);
         let is_there = |mount: &Mount| mount.target == path && Self::shows_revision(mount);
         let mounted = mounts.table().map(|table| table.iter().any(is_there));
@@ -270,8 +287,7 @@ impl Revisions {
             },
         };
         if connection.shows == Shows::Tree {
-            let opened = fs::File::open(&image.path).map_err(Error::file("open", &image.path))?;
-            descriptors.push(opened.into());
+            descriptors.push(self.images.open(revision)?);
         }
         let server = self.keeper.serve(&connection, &descriptors)?;
         undo.served = Some((connection.id, server));

@@ -270,8 +270,13 @@ fn text_of(line: &str) -> String {
 ///
 /// # Errors
 /// When helm fails; with what it said.
-pub fn helm<const N: usize>(args: [&str; N]) -> Result<String> {
+pub fn helm<'a>(args: impl IntoIterator<Item = &'a str>) -> Result<String> {
     run(Command::new(repository().join("e2e/cluster/helm")).args(args))
+}
+
+/// The form of volumes that the stories are told in: `PENSTOCK_FORM`, or what the kernel of these tests has.
+pub fn form() -> String {
+    std::env::var("PENSTOCK_FORM").unwrap_or_else(|_| "file".to_owned())
 }
 
 /// Waits until a namespace has no pod.

@@ -100,6 +100,18 @@ impl Drop for Load {
     }
 }
 
+impl Load {
+    /// Waits until everything behind the readers is behind them, for at most `deadline`, prints what they saw, and fails when
+    /// there were errors or a pause longer than `bound`.
+    ///
+    /// # Errors
+    /// With the first errors.
+    pub fn check(&self, what: &str, deadline: Duration, bound: Duration) -> Result<()> {
+        self.goes_on(deadline)?;
+        self.take().check(what, bound)
+    }
+}
+
 impl Seen {
     /// Prints it, and fails when there were errors or a pause longer than `bound`.
     ///

@@ -16,13 +16,13 @@ pub enum Access {
     ReadWrite,
 }
 
-/// Shows what is at `source` at `target` too, `nosuid,nodev`.
+/// Shows what is at `source` at `target` too, `nosuid,nodev,nosymfollow`.
 ///
 /// # Errors
 /// When the kernel refuses; nothing is left mounted then.
 pub fn bind(source: &Path, target: &Path, access: Access) -> Result<(), MountError> {
     rustix::mount::mount_bind(source, target).map_err(MountError::new("bind at", target))?;
-    let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV;
+    let mut flags = MountFlags::BIND | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOSYMFOLLOW;
     if access == Access::ReadOnly {
         flags |= MountFlags::RDONLY;
     }

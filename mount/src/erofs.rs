@@ -29,6 +29,6 @@ pub fn mount(image: &Path, target: &Path, devices: &[impl AsRef<Path>]) -> Resul
     }
     options.push(0);
     let options = std::ffi::CStr::from_bytes_with_nul(&options).ok();
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV;
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOSYMFOLLOW;
     rustix::mount::mount(image, target, TYPE, flags, options).map_err(refused)
 }

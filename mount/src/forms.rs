@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::fs;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use rustix::fs::{CWD, Mode, mkdirat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mkdirat};
 use rustix::io::Errno;
 
 use crate::bind::Access;
@@ -238,15 +239,19 @@ pub fn mount(
     scratch: &Path,
 ) -> Result<(), MountError> {
     let Revision { image, space, devices } = revision;
-    let devices: Vec<_> = (0..*devices).map(|number| space.join(number.to_string())).collect();
     match form {
-        Form::File => read_ahead::mounted(read_ahead_kib, || erofs::mount(image, target, &devices)),
+        Form::File => {
+            let devices = devices_in(space, *devices)?;
+            let paths: Vec<_> = devices.iter().map(path_of).collect();
+            read_ahead::mounted(read_ahead_kib, || erofs::mount(image, target, &paths))
+        }
         Form::Loop => {
+            let devices = devices_in(space, *devices)?;
             let image = LoopDevice::over(image, Reads::Cached, scratch)?;
             image.read_ahead(read_ahead_kib)?;
             let devices = devices
                 .iter()
-                .map(|device| LoopDevice::over(device, Reads::Direct, scratch));
+                .map(|device| LoopDevice::over(&path_of(device), Reads::Direct, scratch));
             let devices = devices.collect::<Result<Vec<_>, _>>()?;
             let paths: Vec<_> = devices.iter().map(LoopDevice::path).collect();
             erofs::mount(image.path(), target, &paths)
@@ -259,6 +264,28 @@ pub fn mount(
             bind::bind(space, target, Access::ReadOnly)
         }
     }
+}
+
+/// The files "0", "1", ... of a space, held so that they cannot become others. Whoever serves the space may show anything under
+/// these names: a link to a file of the host, a pipe whose opening never ends.
+fn devices_in(space: &Path, count: usize) -> Result<Vec<OwnedFd>, MountError> {
+    let hold = |number: usize| {
+        let path = space.join(number.to_string());
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let held = rustix::fs::open(&path, flags, Mode::empty()).map_err(MountError::new("open", &path))?;
+        let status = rustix::fs::fstat(&held).map_err(MountError::new("look at", &path))?;
+        if FileType::from_raw_mode(status.st_mode) == FileType::RegularFile {
+            Ok(held)
+        } else {
+            Err(MountError::new("find a regular file at", &path)(Errno::INVAL))
+        }
+    };
+    (0..count).map(hold).collect()
+}
+
+/// A path that leads to what is held.
+fn path_of(held: &OwnedFd) -> PathBuf {
+    format!("/proc/self/fd/{}", held.as_raw_fd()).into()
 }
 
 #[cfg(test)]

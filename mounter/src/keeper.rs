@@ -18,6 +18,7 @@ use penstock_protocol::control::mounter::{
     from_mounter, to_mounter,
 };
 use penstock_protocol::ids::{ConnectionId, RevisionId};
+use penstock_revision::limits::PACKAGE_BYTES_MAX;
 use prost::Message;
 use rustix::fs::{MemfdFlags, SealFlags};
 
@@ -113,9 +114,16 @@ impl Mounter {
         let client = CacheClient::new(fetch.seeds.clone(), FETCH_DEADLINE);
         let sink = |piece: &[u8]| {
             bytes += piece.len() as u64;
+            if bytes > PACKAGE_BYTES_MAX {
+                return Err(io::Error::other("it sends a package that does not end"));
+            }
             file.write_all(piece)
         };
-        self.runtime.block_on(client.package(&revision, sink)).map_err(later)?;
+        let fetched = async { tokio::time::timeout(FETCH_DEADLINE, client.package(&revision, sink)).await };
+        let fetched = self.runtime.block_on(fetched);
+        fetched
+            .map_err(|_| later("the package did not arrive in time"))?
+            .map_err(later)?;
         let seals = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
         rustix::fs::fcntl_add_seals(&file, seals).map_err(later)?;
         let letter = from_mounter::Letter::FetchedPackage(FetchedPackage { bytes });

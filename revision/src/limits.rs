@@ -28,6 +28,10 @@ pub const EXAMPLES_MAX: usize = 8;
 pub const EXAMPLE_CHARACTERS_MAX: usize = 120;
 /// Below this much that is dead a new space is not worth fetching everything again.
 pub const DEAD_BYTES_MIN: u64 = 1 << 30;
+/// Most bytes of a package: 10⁸ files; more needs packages that are read lazily.
+pub const PACKAGE_BYTES_MAX: u64 = 8 << 30;
+/// Most bytes of the summary and the identities of sources, as JSON: a Dataset has at most some hundred sources.
+pub const FACTS_BYTES_MAX: usize = 16 << 20;
 /// Most bytes of an image: 10⁸ files of 130 bytes each would be 13 GB; more needs packages that are read lazily.
 pub const IMAGE_BYTES_MAX: u64 = 16 << 30;
 /// Most bytes of an image for each byte of its compressed form, so that a small package cannot claim a large memory.

@@ -18,7 +18,8 @@ use penstock_protocol::ids::{RevisionId, SpaceId};
 use crate::erofs;
 use crate::extents::{self, DamagedExtents, INDEX_ENTRY_BYTES};
 use crate::limits::{
-    CHUNK_EXTENTS, DECODED_CHUNKS_MAX, IMAGE_BYTES_ALWAYS, IMAGE_BYTES_MAX, IMAGE_RATIO_MAX, SPACE_BYTES_MAX,
+    CHUNK_EXTENTS, DECODED_CHUNKS_MAX, FACTS_BYTES_MAX, IMAGE_BYTES_ALWAYS, IMAGE_BYTES_MAX, IMAGE_RATIO_MAX,
+    SPACE_BYTES_MAX,
 };
 use crate::object::Extent;
 use crate::tree::Awkward;
@@ -57,6 +58,9 @@ pub enum PackageError {
     /// Not a package, or of a version that this code does not read.
     #[error("not a revision package of version 1")]
     Magic,
+    /// Not the one that was asked for.
+    #[error("its digest is {0}")]
+    Digest(RevisionId),
     /// A length or a part makes no sense.
     #[error("the package is damaged: {0}")]
     Damaged(&'static str),
@@ -122,11 +126,28 @@ pub(crate) fn write(parts: Parts) -> std::io::Result<Package> {
 }
 
 impl Package {
-    /// The package in `bytes`. Its id is the digest of these bytes: compare it with the one that was asked for.
+    /// The package with this id in `bytes`, which come from somebody else: nothing is looked at before its digest.
+    ///
+    /// # Errors
+    /// When the bytes are anything else.
+    pub fn verified(bytes: Bytes, id: &RevisionId) -> Result<Self, PackageError> {
+        let found = RevisionId(*blake3::hash(&bytes).as_bytes());
+        if found != *id {
+            return Err(PackageError::Digest(found));
+        }
+        Self::parse_as(bytes, found)
+    }
+
+    /// The package in `bytes`. Its id is the digest of these bytes.
     ///
     /// # Errors
     /// When the bytes are anything else. Never panics; reserves no memory that the bytes do not justify.
     pub fn parse(bytes: Bytes) -> Result<Self, PackageError> {
+        let id = RevisionId(*blake3::hash(&bytes).as_bytes());
+        Self::parse_as(bytes, id)
+    }
+
+    fn parse_as(bytes: Bytes, id: RevisionId) -> Result<Self, PackageError> {
         let header = bytes.get(..HEADER_BYTES).ok_or(PackageError::Magic)?;
         if &header[..8] != MAGIC {
             return Err(PackageError::Magic);
@@ -146,6 +167,9 @@ impl Package {
         let image_bytes_max = IMAGE_BYTES_ALWAYS
             .max(image.len() as u64 * IMAGE_RATIO_MAX)
             .min(IMAGE_BYTES_MAX);
+        if facts.len() > FACTS_BYTES_MAX {
+            return Err(PackageError::Damaged("its summary is too long"));
+        }
         if !rest.is_empty() || length(4) > image_bytes_max {
             return Err(PackageError::Damaged("its length differs from the header's"));
         }
@@ -155,7 +179,7 @@ impl Package {
             return Err(PackageError::Damaged("the end of the space makes no sense"));
         }
         let inner = Inner {
-            id: RevisionId(*blake3::hash(&bytes).as_bytes()),
+            id,
             space,
             parent: (parent.0 != [0; 32]).then_some(parent),
             facts_summary: summary,

@@ -15,14 +15,13 @@ use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::RevisionId;
 use penstock_protocol::ring::{Member, Ring};
 use penstock_revision::Package;
+use penstock_revision::limits::PACKAGE_BYTES_MAX;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_blocking};
 
 use crate::builder::Source;
 use crate::engine::{Dataset, Engine};
-use crate::limits::{
-    MISSING_PACKAGES_INTERVAL, PACKAGE_BYTES_MAX, PACKAGE_FETCHES_MAX, PEER_PATIENCE, UNANNOUNCED_PACKAGE_AGE_MAX,
-};
+use crate::limits::{MISSING_PACKAGES_INTERVAL, PACKAGE_FETCHES_MAX, PEER_PATIENCE, UNANNOUNCED_PACKAGE_AGE_MAX};
 use crate::origin::{Origin, OriginError};
 use crate::packages::PackageStore;
 use crate::server::origins::Origins;
@@ -222,12 +221,7 @@ impl Node {
             .package(revision, sink)
             .await
             .map_err(|error| error.to_string())?;
-        let package = Package::parse(bytes.into()).map_err(|error| error.to_string())?;
-        if package.id() == *revision {
-            Ok(package)
-        } else {
-            Err("the package arrived damaged".to_owned())
-        }
+        Package::verified(bytes.into(), revision).map_err(|error| format!("the package arrived damaged: {error}"))
     }
 
     /// Makes readable what was told, as far as its packages are here.

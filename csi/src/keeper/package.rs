@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use rustix::fs::SealFlags;
 
 use super::KeeperError;
-use crate::limits::PACKAGE_BYTES_MAX;
+use penstock_revision::limits::PACKAGE_BYTES_MAX;
 
 /// The bytes of a memory file that nobody can change any more. The mounter is not trusted: what it sends could be a pipe
 /// that never ends, or change after it was verified.

@@ -122,8 +122,13 @@ impl Keeper {
         };
         let found = handed_back.connection.map(Connection::try_from).and_then(Result::ok);
         let found = found.filter(|found| found.id == connection);
-        match found.filter(|found| (self.is_mounted)(found, &descriptors)) {
-            Some(found) => {
+        // A number is one connection: a second one of it would be another mounter's, or made up.
+        let is_free = |found: &Connection| self.id_of(found.number).is_none_or(|other| other == found.id);
+        let adopted = found
+            .filter(is_free)
+            .and_then(|found| Some(((self.adopt)(&found, descriptors)?, found)));
+        match adopted {
+            Some((descriptors, found)) => {
                 tracing::info!(revision = %found.revision, number = found.number, "a mounter handed a connection back");
                 let kept = Kept {
                     connection: found,

@@ -1,14 +1,21 @@
 //! Who may speak to the keeper.
 
 use std::fs;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::Duration;
 
 use penstock_csi::keeper::Keeper;
+use penstock_csi::limits::STRANGERS_MAX;
 use penstock_csi::metrics::Metrics;
-use penstock_mount::descriptors;
-use penstock_protocol::control::mounter::{FromMounter, Hello, from_mounter};
+use penstock_mount::fuse::For;
+use penstock_mount::{descriptors, fuse};
+use penstock_protocol::connection::{Connection, Shows};
+use penstock_protocol::control::mounter::{
+    Completed, FromMounter, HandedBack, Hello, Stopped, ToMounter, from_mounter, to_mounter,
+};
+use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_supervisor::Store;
 use prost::Message;
 use rustix::process::Uid;
@@ -52,7 +59,7 @@ fn only_the_mounters_user_is_heard() {
     );
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("socket");
-    let keeper = Keeper::new(0, Store::default(), Metrics::default(), |_, _| false);
+    let keeper = Keeper::new(0, Store::default(), Metrics::default(), |_, _| None);
     keeper.listen(&socket, 65532).unwrap();
     // The file keeps others out already; the keeper must not rely on it.
     assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
@@ -60,4 +67,79 @@ fn only_the_mounters_user_is_heard() {
     fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
     assert!(!is_heard(&socket, 65531, &keeper));
     assert!(is_heard(&socket, 65532, &keeper));
+}
+
+/// A keeper for whom everything is mounted, and its socket.
+fn trusting(folder: &Path) -> (std::sync::Arc<Keeper>, std::path::PathBuf) {
+    let socket = folder.join("socket");
+    let keeper = Keeper::new(0, Store::default(), Metrics::default(), |_, held| Some(held));
+    keeper.listen(&socket, rustix::process::getuid().as_raw()).unwrap();
+    (keeper, socket)
+}
+
+#[test]
+fn a_number_is_handed_back_once_whatever_ids_a_mounter_makes_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (keeper, socket) = trusting(folder.path());
+    let peer = descriptors::connect_to(&socket).unwrap();
+    let say = |id: u64, letter: from_mounter::Letter, held: &[BorrowedFd<'_>]| {
+        let letter = Some(letter);
+        descriptors::send(peer.as_fd(), &FromMounter { id, letter }.encode_to_vec(), held).unwrap();
+    };
+    let ids: Vec<_> = (1..=5).map(|byte| [byte; 16].to_vec()).collect();
+    let hello = Hello {
+        version: 1,
+        connections: ids.clone(),
+    };
+    say(0, from_mounter::Letter::Hello(hello), &[]);
+    // csi aborts what it believes in and finds ended, so it must be one that lives.
+    let mount = folder.path().join("space");
+    fs::create_dir(&mount).unwrap();
+    let connection = fuse::mount(Path::new("test"), &mount, For::Image).unwrap();
+    let (mut handed_back, mut stopped) = (0, 0);
+    while handed_back + stopped < 2 * ids.len() - 1 {
+        let packet = descriptors::receive(peer.as_fd()).unwrap().unwrap();
+        let ToMounter { id, letter } = ToMounter::decode(packet.bytes.as_slice()).unwrap();
+        match letter.unwrap() {
+            to_mounter::Letter::HandBack(asked) => {
+                handed_back += 1;
+                let made_up = Connection {
+                    id: asked.connection.as_slice().try_into().unwrap(),
+                    number: 7,
+                    revision: RevisionId([1; 32]),
+                    space: SpaceId([2; 16]),
+                    device_bytes: vec![4096],
+                    seeds: Vec::new(),
+                    read_timeout: Duration::from_secs(300),
+                    shows: Shows::Devices,
+                };
+                let connection_of_it = Some((&made_up).into());
+                let letter = from_mounter::Letter::HandedBack(HandedBack {
+                    connection: connection_of_it,
+                });
+                say(id, letter, &[connection.as_fd()]);
+            }
+            to_mounter::Letter::Stop(_) => {
+                stopped += 1;
+                say(id, from_mounter::Letter::Stopped(Stopped {}), &[]);
+            }
+            to_mounter::Letter::Complete(_) => say(id, from_mounter::Letter::Completed(Completed {}), &[]),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((keeper.kept(), handed_back, stopped), (1, 5, 4));
+    penstock_mount::bind::detach(&mount).unwrap();
+}
+
+#[test]
+fn who_does_not_say_who_it_is_does_not_multiply() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_keeper, socket) = trusting(folder.path());
+    let silent: Vec<_> = (0..3 * STRANGERS_MAX)
+        .map(|_| descriptors::connect_to(&socket).unwrap())
+        .collect();
+    let refused = || silent.iter().filter(|peer| hung_up(peer)).count();
+    // Before the first of them is given up for its silence.
+    wait_until("most to be refused", || refused() >= 2 * STRANGERS_MAX);
+    assert_eq!(refused(), 2 * STRANGERS_MAX);
 }

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use penstock_buffer::BufferPool;
 use penstock_mount::{descriptors, mapped};
-use penstock_mounter::files::{Devices, Files, Tree};
+use penstock_mounter::files::{Attributes, Caching, Devices, DirectoryEntry, Files, Place, Totals, Tree};
 use penstock_mounter::limits::READ_BYTES_MAX;
 use penstock_mounter::{Metrics, ReadFailure, Session, SpaceReader, Start, TryRead};
 use penstock_protocol::connection::{Connection, Held};
@@ -27,6 +27,7 @@ use penstock_protocol::ids::RevisionId;
 use penstock_revision::Package;
 use prost::Message;
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
 
 /// How it serves.
 #[derive(Clone)]
@@ -35,6 +36,8 @@ pub enum Serves {
     Really(tokio::runtime::Handle),
     /// As before, but no read is ever answered.
     Stuck(tokio::runtime::Handle),
+    /// With this type of file (of `st_mode`) in place of the space's files.
+    Disguised(tokio::runtime::Handle, u32),
     /// It only says so.
     InWords,
     /// It never answers.
@@ -146,6 +149,10 @@ fn answer_letters(socket: &OwnedFd, packages: &HashMap<RevisionId, Package>, ser
                     Serves::Really(runtime) => {
                         sessions.push(session(&serve, packet.descriptors, runtime, Arc::new(Computed)));
                     }
+                    Serves::Disguised(runtime, kind) => {
+                        let files = Box::new(Disguised(*kind));
+                        sessions.push(serve_files(files, packet.descriptors, runtime, Arc::new(Computed)));
+                    }
                     Serves::Stuck(runtime) => {
                         let reader = Arc::new(Stuck(seen.stuck.clone()));
                         sessions.push(session(&serve, packet.descriptors, runtime, reader));
@@ -185,17 +192,65 @@ fn session(
         None => Box::new(Devices(connection.device_bytes.clone())),
     };
     let queues = queues.iter().map(|queue| queue.try_clone().unwrap()).collect();
+    serve_files(files, queues, runtime, reader)
+}
+
+fn serve_files(
+    files: Box<dyn Files>,
+    descriptors: Vec<OwnedFd>,
+    runtime: &tokio::runtime::Handle,
+    reader: Arc<dyn SpaceReader>,
+) -> Session {
     Session::start(Start {
-        descriptors: queues,
+        descriptors,
         files,
         reader,
         buffers: BufferPool::new(READ_BYTES_MAX + 2 * 4096, 4),
         runtime: runtime.clone(),
-        initialised: serve.initialised,
+        initialised: false,
         name: "test".into(),
         metrics: Metrics::default(),
     })
     .unwrap()
+}
+
+/// A folder in which every name is a file of a kind that should not be there.
+struct Disguised(u32);
+
+impl Files for Disguised {
+    fn lookup(&self, _: u64, _: &[u8]) -> Result<Option<Attributes>, Errno> {
+        self.attributes(2).map(Some)
+    }
+
+    fn attributes(&self, node: u64) -> Result<Attributes, Errno> {
+        let mode = if node == 1 { 0o040_500 } else { self.0 | 0o444 };
+        Ok(Attributes {
+            node,
+            inode: node,
+            mode,
+            uid: 0,
+            gid: 0,
+            links: 1,
+            bytes: 4096,
+            modified_unix_nanos: 0,
+        })
+    }
+
+    fn place(&self, _: u64) -> Result<Option<Place>, Errno> {
+        Ok(None)
+    }
+
+    fn entries(&self, _: u64, _: u64, _: &mut dyn FnMut(DirectoryEntry<'_>) -> bool) -> Result<(), Errno> {
+        Ok(())
+    }
+
+    fn caching(&self) -> Caching {
+        Caching::Above
+    }
+
+    fn totals(&self) -> Totals {
+        Totals::default()
+    }
 }
 
 /// The byte of a space at `address`.

@@ -396,6 +396,27 @@ async fn a_mounter_that_does_not_answer_hangs_neither_the_call_nor_the_node() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mounter_that_shows_a_link_or_a_pipe_in_place_of_the_space_leads_nobody_there() {
+    let (link, pipe) = (0o120_000, 0o010_000);
+    for (form, kind) in [Form::File, Form::Loop]
+        .into_iter()
+        .flat_map(|form| [(form, link), (form, pipe)])
+    {
+        let scene = Scene::real_in(form);
+        let package = package(1);
+        scene.dataset("imagenet", &package);
+        let runtime = tokio::runtime::Handle::current();
+        let _mounter = connect(&scene, &[package], Serves::Disguised(runtime, kind));
+        let refused = scene.publish("a", INLINE).await.unwrap_err();
+        assert!(
+            refused.message().contains("regular file"),
+            "{form:?} {kind:o}: {refused}"
+        );
+        assert_eq!(scene.mounted(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn unpublish_ends_while_a_read_is_left_unanswered() {
     for form in Form::ALL {
         unpublish_ends_in(form).await;

@@ -175,7 +175,7 @@ fn start(folders: &Folders, cluster: &Arc<FakeCluster>, mounts: &Arc<dyn Mounts>
             0,
             Store::default(),
             Metrics::default(),
-            move |connection, descriptors| Revisions::is_mounted(&*mounts, &folders, connection, descriptors),
+            move |connection, descriptors| Revisions::adopted(&*mounts, &folders, connection, descriptors),
         )
     };
     let uid = rustix::process::getuid().as_raw();

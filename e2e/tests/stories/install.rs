@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use penstock_e2e::cluster::{SYSTEM_NAMESPACE, apply, helm, kubectl, repository};
+use penstock_e2e::cluster::{SYSTEM_NAMESPACE, apply, form, helm, kubectl, repository};
 
 /// `helm install --wait` ends with every part ready; the namespace carries the Pod Security level that the README names.
 pub fn story() -> Result<()> {
@@ -26,7 +26,7 @@ pub fn story() -> Result<()> {
         "--wait",
         "--timeout=2m",
         "--set",
-        &format!("image.repository={repository},image.tag={tag}"),
+        &format!("image.repository={repository},image.tag={tag},csi.form={}", form()),
     ])
     .inspect_err(|_| penstock_e2e::cluster::dump(SYSTEM_NAMESPACE))?;
     println!("  helm install --wait: {:.1} s", started.elapsed().as_secs_f32());

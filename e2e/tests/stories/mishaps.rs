@@ -48,7 +48,7 @@ pub fn hangs_and_restarts() -> Result<()> {
 
 /// What a person types to see what is wrong on a node.
 fn doctor() -> Result<String> {
-    let pod = pod_of("csi")?;
+    let pod = pod_of("n1", "csi")?;
     kubectl(["exec", "-n", SYSTEM_NAMESPACE, &pod, "--", "/bin/penstock", "doctor"])
 }
 

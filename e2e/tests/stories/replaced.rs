@@ -56,9 +56,7 @@ impl Scene {
 
     /// Waits until everything behind the readers is behind them, and checks what they saw.
     pub fn check(&self, what: &str, bound: Duration) -> Result<()> {
-        let load = self.load()?;
-        load.goes_on(MINUTE)?;
-        load.take().check(what, bound)
+        self.load()?.check(what, MINUTE, bound)
     }
 
     fn load(&self) -> Result<&Load> {
@@ -104,6 +102,12 @@ pub fn workers() -> Result<()> {
         10
     };
     let scene = Scene::new("workers-killed")?;
+    kill_workers("n1", rounds, scene.load()?)?;
+    scene.check(&format!("{rounds} rounds of kill -9 of workers"), WORKER_BOUND)?;
+    scene.finish()
+}
+
+fn kill_workers(node: &str, rounds: usize, load: &Load) -> Result<()> {
     for round in 0..rounds {
         let victims = match round % 3 {
             0 => &PARTS[..1],
@@ -113,72 +117,102 @@ pub fn workers() -> Result<()> {
         for part in victims {
             // The moment is what is tried.
             std::thread::sleep(Duration::from_millis(rand::rng().random_range(0..500)));
-            node::kill("n1", &format!("/bin/penstock-{part}"))?;
+            node::kill(node, &format!("/bin/penstock-{part}"))?;
         }
-        scene.load()?.goes_on(MINUTE)?;
+        load.goes_on(MINUTE)?;
     }
-    scene.check(&format!("{rounds} rounds of kill -9 of workers"), WORKER_BOUND)?;
-    scene.finish()
+    Ok(())
 }
 
 /// The containers and the pods are made anew.
 pub fn pods() -> Result<()> {
     let scene = Scene::new("pods-replaced")?;
     for part in PARTS {
-        let before = pod_of(part)?;
-        node::kill("n1", &format!("/bin/penstock-supervisor /bin/penstock-{part}"))?;
-        scene.check(&format!("the container of {part} killed"), POD_BOUND)?;
-        wait_complete(part)?;
-        kubectl(["delete", "pod", &before, "-n", SYSTEM_NAMESPACE, "--wait=false"])?;
-        wait_for(&format!("another pod of {part}"), MINUTE, || {
-            let now = pod_of(part)?;
-            Ok(if now != before && !now.is_empty() {
-                Ok(())
-            } else {
-                Err(now)
-            })
-        })?;
-        wait_complete(part)?;
-        scene.check(&format!("the pod of {part} deleted"), POD_BOUND)?;
+        make_anew("n1", part, scene.load()?)?;
     }
     scene.finish()
 }
 
-/// `helm upgrade` to other pods of both DaemonSets, with images on loop devices, and a rollback.
+/// Container and pod of a part are killed and deleted, under a load.
+fn make_anew(node: &str, part: &str, load: &Load) -> Result<()> {
+    let before = pod_of(node, part)?;
+    node::kill(node, &format!("/bin/penstock-supervisor /bin/penstock-{part}"))?;
+    load.check(&format!("the container of {part} killed"), MINUTE, POD_BOUND)?;
+    wait_complete(node, part)?;
+    kubectl(["delete", "pod", &before, "-n", SYSTEM_NAMESPACE, "--wait=false"])?;
+    wait_for(&format!("another pod of {part}"), MINUTE, || {
+        let now = pod_of(node, part)?;
+        Ok(if now != before && !now.is_empty() {
+            Ok(())
+        } else {
+            Err(now)
+        })
+    })?;
+    wait_complete(node, part)?;
+    load.check(&format!("the pod of {part} deleted"), MINUTE, POD_BOUND)
+}
+
+/// `helm upgrade` to other pods of both DaemonSets with another form of volumes, twice, under the load of a pod of before, and
+/// a rollback. In each form a pod reads all, runs the read suite, and has its mounter and csi killed and replaced.
 pub fn upgrade() -> Result<()> {
     let scene = Scene::new("upgraded")?;
-    let chart = repository().join("charts/penstock");
-    let chart = chart.to_str().context("the repository's path is UTF-8")?;
-    let started = Instant::now();
+    let ns = &scene.namespace.name;
+    for form in ["loop", "fuse"] {
+        let started = Instant::now();
+        upgrade_to(form)?;
+        println!("  helm upgrade --wait: {:.1} s", started.elapsed().as_secs_f32());
+        scene.check("the upgrade", WORKER_BOUND)?;
+        // What is mounted stays as it is; on a node where nothing is mounted it is done in the new form.
+        let pod = format!("in-form-{form}");
+        apply(&reader_pod(ns, &pod, "n2", Some("d")))?;
+        wait_pod_ready(ns, &pod, MINUTE)?;
+        expect_sums(&parse_sums(&exec(ns, &pod, SUM_LINE)?), &scene.sums)?;
+        let mounts = exec(ns, &pod, "grep /data /proc/mounts")?;
+        let is_so = match form {
+            "loop" => mounts.contains("/loop"),
+            _ => mounts.contains("fuse.penstock"),
+        };
+        ensure!(is_so, "not in the form {form}: {mounts}");
+        read_suite::check(ns, &pod, form, &scene.bucket()?)?;
+
+        let load = Load::on_pod(ns, &pod, &scene.sums, 3)?;
+        load.check(&format!("{form}: the load begins"), MINUTE, MINUTE)?;
+        kill_workers("n2", 6, &load)?;
+        load.check(&format!("{form}: 6 rounds of kill -9 of workers"), MINUTE, WORKER_BOUND)?;
+        for part in PARTS {
+            make_anew("n2", part, &load)?;
+        }
+        drop(load);
+        kubectl(["delete", "pod", &pod, "-n", ns])?;
+    }
     helm([
-        "upgrade",
+        "rollback",
         "penstock",
-        chart,
+        "1",
         "-n",
         SYSTEM_NAMESPACE,
-        "--reuse-values",
         "--wait",
         "--timeout=3m",
-        "--set",
-        "log=warn,csi.form=loop",
     ])?;
-    println!("  helm upgrade --wait: {:.1} s", started.elapsed().as_secs_f32());
-    scene.check("the upgrade", WORKER_BOUND)?;
-    let ns = &scene.namespace.name;
-    // What is mounted stays as it is; on a node where nothing is mounted yet it is done in the new form.
-    apply(&reader_pod(ns, "in-loop-form", "n2", Some("d")))?;
-    wait_pod_ready(ns, "in-loop-form", MINUTE)?;
-    expect_sums(&parse_sums(&exec(ns, "in-loop-form", SUM_LINE)?), &scene.sums)?;
-    let mounts = exec(ns, "in-loop-form", "grep /data /proc/mounts")?;
-    ensure!(mounts.contains("/loop"), "not in the form of loop devices: {mounts}");
-    read_suite::check(ns, "in-loop-form", "loop", &scene.bucket()?)?;
-    helm(["rollback", "penstock", "-n", SYSTEM_NAMESPACE, "--wait", "--timeout=3m"])?;
     scene.check("the rollback", WORKER_BOUND)?;
     scene.finish()
 }
 
-/// The pod of a part on n1 that is not about to end.
-pub fn pod_of(part: &str) -> Result<String> {
+fn upgrade_to(form: &str) -> Result<()> {
+    let chart = repository().join("charts/penstock");
+    let chart = chart.to_str().context("the repository's path is UTF-8")?;
+    let values = format!("log=warn,csi.form={form}");
+    let flags = ["--reuse-values", "--wait", "--timeout=3m", "--set", &values];
+    helm(
+        ["upgrade", "penstock", chart, "-n", SYSTEM_NAMESPACE]
+            .into_iter()
+            .chain(flags),
+    )
+    .map(drop)
+}
+
+/// The pod of a part on a node that is not about to end.
+pub fn pod_of(node: &str, part: &str) -> Result<String> {
     let pods = kubectl([
         "get",
         "pods",
@@ -186,7 +220,7 @@ pub fn pod_of(part: &str) -> Result<String> {
         SYSTEM_NAMESPACE,
         "-l",
         &format!("app.kubernetes.io/component={part}"),
-        "--field-selector=spec.nodeName=n1",
+        &format!("--field-selector=spec.nodeName={node}"),
         "-o",
         r#"jsonpath={range .items[*]}{.metadata.name}{" "}{.metadata.deletionTimestamp}{"\n"}{end}"#,
     ])?;
@@ -198,8 +232,8 @@ pub fn pod_of(part: &str) -> Result<String> {
     Ok(living.map(|pod| pod[0].to_owned()).unwrap_or_default())
 }
 
-/// Waits until the pod of a part on n1 is ready: it holds everything then.
-fn wait_complete(part: &str) -> Result<()> {
-    let pod = pod_of(part)?;
+/// Waits until the pod of a part on a node is ready: it holds everything then.
+fn wait_complete(node: &str, part: &str) -> Result<()> {
+    let pod = pod_of(node, part)?;
     wait_pod_ready(SYSTEM_NAMESPACE, &pod, MINUTE).map(drop)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use penstock_e2e::cluster::{BUSYBOX, Namespace, apply, exec, get, kubectl, run, wait_condition, wait_pod_ready};
+use penstock_e2e::cluster::{BUSYBOX, Namespace, apply, exec, form, get, kubectl, run, wait_condition, wait_pod_ready};
 use penstock_e2e::dataset::{self, SUM_LINE, Sums, parse_sums};
 use penstock_e2e::node;
 use penstock_e2e::origin::S3Server;
@@ -71,7 +71,7 @@ pub fn story() -> Result<()> {
             ensure!(why.contains("Read-only file system"), "{name}: {line}: {why}");
         }
     }
-    read_suite::check(ns, "claim", "file", &folder)?;
+    read_suite::check(ns, "claim", &form(), &folder)?;
     println!("  {} ways, each read {} files and wrote none", ways.len(), sums.len());
     job(ns, &sums)?;
     what_cannot_be_had(ns)?;

@@ -12,14 +12,16 @@ pub(super) const BLOCK_BITS: u8 = 12;
 pub(super) const BLOCK: usize = 1 << BLOCK_BITS;
 
 /// feature_compat: the superblock has a checksum; inodes have times of their own.
-pub(super) const COMPAT_CHECKSUM: u32 = 0x1;
-pub(super) const COMPAT_MTIME: u32 = 0x2;
+const COMPAT_CHECKSUM: u32 = 0x1;
+const COMPAT_MTIME: u32 = 0x2;
 /// feature_incompat: chunk-based files; a device table.
-pub(super) const INCOMPAT_CHUNKED_FILE: u32 = 0x4;
-pub(super) const INCOMPAT_DEVICE_TABLE: u32 = 0x8;
+const INCOMPAT_CHUNKED_FILE: u32 = 0x4;
+const INCOMPAT_DEVICE_TABLE: u32 = 0x8;
 
 /// Bytes of a slot of the device table, also the unit of its offset.
 pub(super) const DEVICE_SLOT_BYTES: usize = 128;
+/// Where the table begins, in slots: behind the superblock.
+pub(super) const DEVICE_TABLE_SLOT: u16 = ((SUPER_OFFSET + SUPER_BYTES) / DEVICE_SLOT_BYTES) as u16;
 /// A node id counts slots of this many bytes from the start of the metadata, which is the start of the image here.
 pub(super) const INODE_SLOT_BYTES: usize = 32;
 /// Bytes of an extended inode.
@@ -46,6 +48,46 @@ pub(super) const FILE_TYPE_DIRECTORY: u8 = 2;
 pub(super) const S_IFMT: u16 = 0o170_000;
 pub(super) const S_IFREG: u16 = 0o100_000;
 pub(super) const S_IFDIR: u16 = 0o040_000;
+
+/// The fields of a superblock that differ between images; all others are the same in each, or zero.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Super {
+    /// Slot of the root's inode.
+    pub(super) root: u16,
+    pub(super) inodes: u64,
+    /// Blocks of the image.
+    pub(super) blocks: u32,
+    /// Extra devices.
+    pub(super) devices: u16,
+    pub(super) uuid: [u8; 16],
+}
+
+impl Super {
+    /// `struct erofs_super_block` without its checksum.
+    pub(super) fn encode(&self) -> [u8; SUPER_BYTES] {
+        let mut out = [0; SUPER_BYTES];
+        out[..4].copy_from_slice(&MAGIC.to_le_bytes());
+        out[8..12].copy_from_slice(&(COMPAT_CHECKSUM | COMPAT_MTIME).to_le_bytes());
+        out[12] = BLOCK_BITS;
+        out[14..16].copy_from_slice(&self.root.to_le_bytes());
+        out[16..24].copy_from_slice(&self.inodes.to_le_bytes());
+        out[36..40].copy_from_slice(&self.blocks.to_le_bytes());
+        out[48..64].copy_from_slice(&self.uuid);
+        out[80..84].copy_from_slice(&(INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE).to_le_bytes());
+        out[86..88].copy_from_slice(&self.devices.to_le_bytes());
+        out[88..90].copy_from_slice(&DEVICE_TABLE_SLOT.to_le_bytes());
+        out
+    }
+}
+
+/// `struct erofs_deviceslot` of a device: its tag, its length in blocks, and no place in the image's own addresses.
+pub(super) fn device_slot(number: usize, blocks: u32) -> [u8; DEVICE_SLOT_BYTES] {
+    let mut out = [0; DEVICE_SLOT_BYTES];
+    let tag = format!("penstock-{number}");
+    out[..tag.len()].copy_from_slice(tag.as_bytes());
+    out[64..68].copy_from_slice(&blocks.to_le_bytes());
+    out
+}
 
 /// log2, in blocks, of the chunks of a file of `bytes` bytes: the smallest that holds it, at most a device.
 pub(super) fn chunk_bits(bytes: u64) -> u16 {

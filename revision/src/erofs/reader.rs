@@ -120,29 +120,42 @@ impl Image {
             inodes: 0,
         };
         let at = SUPER_OFFSET;
-        if image.u32(at)? != MAGIC || image.u8(at + 12)? != BLOCK_BITS || image.u32(at + 40)? != 0 {
+        if image.u32(at)? != MAGIC {
             return Err(damaged("no superblock of ours"));
         }
         if image.u32(at + 4)? != super_checksum(&image.bytes) {
             return Err(damaged("the checksum of the superblock does not match"));
         }
-        if image.u32(at + 80)? != INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE {
+        let fields = Super {
+            root: image.u16(at + 14)?,
+            inodes: image.u64(at + 16)?,
+            blocks: image.u32(at + 36)?,
+            devices: image.u16(at + 86)?,
+            uuid: std::array::from_fn(|i| image.bytes[at + 48 + i]),
+        };
+        let mut found: [u8; SUPER_BYTES] = std::array::from_fn(|i| image.bytes[at + i]);
+        found[4..8].fill(0);
+        // Any other field would make the kernel see something that is not walked here.
+        if found != fields.encode() {
             return Err(damaged("it uses features that we do not write"));
         }
-        if u64::from(image.u32(at + 36)?) * BLOCK as u64 != image.bytes.len() as u64 {
+        if u64::from(fields.blocks) * BLOCK as u64 != image.bytes.len() as u64 {
             return Err(damaged("its length differs from the superblock's"));
         }
-        let (count, table) = (
-            image.u16(at + 86)? as usize,
-            image.u16(at + 88)? as usize * DEVICE_SLOT_BYTES,
-        );
-        let devices = (0..count)
-            .map(|slot| Ok(u64::from(image.u32(table + slot * DEVICE_SLOT_BYTES + 64)?) * BLOCK as u64))
+        let devices = (0..usize::from(fields.devices))
+            .map(|number| {
+                let slot = (usize::from(DEVICE_TABLE_SLOT) + number) * DEVICE_SLOT_BYTES;
+                let blocks = image.u32(slot + 64)?;
+                if image.slice(slot, DEVICE_SLOT_BYTES)? != device_slot(number, blocks) {
+                    return Err(damaged("the device table has something that we do not write"));
+                }
+                Ok(u64::from(blocks) * BLOCK as u64)
+            })
             .collect::<Result<Vec<_>, Damaged>>()?;
         if devices.is_empty() || devices.iter().any(|bytes| *bytes > DEVICE_BYTES) {
             return Err(damaged("the device table makes no sense"));
         }
-        let (root, inodes) = (NodeId(image.u16(at + 14)?.into()), image.u64(at + 16)?);
+        let (root, inodes) = (NodeId(fields.root.into()), fields.inodes);
         if inodes > (image.bytes.len() / INODE_BYTES) as u64 {
             return Err(damaged("it has no room for the nodes that it promises"));
         }
@@ -180,7 +193,8 @@ impl Image {
             .ok_or_else(|| Damaged(format!("node {} lies nowhere", node.0)))?;
         let format = self.u16(at)?;
         let (mode, bytes, union) = (self.u16(at + 4)?, self.u64(at + 8)?, self.u32(at + 16)?);
-        if format & EXTENDED == 0 || self.u16(at + 2)? != 0 {
+        let reserved = [self.u64(at + 48)?, self.u64(at + 56)?, self.u16(at + 6)?.into()];
+        if format & EXTENDED == 0 || self.u16(at + 2)? != 0 || reserved != [0; 3] {
             return Err(Damaged(format!("node {} is of a kind that we do not write", node.0)));
         }
         let data = match (mode & S_IFMT, format >> 1) {
@@ -418,10 +432,6 @@ impl Image {
         at.checked_add(length)
             .and_then(|end| self.bytes.get(at..end))
             .ok_or_else(|| Damaged(format!("it points outside of itself, to {at}")))
-    }
-
-    fn u8(&self, at: usize) -> Result<u8, Damaged> {
-        Ok(self.slice(at, 1)?[0])
     }
 
     fn u16(&self, at: usize) -> Result<u16, Damaged> {

@@ -94,9 +94,8 @@ pub fn write(nodes: &[ImageNode<'_>], devices: &[u64]) -> Result<Vec<u8>, WriteE
     }
     for (slot, bytes) in devices.iter().enumerate() {
         let at = SUPER_OFFSET + SUPER_BYTES + slot * DEVICE_SLOT_BYTES;
-        let tag = format!("penstock-{slot}");
-        image[at..at + tag.len()].copy_from_slice(tag.as_bytes());
-        put32(&mut image, at + 64, (bytes / BLOCK as u64) as u32);
+        let blocks = (bytes / BLOCK as u64) as u32;
+        image[at..at + DEVICE_SLOT_BYTES].copy_from_slice(&device_slot(slot, blocks));
     }
     write_super(&mut image, device_count, places[0].inode, nodes.len());
     Ok(image)
@@ -284,22 +283,16 @@ fn write_entries(image: &mut [u8], at: usize, entries: &[(&str, u32)], nodes: &[
 
 fn write_super(image: &mut [u8], devices: u16, root: usize, inodes: usize) {
     let at = SUPER_OFFSET;
-    let blocks = (image.len() / BLOCK) as u32;
-    put32(image, at, MAGIC);
-    put32(image, at + 8, COMPAT_CHECKSUM | COMPAT_MTIME);
-    image[at + 12] = BLOCK_BITS;
-    put16(image, at + 14, (root / INODE_SLOT_BYTES) as u16);
-    put64(image, at + 16, inodes as u64);
-    put32(image, at + 36, blocks);
-    put32(image, at + 80, INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE);
-    put16(image, at + 86, devices);
-    put16(
-        image,
-        at + 88,
-        ((SUPER_OFFSET + SUPER_BYTES) / DEVICE_SLOT_BYTES) as u16,
-    );
-    let uuid = blake3::hash(image);
-    image[at + 48..at + 64].copy_from_slice(&uuid.as_bytes()[..16]);
+    let mut fields = Super {
+        root: (root / INODE_SLOT_BYTES) as u16,
+        inodes: inodes as u64,
+        blocks: (image.len() / BLOCK) as u32,
+        devices,
+        uuid: [0; 16],
+    };
+    image[at..at + SUPER_BYTES].copy_from_slice(&fields.encode());
+    fields.uuid.copy_from_slice(&blake3::hash(image).as_bytes()[..16]);
+    image[at..at + SUPER_BYTES].copy_from_slice(&fields.encode());
     let checksum = super_checksum(image);
     put32(image, at + 4, checksum);
 }

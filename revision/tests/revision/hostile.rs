@@ -116,6 +116,34 @@ fn use_image(bytes: Bytes) {
     let _ = image.lookup("a/b/c");
 }
 
+/// What the kernel would understand and this reader would not walk, with a checksum that matches.
+#[test]
+fn an_image_with_a_field_that_we_do_not_write_is_refused() {
+    let file = File {
+        bytes: 5,
+        modified_unix_nanos: 0,
+    };
+    let model = Model {
+        files: [("a".to_owned(), file)].into(),
+    };
+    let image = model.package().image().unwrap();
+    Image::open(image.clone().into()).unwrap().check().unwrap();
+    // The superblock and the one slot of the device table; `uniaddr` of that is at 1152 + 68.
+    let uuid = 1024 + 48..1024 + 64;
+    for at in (1024 + 8..1152 + 128).filter(|at| !uuid.contains(at)) {
+        let mut image = image.clone();
+        image[at] ^= 0x40;
+        let mut block = image[1024..4096].to_vec();
+        block[4..8].fill(0);
+        let checksum = !crc32c::crc32c(&block);
+        image[1028..1032].copy_from_slice(&checksum.to_le_bytes());
+        let checked = Image::open(image.into()).and_then(|image| image.check());
+        // More or fewer blocks of a device than the file has only make the kernel see an end.
+        let is_length = (1152 + 64..1152 + 68).contains(&at);
+        assert!(is_length || checked.is_err(), "byte {at} of the image");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, max_shrink_iters: 2000, ..ProptestConfig::default() })]
 

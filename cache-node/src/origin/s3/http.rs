@@ -57,6 +57,8 @@ impl Client {
             .pool_max_idle_per_host(ORIGIN_REQUESTS_MAX)
             .pool_idle_timeout(IDLE_CONNECTION_MAX)
             .tcp_nodelay(true)
+            // What stands in the answer of an origin must not choose whom a cache node speaks to, keys in hand.
+            .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|error| error.to_string())?;
         let region = if region.is_empty() { REGION_DEFAULT } else { region };
