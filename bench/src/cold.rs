@@ -61,7 +61,7 @@ pub fn figures(
     let (value, reference) = rounds.run(rounds.long, ours, theirs)?;
     Ok(vec![
         Figure {
-            name: "cold-epoch",
+            name: "cold-epoch".into(),
             value,
             unit: "GiB/s",
             reference: Some(Reference {
@@ -71,7 +71,7 @@ pub fn figures(
             goals: vec![Goal::RatioAtLeast(0.9)],
         },
         Figure {
-            name: "cold-epoch-origin-bytes",
+            name: "cold-epoch-origin-bytes".into(),
             value: median(pulled),
             unit: "x",
             reference: None,

@@ -28,7 +28,7 @@ pub struct Reference {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Figure {
     /// What was measured.
-    pub name: &'static str,
+    pub name: String,
     /// The median of the rounds.
     pub value: f64,
     /// Unit of value and reference.
@@ -135,7 +135,7 @@ mod tests {
 
     fn figure(value: f64, goals: Vec<Goal>) -> Figure {
         Figure {
-            name: "warm-read",
+            name: "warm-read".into(),
             value,
             unit: "GiB/s",
             reference: Some(Reference {

@@ -9,98 +9,68 @@ use crate::load;
 use crate::rounds::Rounds;
 use crate::shown::Shown;
 
-/// Different places that one round of random reads touches, for each reader.
+/// Different places that one round of random reads touches, at depth 1 and with many jobs.
 pub const RANDOM_READS: usize = 4000;
+const RANDOM_READS_OF_JOBS: usize = 32_000;
+const JOBS: usize = 16;
 
-/// Names of the figures, and the goals that differ between a block on this node and one on another.
-pub struct Names {
-    /// Sequential, 1 stream.
-    pub sequential: (&'static str, Vec<Goal>),
-    /// Small files, 1 and 4 readers.
-    pub small: [(&'static str, Vec<Goal>); 2],
-    /// Random 4 KiB at depth 1 and 8.
-    pub random: [(&'static str, Vec<Goal>); 2],
-}
-
-/// The figures of blocks on this node.
+/// The figures of two mounts of the same tree, forgotten before each round.
 ///
 /// # Errors
 /// When a read fails.
 pub fn figures(ours: &Shown, bare: &Shown, data: &Data, rounds: &Rounds<'_>) -> Result<Vec<Figure>> {
-    let near = Goal::RatioAtLeast(0.8);
-    let names = Names {
-        sequential: ("first-touch-sequential", vec![Goal::AtLeast(2.0), near]),
-        small: [
-            ("first-touch-small-files", vec![near]),
-            ("first-touch-small-files-4-readers", vec![near]),
-        ],
-        random: [
-            ("first-touch-random-4k", vec![Goal::AtMost(60.0)]),
-            ("first-touch-random-4k-depth-8", vec![]),
-        ],
-    };
-    let reference = Reference {
-        name: "bare FUSE loop",
-        value: 0.0,
-    };
-    compare(ours, bare, &reference, data, rounds, names)
-}
-
-/// The loads on two mounts of the same tree, forgotten before each.
-///
-/// # Errors
-/// When a read fails.
-pub fn compare(
-    ours: &Shown,
-    theirs: &Shown,
-    reference: &Reference,
-    data: &Data,
-    rounds: &Rounds<'_>,
-    names: Names,
-) -> Result<Vec<Figure>> {
-    let Names {
-        sequential,
-        small,
-        random,
-    } = names;
+    let near = Goal::RatioAtLeast(0.9);
     let mut figures = Vec::new();
-    let mut figure = |(name, goals): (&'static str, Vec<Goal>), unit, (value, theirs)| {
+    let mut figure = |name: String, unit, goals, (value, bare)| {
         figures.push(Figure {
             name,
             value,
             unit,
             reference: Some(Reference {
-                value: theirs,
-                ..reference.clone()
+                name: "bare FUSE loop",
+                value: bare,
             }),
             goals,
         });
     };
-    let read = |shown: &Shown| {
+    let big = |shown: &Shown| {
         shown.forget()?;
-        Ok(load::sequential(&shown.root().join(BIG))?.gib_per_second())
+        Ok::<_, anyhow::Error>(shown.root().join(BIG))
     };
-    figure(
-        sequential,
-        "GiB/s",
-        rounds.run(rounds.short, |_| read(ours), |_| read(theirs))?,
-    );
-    for (names, readers) in small.into_iter().zip([1, 4]) {
+    for (name, streams, goals) in [
+        ("sequential", 1, vec![Goal::AtLeast(2.5), near]),
+        ("sequential-4-streams", 4, vec![near]),
+    ] {
+        let read = |shown: &Shown| Ok(load::sequential_parts(&big(shown)?, streams)?.gib_per_second());
+        let medians = rounds.run(rounds.short, |_| read(ours), |_| read(bare))?;
+        figure(format!("first-touch-{name}"), "GiB/s", goals, medians);
+    }
+    // 120 and 75 us a file.
+    for (name, readers, least) in [("small-files", 1, 8_333.0), ("small-files-4-readers", 4, 13_333.0)] {
         let epoch = |shown: &Shown, round| {
             shown.forget()?;
             Ok(load::epoch(&data.small_below(shown.root()), round, readers)?.per_second())
         };
-        let medians = rounds.run(rounds.short, |round| epoch(ours, round), |round| epoch(theirs, round))?;
-        figure(names, "files/s", medians);
+        let medians = rounds.run(rounds.short, |round| epoch(ours, round), |round| epoch(bare, round))?;
+        let goals = vec![Goal::AtLeast(least), near];
+        figure(format!("first-touch-{name}"), "files/s", goals, medians);
     }
-    for (names, readers) in random.into_iter().zip([1, 8]) {
-        let touch = |shown: &Shown, round| {
-            shown.forget()?;
-            let took = load::random_blocks(&shown.root().join(BIG), round, RANDOM_READS, readers)?;
-            Ok(took.micros_each() * readers as f64)
-        };
-        let medians = rounds.run(rounds.short, |round| touch(ours, round), |round| touch(theirs, round))?;
-        figure(names, "us", medians);
-    }
+    let touch = |shown: &Shown, round, reads| {
+        let took = load::random_blocks(&big(shown)?, round, reads, 1)?;
+        Ok(took.micros_each())
+    };
+    let medians = rounds.run(
+        rounds.short,
+        |round| touch(ours, round, RANDOM_READS),
+        |round| touch(bare, round, RANDOM_READS),
+    )?;
+    figure("first-touch-random-4k".into(), "us", vec![Goal::AtMost(40.0)], medians);
+    let jobs = |shown: &Shown, round| {
+        let took = load::random_blocks(&big(shown)?, round, RANDOM_READS_OF_JOBS, JOBS)?;
+        Ok(took.per_second())
+    };
+    let medians = rounds.run(rounds.short, |round| jobs(ours, round), |round| jobs(bare, round))?;
+    let goals = vec![Goal::AtLeast(60_000.0)];
+    figure("first-touch-random-4k-16-jobs".into(), "reads/s", goals, medians);
     Ok(figures)
 }

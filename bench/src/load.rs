@@ -60,22 +60,32 @@ pub fn buffer(bytes: usize) -> Buffer {
 /// # Errors
 /// When a read fails or the file is empty.
 pub fn sequential(file: &Path) -> Result<Took> {
-    let mut buffer = buffer(READ_BYTES);
-    let started = Instant::now();
-    let opened = File::open(file).with_context(|| format!("open {}", file.display()))?;
-    let mut bytes = 0;
-    loop {
-        let got = opened.read_at(&mut buffer, bytes)?;
-        if got == 0 {
-            break;
+    sequential_parts(file, 1)
+}
+
+/// As [`sequential`], in so many parts of the same length at the same time, each by a reader with a descriptor of its own.
+///
+/// # Errors
+/// When a read fails or the file is too short.
+pub fn sequential_parts(file: &Path, parts: usize) -> Result<Took> {
+    let length = fs::metadata(file)?.len();
+    let part = (length / parts as u64).next_multiple_of(READ_BYTES as u64);
+    ensure!(part * (parts as u64 - 1) < length, "{} is too short", file.display());
+    let readers = (0..parts as u64).map(|number| (number * part, buffer(READ_BYTES)));
+    let (time, bytes) = together(readers.collect(), |(start, mut buffer)| {
+        let opened = File::open(file).with_context(|| format!("open {}", file.display()))?;
+        let (mut at, end) = (start, (start + part).min(length));
+        while at < end {
+            let got = opened.read_at(&mut buffer, at)?;
+            ensure!(got > 0, "{} became shorter", file.display());
+            at += got as u64;
         }
-        bytes += got as u64;
-    }
-    ensure!(bytes > 0, "{} is empty", file.display());
+        Ok(at - start)
+    })?;
     Ok(Took {
-        time: started.elapsed(),
-        count: 1,
-        bytes,
+        time,
+        count: parts as u64,
+        bytes: bytes.into_iter().sum(),
     })
 }
 

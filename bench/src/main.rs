@@ -31,6 +31,7 @@ use penstock::local::{Local, Source};
 use penstock_cache_node::origin::s3::{S3Config, S3Origin};
 use penstock_e2e::origin::S3Server;
 use penstock_e2e::stop::Stop;
+use penstock_mount::forms::Form;
 use penstock_mounter::reader::PlainFile;
 use penstock_protocol::control::cache_node as wire;
 
@@ -53,7 +54,7 @@ struct Arguments {
     /// Little data and few rounds: shows that everything runs, says little about speed
     #[arg(long)]
     quick: bool,
-    /// Only figures whose group is named: revision, warm, first-touch, other-node, cold
+    /// Only figures whose group is named: revision, warm, fuse, first-touch, other-node, cold
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the figures are written as JSON
@@ -162,7 +163,19 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
     load::epoch(&everything, 0, FILLING_READERS)?;
     if wanted("warm") {
         let volume = Volume::of(&data.folder, &scratch.join("ext4/mnt"))?;
-        print(warm::figures(ours.root(), &volume.target, &data, &rounds)?);
+        print(warm::figures("warm", ours.root(), &volume.target, &data, &rounds)?);
+    }
+    if wanted("fuse") {
+        let volume = Volume::of(&data.folder, &scratch.join("ext4/mnt"))?;
+        let reader = local.reader(READ_TIMEOUT);
+        let fuse = Shown::in_form(
+            Form::Fuse,
+            &scratch.join("fuse"),
+            local.package(),
+            reader,
+            runtime.handle(),
+        )?;
+        print(warm::figures("fuse-warm", fuse.root(), &volume.target, &data, &rounds)?);
     }
     let rounds = Rounds {
         memory_bytes: sizes.big_bytes as usize,
@@ -197,8 +210,8 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
 
 fn revision(files: usize) -> Result<Vec<Figure>> {
     let measured = revision_build::measure_in_child(files)?;
-    let figure = |name, value, unit, goals| Figure {
-        name,
+    let figure = |name: &str, value, unit, goals| Figure {
+        name: name.into(),
         value,
         unit,
         reference: None,

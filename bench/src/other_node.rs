@@ -52,9 +52,9 @@ pub fn figures(
     let places = Places::of(package, data)?;
 
     let mut figures = Vec::new();
-    let mut figure = |name, unit, goals, (value, reference)| {
+    let mut figure = |name: &str, unit, goals, (value, reference)| {
         figures.push(Figure {
-            name,
+            name: name.into(),
             value,
             unit,
             reference: Some(Reference {

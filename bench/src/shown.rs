@@ -27,6 +27,20 @@ impl Shown {
         reader: Arc<dyn SpaceReader>,
         runtime: &tokio::runtime::Handle,
     ) -> Result<Self> {
+        Self::in_form(Form::File, folder, package, reader, runtime)
+    }
+
+    /// As [`Shown::new`], in this form.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn in_form(
+        form: Form,
+        folder: &Path,
+        package: &Package,
+        reader: Arc<dyn SpaceReader>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Self> {
         let target = folder.join("mnt");
         fs::create_dir_all(&target)?;
         let places = Places {
@@ -34,7 +48,7 @@ impl Shown {
             space: folder.join("space"),
             target: target.clone(),
         };
-        let served = Served::start(package, reader, places, Way::Directly(Form::File), runtime.clone())?;
+        let served = Served::start(package, reader, places, Way::Directly(form), runtime.clone())?;
         Ok(Self {
             served: Some(served),
             target,
@@ -46,7 +60,7 @@ impl Shown {
         &self.target
     }
 
-    /// Makes the kernel forget everything that it cached of this mount and nothing else.
+    /// Makes the kernel forget everything that it cached of this mount and nothing else; the third form forgets nothing.
     ///
     /// # Errors
     /// When something uses it.

@@ -9,11 +9,11 @@ use crate::figure::{Figure, Goal, Reference};
 use crate::load;
 use crate::rounds::Rounds;
 
-/// The figures of `ours`, a mount of the data, beside `ext4`, the data itself.
+/// The figures of `ours`, a mount of the data, beside `ext4`, the data itself. Their names begin with `prefix`.
 ///
 /// # Errors
 /// When a read fails.
-pub fn figures(ours: &Path, ext4: &Path, data: &Data, rounds: &Rounds<'_>) -> Result<Vec<Figure>> {
+pub fn figures(prefix: &str, ours: &Path, ext4: &Path, data: &Data, rounds: &Rounds<'_>) -> Result<Vec<Figure>> {
     let (our_files, their_files) = (data.small_below(ours), data.small_below(ext4));
     // Everything is read once before: that is what warm means.
     for (root, files) in [(ours, &our_files), (ext4, &their_files)] {
@@ -22,9 +22,9 @@ pub fn figures(ours: &Path, ext4: &Path, data: &Data, rounds: &Rounds<'_>) -> Re
         load::readdir(&root.join(WIDE))?;
     }
     let mut figures = Vec::new();
-    let mut figure = |name, unit, goal, (value, reference)| {
+    let mut figure = |name: &str, unit, goal, (value, reference)| {
         figures.push(Figure {
-            name,
+            name: format!("{prefix}-{name}"),
             value,
             unit,
             reference: Some(Reference {
@@ -36,8 +36,8 @@ pub fn figures(ours: &Path, ext4: &Path, data: &Data, rounds: &Rounds<'_>) -> Re
     };
     let read = |root: &Path| Ok(load::sequential(&root.join(BIG))?.gib_per_second());
     let medians = rounds.run(rounds.short, |_| read(ours), |_| read(ext4))?;
-    figure("warm-sequential", "GiB/s", Goal::RatioAtLeast(0.95), medians);
-    for (name, readers) in [("warm-small-files", 1), ("warm-small-files-4-readers", 4)] {
+    figure("sequential", "GiB/s", Goal::RatioAtLeast(0.95), medians);
+    for (name, readers) in [("small-files", 1), ("small-files-4-readers", 4)] {
         let medians = rounds.run(
             rounds.short,
             |round| Ok(load::epoch(&our_files, round + 1, readers)?.per_second()),
@@ -50,15 +50,15 @@ pub fn figures(ours: &Path, ext4: &Path, data: &Data, rounds: &Rounds<'_>) -> Re
         |_| Ok(load::stat(&our_files)?.micros_each()),
         |_| Ok(load::stat(&their_files)?.micros_each()),
     )?;
-    figure("warm-stat", "us", Goal::RatioAtMost(1.1), medians);
+    figure("stat", "us", Goal::RatioAtMost(1.1), medians);
     let medians = rounds.run(
         rounds.short,
         |_| Ok(load::open_close(&our_files)?.micros_each()),
         |_| Ok(load::open_close(&their_files)?.micros_each()),
     )?;
-    figure("warm-open-close", "us", Goal::RatioAtMost(1.1), medians);
+    figure("open-close", "us", Goal::RatioAtMost(1.1), medians);
     let list = |root: &Path| Ok(load::readdir(&root.join(WIDE))?.micros_each());
     let medians = rounds.run(rounds.short * 3, |_| list(ours), |_| list(ext4))?;
-    figure("warm-readdir", "us/entry", Goal::RatioAtMost(1.1), medians);
+    figure("readdir", "us/entry", Goal::RatioAtMost(1.1), medians);
     Ok(figures)
 }

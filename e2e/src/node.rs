@@ -37,6 +37,30 @@ pub fn signal(node: &str, signal: &str, program: &str) -> Result<()> {
     shell(node, &format!("pkill -{signal} -f '^[{first}]{rest}'")).map(drop)
 }
 
+/// Fills the memory of the container of a program until the kernel kills what it finds there.
+///
+/// # Errors
+/// When no container has such a process, or it lives on.
+pub fn run_out_of_memory(node: &str, program: &str) -> Result<()> {
+    let (first, rest) = program.split_at(1);
+    // A limit a little above what is used, and somebody who wants more, who is killed next.
+    shell(
+        node,
+        &format!(
+            r#"set -e
+            victim=$(pgrep -o -f '^[{first}]{rest}')
+            group=/sys/fs/cgroup/memory$(sed -n 's/^[0-9]*:memory://p' /proc/$victim/cgroup)
+            echo 1000 >/proc/$victim/oom_score_adj
+            echo $(($(cat $group/memory.usage_in_bytes) + 4194304)) >$group/memory.limit_in_bytes
+            sh -c "echo \$\$ >$group/cgroup.procs && exec dd if=/dev/zero of=/dev/null bs=64M count=1" 2>&1 || true
+            echo -1 >$group/memory.limit_in_bytes
+            grep -q '^oom_kill [1-9]' $group/memory.oom_control
+            ! kill -0 $victim"#
+        ),
+    )
+    .map(drop)
+}
+
 /// Fails when a node still has a mount of a dataset, a FUSE connection or the folder of a tier, after the kubelet had its
 /// time: a pod without a grace period is gone from the API before it is gone from the node.
 ///

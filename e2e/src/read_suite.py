@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What programs do with a read-only tree, through the kernel's calls and through other people's tools.
 
-read_suite.py FORM SOURCE TREE: TREE shows the same files as the folder SOURCE, in the form `file` or `loop`. Prints what
+read_suite.py FORM SOURCE TREE: TREE shows the same files as the folder SOURCE, in the form `file`, `loop` or `fuse`. Prints what
 passed; the first failure ends it.
 """
 
@@ -13,12 +13,14 @@ import json
 import mmap
 import multiprocessing
 import os
+import re
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
 import threading
+import traceback
 
 BLOCK = 4096
 FORM = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -172,6 +174,57 @@ def attributes(source, tree):
     assert refused(lambda: content(os.path.join(tree, "train")), errno.EISDIR) is True
 
 
+def owners_of_a_user_namespace(source, tree):
+    """As a runtime mounts a volume for a pod with a user namespace: a copy of the mount with owners of that namespace."""
+    if os.geteuid() != 0:
+        return
+    expected = content(os.path.join(source, "big.bin"))
+    command = ["unshare", "--user", "sh", "-c", "echo; read line"]
+    sleeper = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    sleeper.stdout.readline()
+    for name in ["uid_map", "gid_map"]:
+        with open(f"/proc/{sleeper.pid}/{name}", "w") as file:
+            file.write("0 100000 65536")
+    namespace = os.open(f"/proc/{sleeper.pid}/ns/user", os.O_RDONLY)
+    child = os.fork()
+    if child == 0:
+        try:
+            show_with_owners_of(namespace, tree, expected)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    os.close(namespace)
+    sleeper.communicate()
+    assert status == 0, "see above"
+
+
+def show_with_owners_of(namespace, tree, expected):
+    set_mounts, open_tree, mount_setattr = 0x20000, 428, 442
+    clone, empty_path, idmap = 1, 0x1000, 0x00100000
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def call(*arguments):
+        result = libc.syscall(*arguments)
+        assert result >= 0, f"{arguments}: {os.strerror(ctypes.get_errno())}"
+        return result
+
+    of_a_pod = re.fullmatch(r"(/proc/\d+)/root(/.*)", tree)
+    if of_a_pod:
+        # A mount is copied in its own mount namespace only.
+        mounts = os.open(f"{of_a_pod[1]}/ns/mnt", os.O_RDONLY)
+        assert libc.setns(mounts, set_mounts) == 0, os.strerror(ctypes.get_errno())
+        tree = of_a_pod[2]
+    copy = call(open_tree, -100, tree.encode(), clone)
+    attributes = struct.pack("=QQQQ", idmap, 0, 0, namespace)
+    call(mount_setattr, copy, b"", empty_path, attributes, len(attributes))
+    with open(os.open("big.bin", os.O_RDONLY, dir_fd=copy), "rb") as file:
+        status = os.fstat(file.fileno())
+        assert (status.st_uid, status.st_gid) == (100000, 100000), status
+        assert file.read() == expected
+
+
 def sum_of(path):
     forget(path)
     return hashlib.sha256(content(path)).hexdigest()
@@ -196,6 +249,14 @@ def workers(source, tree):
     for thread in threads:
         thread.join()
     assert found == expected, "threads"
+
+
+def pytorch(source, tree):
+    """A DataLoader with workers, by the Python for which Debian has PyTorch."""
+    loader = os.path.join(os.path.dirname(os.path.abspath(__file__)), "data_loader.py")
+    read = dict(reversed(line.split(" ", 1)) for line in tool("/usr/bin/python3", loader, tree).splitlines())
+    expected = {name: hashlib.sha256(content(os.path.join(source, name))).hexdigest() for name in files_below(source)}
+    assert read == expected, f"{len(read)} of {len(expected)} files, or other bytes"
 
 
 def safetensors(source, tree):
@@ -240,7 +301,7 @@ def tools(source, tree):
 
 def main():
     source, tree = sys.argv[2:]
-    for check in [writes_are_refused, every_way_of_reading, direct_reads, attributes, workers, safetensors, tools]:
+    for check in [writes_are_refused, every_way_of_reading, direct_reads, attributes, owners_of_a_user_namespace, workers, pytorch, safetensors, tools]:
         check(source, tree)
         print(f"ok {check.__name__}", flush=True)
 

@@ -25,6 +25,9 @@ const DO_READDIRPLUS: u32 = 1 << 13;
 const READDIRPLUS_AUTO: u32 = 1 << 14;
 const NO_OPEN_SUPPORT: u32 = 1 << 17;
 const NO_OPENDIR_SUPPORT: u32 = 1 << 24;
+/// ... there are more flags, among them that owners may be shown as those of a user namespace (Linux 6.12).
+const INIT_EXT: u32 = 1 << 30;
+const ALLOW_IDMAP_OF_FLAGS2: u32 = 1 << (40 - 32);
 const PARALLEL_DIROPS: u32 = 1 << 18;
 const MAX_PAGES: u32 = 1 << 22;
 /// Flag of OPEN: the kernel keeps no pages of this file; EROFS above it does.
@@ -36,6 +39,7 @@ pub(crate) enum Operation<'a> {
     Init {
         minor: u32,
         flags: u32,
+        flags2: u32,
         max_readahead: u32,
     },
     Lookup {
@@ -106,6 +110,8 @@ impl<'a> Request<'a> {
                 minor: u32_at(body, 4)?,
                 max_readahead: u32_at(body, 8)?,
                 flags: u32_at(body, 12)?,
+                // Longer since Linux 5.17.
+                flags2: u32_at(body, 16).unwrap_or(0),
             },
             38 => Operation::Destroy,
             // SETATTR, SYMLINK, MKNOD, MKDIR, UNLINK, RMDIR, RENAME, LINK, WRITE, SETXATTR, REMOVEXATTR, CREATE,
@@ -134,11 +140,14 @@ pub(crate) fn out_header(unique: u64, errno: i32, bytes: usize) -> [u8; OUT_HEAD
 }
 
 /// `fuse_init_out`.
-pub(crate) fn init_out(minor: u32, flags: u32, max_readahead: u32, caching: Caching) -> Vec<u8> {
-    let wanted = ASYNC_READ | ASYNC_DIO | PARALLEL_DIROPS | MAX_PAGES;
-    let wanted = match caching {
-        Caching::Above => wanted,
-        Caching::Here => wanted | DO_READDIRPLUS | READDIRPLUS_AUTO | NO_OPEN_SUPPORT | NO_OPENDIR_SUPPORT,
+pub(crate) fn init_out(minor: u32, (flags, flags2): (u32, u32), max_readahead: u32, caching: Caching) -> Vec<u8> {
+    let wanted = ASYNC_READ | ASYNC_DIO | PARALLEL_DIROPS | MAX_PAGES | INIT_EXT;
+    let (wanted, wanted2) = match caching {
+        Caching::Above => (wanted, 0),
+        Caching::Here => (
+            wanted | DO_READDIRPLUS | READDIRPLUS_AUTO | NO_OPEN_SUPPORT | NO_OPENDIR_SUPPORT,
+            ALLOW_IDMAP_OF_FLAGS2,
+        ),
     };
     let mut out = Vec::with_capacity(64);
     for word in [
@@ -154,6 +163,8 @@ pub(crate) fn init_out(minor: u32, flags: u32, max_readahead: u32, caching: Cach
     out.extend_from_slice(&4096u32.to_ne_bytes()); // max_write: nothing is written
     out.extend_from_slice(&1u32.to_ne_bytes()); // time_gran, ns
     out.extend_from_slice(&((READ_BYTES_MAX / 4096) as u16).to_ne_bytes());
+    out.extend_from_slice(&0u16.to_ne_bytes()); // map_alignment: nothing is mapped
+    out.extend_from_slice(&(wanted2 & flags2).to_ne_bytes());
     out.resize(64, 0);
     out
 }
@@ -318,7 +329,7 @@ mod tests {
     #[test]
     fn records_have_the_lengths_of_the_kernel() {
         let lengths = [
-            init_out(38, !0, 0, Caching::Here).len(),
+            init_out(38, (!0, !0), 0, Caching::Here).len(),
             open_out().len(),
             attributes_out(&FILE).len(),
             entry_out(Some(&FILE)).len(),

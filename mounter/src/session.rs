@@ -170,8 +170,14 @@ impl Shared {
             Operation::Init {
                 minor,
                 flags,
+                flags2,
                 max_readahead,
-            } => Ok(abi::init_out(minor, flags, max_readahead, self.files.caching())),
+            } => Ok(abi::init_out(
+                minor,
+                (flags, flags2),
+                max_readahead,
+                self.files.caching(),
+            )),
             Operation::Lookup { name } => {
                 let found = self.files.lookup(node, name);
                 found.map(|found| abi::entry_out(found.as_ref()))

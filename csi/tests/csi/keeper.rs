@@ -1,7 +1,7 @@
 //! Who may speak to the keeper.
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -138,7 +138,7 @@ fn who_does_not_say_who_it_is_does_not_multiply() {
     let silent: Vec<_> = (0..3 * STRANGERS_MAX)
         .map(|_| descriptors::connect_to(&socket).unwrap())
         .collect();
-    let refused = || silent.iter().filter(|peer| hung_up(peer)).count();
+    let refused = || silent.iter().filter(|peer: &&OwnedFd| hung_up(*peer)).count();
     // Before the first of them is given up for its silence.
     wait_until("most to be refused", || refused() >= 2 * STRANGERS_MAX);
     assert_eq!(refused(), 2 * STRANGERS_MAX);

@@ -29,11 +29,7 @@ pub fn hangs_and_restarts() -> Result<()> {
         node::control("n1", &["restart", component])?;
         scene.check(&format!("{component} restarted"), WORKER_BOUND)?;
     }
-    let away = Duration::from_secs(if std::env::var_os("PENSTOCK_LONG").is_some() {
-        60
-    } else {
-        10
-    });
+    let away = MINUTE;
     for node in node::NODES {
         node::signal(node, "STOP", "/bin/penstock-cache-node")?;
     }

@@ -149,7 +149,10 @@ fn make_anew(node: &str, part: &str, load: &Load) -> Result<()> {
         })
     })?;
     wait_complete(node, part)?;
-    load.check(&format!("the pod of {part} deleted"), MINUTE, POD_BOUND)
+    load.check(&format!("the pod of {part} deleted"), MINUTE, POD_BOUND)?;
+    node::run_out_of_memory(node, &format!("/bin/penstock-{part}"))?;
+    wait_complete(node, part)?;
+    load.check(&format!("{part} out of memory"), MINUTE, POD_BOUND)
 }
 
 /// `helm upgrade` to other pods of both DaemonSets with another form of volumes, twice, under the load of a pod of before, and
