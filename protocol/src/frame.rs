@@ -27,6 +27,7 @@
 //! A part speaks versions n and n−1 and refuses others with [`Status::Unsupported`] (the reply's own version says what
 //! it speaks). The decoder never panics and never allocates: lengths are bounded before anybody reserves memory.
 
+use crate::checksum::crc32c;
 use crate::geometry::BLOCK_BYTES;
 use crate::ids::RevisionId;
 
@@ -194,7 +195,7 @@ impl Header {
         out[24..32].copy_from_slice(&self.address.to_le_bytes());
         out[32..40].copy_from_slice(&self.ring_epoch.to_le_bytes());
         out[40..72].copy_from_slice(self.revision.as_bytes());
-        let sum = crc32c::crc32c(&out);
+        let sum = crc32c(&out);
         out[12..16].copy_from_slice(&sum.to_le_bytes());
         out
     }
@@ -209,7 +210,7 @@ impl Header {
         }
         let mut unsigned = *bytes;
         unsigned[12..16].fill(0);
-        if crc32c::crc32c(&unsigned) != u32_at(bytes, 12) {
+        if crc32c(&unsigned) != u32_at(bytes, 12) {
             return Err(FrameError::Checksum);
         }
         let version = bytes[4];
@@ -299,7 +300,7 @@ mod tests {
 
     fn signed(mut bytes: [u8; HEADER_BYTES]) -> [u8; HEADER_BYTES] {
         bytes[12..16].fill(0);
-        let sum = crc32c::crc32c(&bytes);
+        let sum = crc32c(&bytes);
         bytes[12..16].copy_from_slice(&sum.to_le_bytes());
         bytes
     }

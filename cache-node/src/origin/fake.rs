@@ -1,5 +1,6 @@
 //! An origin in memory for tests: counts what it is asked, can be held, cut and made to fail.
 
+use penstock_protocol::checksum::crc32c;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,7 +46,7 @@ impl FakeOrigin {
     /// Writes an object; its version is the digest of its bytes.
     pub fn put(&self, key: &str, bytes: impl Into<Bytes>) {
         let bytes = bytes.into();
-        let version = Version::ETag(crc32c::crc32c(&bytes).to_string());
+        let version = Version::ETag(crc32c(&bytes).to_string());
         self.lock().objects.insert(key.to_owned(), (bytes, version));
     }
 

@@ -1,5 +1,6 @@
 //! A bucket on a small S3 server in this process: holds keys that no server on a file system can hold, and lies on demand.
 
+use penstock_protocol::checksum::crc32c;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex};
@@ -114,7 +115,7 @@ impl Drop for Bucket {
 }
 
 pub fn tag(bytes: &[u8]) -> String {
-    format!("{:08x}", crc32c::crc32c(bytes))
+    format!("{:08x}", crc32c(bytes))
 }
 
 async fn answer(State(bucket): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {

@@ -1,5 +1,6 @@
 //! Numbers and records of the on-disk format that writer and reader share. All integers are little-endian.
 
+use penstock_protocol::checksum::crc32c;
 use penstock_protocol::geometry::DEVICE_BYTES;
 
 /// Offset of the superblock.
@@ -100,7 +101,7 @@ pub(super) fn chunk_bits(bytes: u64) -> u16 {
 pub(super) fn super_checksum(block: &[u8]) -> u32 {
     let mut bytes = block[SUPER_OFFSET..BLOCK].to_vec();
     bytes[4..8].fill(0);
-    !crc32c::crc32c(&bytes)
+    !crc32c(&bytes)
 }
 
 /// How many chunks a file of `bytes` bytes has: one, or a whole device each.

@@ -3,6 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use bytes::Bytes;
+use penstock_protocol::checksum::crc32c;
 use penstock_protocol::geometry::BlockRange;
 use penstock_revision::Package;
 use penstock_revision::erofs::reader::{Image, NodeId};
@@ -135,7 +136,7 @@ fn an_image_with_a_field_that_we_do_not_write_is_refused() {
         image[at] ^= 0x40;
         let mut block = image[1024..4096].to_vec();
         block[4..8].fill(0);
-        let checksum = !crc32c::crc32c(&block);
+        let checksum = !crc32c(&block);
         image[1028..1032].copy_from_slice(&checksum.to_le_bytes());
         let checked = Image::open(image.into()).and_then(|image| image.check());
         // More or fewer blocks of a device than the file has only make the kernel see an end.
@@ -192,7 +193,7 @@ proptest! {
 /// Writes the checksum that fits the first block.
 pub fn seal(image: &mut [u8]) {
     image[1028..1032].fill(0);
-    let checksum = !crc32c::crc32c(&image[1024..4096]);
+    let checksum = !crc32c(&image[1024..4096]);
     image[1028..1032].copy_from_slice(&checksum.to_le_bytes());
 }
 
