@@ -43,8 +43,8 @@ fn is_replaced_in_the_middle_of_a_read(scene: &Scene) {
         node.behave(Behaviour::Late(Duration::from_millis(20)));
         let asked = node.reads();
         let readers = [
-            read_aside(scene.tree().join("big")),
-            read_aside(scene.tree().join("small")),
+            read_aside(&scene.tree().join("big")),
+            read_aside(&scene.tree().join("small")),
         ];
         until("reads are in flight", || node.reads() >= asked + 3);
         let killed = Instant::now();
@@ -121,6 +121,8 @@ fn no_read_is_lost_at_whatever_moment_a_mounter_is_killed_where_the_kernel_canno
     let mut process = Process::start(&keeper.socket);
     let mut line = keeper.accept();
     hand_over(&line, &scene, &[&node], false);
+    // Each process that is started closes the files of this one. After the first time the kernel asks nobody about that.
+    drop(File::open(scene.space().join("0")).unwrap());
     let stop = Arc::new(AtomicBool::new(false));
     let readers: Vec<_> = (0..READERS)
         .map(|reader| {
