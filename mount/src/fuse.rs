@@ -87,6 +87,34 @@ pub fn resend(connection: &OwnedFd) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Whether this kernel knows [`resend`]: it says so in its first request on a connection. `folder` is an empty one, on which a
+/// FUSE file system is mounted for that moment.
+///
+/// # Errors
+/// When the kernel refuses the mount.
+pub fn resends(folder: &Path) -> Result<bool, MountError> {
+    /// `FUSE_HAS_RESEND`, in the second word of flags.
+    const HAS_RESEND: u32 = 1 << (39 - 32);
+    // Behind `fuse_in_header`: major, minor, max_readahead, flags, flags2 (Linux 5.17).
+    const FLAGS2: usize = 40 + 16;
+    let connection = mount(Path::new("probe"), folder, For::Image)?;
+    let mut request = [0; 8192];
+    // It is there when mount(2) returns; whatever happens, csi must not wait for it.
+    let read = rustix::io::ioctl_fionbio(&connection, true)
+        .and_then(|()| rustix::io::retry_on_intr(|| rustix::io::read(&connection, &mut request)));
+    // It ends here, so that nobody waits for an answer.
+    drop(connection);
+    let _ = crate::bind::detach(folder);
+    let length = read.map_err(MountError::new("read the first request at", folder))?;
+    let flags = request[..length].get(FLAGS2..FLAGS2 + 4);
+    Ok(flags.is_some_and(|flags| {
+        flags
+            .iter()
+            .zip(HAS_RESEND.to_ne_bytes())
+            .any(|(has, wanted)| has & wanted != 0)
+    }))
+}
+
 /// The kernel's number of the connection that is mounted at `target`. Numbers are reused: keep it only together with the
 /// connection's descriptor.
 ///
@@ -143,4 +171,19 @@ pub fn is_connected(descriptor: BorrowedFd<'_>) -> bool {
 /// When the process has too many descriptors.
 pub fn keep(connection: &OwnedFd) -> std::io::Result<File> {
     connection.as_fd().try_clone_to_owned().map(File::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_says_whether_it_resends_and_nothing_stays_mounted() {
+        let folder = tempfile::tempdir().unwrap();
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let numbers: Vec<u32> = release.split('.').map_while(|number| number.parse().ok()).collect();
+        assert_eq!(resends(folder.path()).unwrap(), numbers >= vec![6, 9], "{release}");
+        let table = crate::table::read().unwrap();
+        assert!(table.iter().all(|mount| mount.target != folder.path()));
+    }
 }

@@ -19,6 +19,7 @@ use penstock_csi::revisions::Revisions;
 use penstock_csi::tier::{Owner, Tiers};
 use penstock_csi::volume_lock::VolumeLocks;
 use penstock_mount::forms::Form;
+use penstock_protocol::connection::Unanswered;
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Listed, Outcome, Package, SourceListing, Version, build};
 use penstock_supervisor::Store;
@@ -53,7 +54,11 @@ impl Scene {
     pub fn real_in(form: Form) -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test mounts: run it as root");
         let scratch = std::env::temp_dir();
-        Self::new(Arc::new(LinuxMounts { form, scratch }))
+        Self::new(Arc::new(LinuxMounts {
+            form,
+            scratch,
+            unanswered: Unanswered::Resent,
+        }))
     }
 
     fn new(mounts: Arc<dyn Mounts>) -> Self {
