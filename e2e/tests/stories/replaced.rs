@@ -163,6 +163,11 @@ pub fn upgrade() -> Result<()> {
     for form in ["loop", "fuse"] {
         let started = Instant::now();
         upgrade_to(form)?;
+        // Kernels that need loop devices cannot resend either.
+        let has_ledger = form == "loop";
+        if has_ledger {
+            set_resend("PENSTOCK_RESEND=off")?;
+        }
         println!("  helm upgrade --wait: {:.1} s", started.elapsed().as_secs_f32());
         scene.check("the upgrade", WORKER_BOUND)?;
         // What is mounted stays as it is; on a node where nothing is mounted it is done in the new form.
@@ -176,6 +181,9 @@ pub fn upgrade() -> Result<()> {
             _ => mounts.contains("fuse.penstock"),
         };
         ensure!(is_so, "not in the form {form}: {mounts}");
+        let ledgers = "ls -l /proc/$(pgrep -of '^[/]bin/penstock-mounter')/fd | grep -c memfd:ledger; true";
+        let ledgers = node::shell("n2", ledgers)?;
+        ensure!((ledgers.trim() != "0") == has_ledger, "{form}: {ledgers} ledgers");
         read_suite::check(ns, &pod, form, &scene.bucket()?)?;
 
         let load = Load::on_pod(ns, &pod, &scene.sums, 3)?;
@@ -187,6 +195,9 @@ pub fn upgrade() -> Result<()> {
         }
         drop(load);
         kubectl(["delete", "pod", &pod, "-n", ns])?;
+        if has_ledger {
+            set_resend("PENSTOCK_RESEND-")?;
+        }
     }
     helm([
         "rollback",
@@ -199,6 +210,13 @@ pub fn upgrade() -> Result<()> {
     ])?;
     scene.check("the rollback", WORKER_BOUND)?;
     scene.finish()
+}
+
+/// Sets the switch of csi for tests, and waits until its pods have it.
+fn set_resend(value: &str) -> Result<()> {
+    let csi = "daemonset/penstock-csi";
+    kubectl(["set", "env", csi, value, "-n", SYSTEM_NAMESPACE])?;
+    kubectl(["rollout", "status", csi, "--timeout=2m", "-n", SYSTEM_NAMESPACE]).map(drop)
 }
 
 fn upgrade_to(form: &str) -> Result<()> {
