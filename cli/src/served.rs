@@ -125,6 +125,7 @@ impl Served {
                 buffers,
                 runtime,
                 initialised: false,
+                notes: None,
                 name: package.id().to_string(),
                 metrics: Metrics::default(),
             })?)

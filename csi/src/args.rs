@@ -3,8 +3,17 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use penstock_mount::forms::Wish;
+
+/// Whether the kernel is made to send again what a mounter left unanswered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Resend {
+    /// If it can.
+    Auto,
+    /// Never.
+    Off,
+}
 
 /// Mounts Penstock's volumes for the pods of one node. The only privileged part of Penstock.
 #[derive(Parser, Debug)]
@@ -41,6 +50,10 @@ pub(crate) struct Args {
     /// How images are mounted: auto, file (EROFS from files, Linux 6.12) or loop (EROFS on loop devices, Linux 6.9).
     #[arg(long, env = "PENSTOCK_FORM", default_value = "auto")]
     pub(crate) form: Wish,
+
+    /// For tests: auto, or off, as if the kernel could not send requests again (before Linux 6.9).
+    #[arg(long, env = "PENSTOCK_RESEND", default_value = "auto", hide = true)]
+    pub(crate) resend: Resend,
 
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "PENSTOCK_HEALTH_LISTEN", default_value = "0.0.0.0:7081")]

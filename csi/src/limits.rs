@@ -54,6 +54,9 @@ pub const PING_DEADLINE: Duration = Duration::from_secs(5);
 /// How often it is looked whether a connection has had nobody who serves it for longer than its Dataset's patience.
 pub const PATIENCE_INTERVAL: Duration = Duration::from_millis(500);
 
+/// How often what mounters took is refused once more, where the kernel cannot resend: one that hangs may go on taking.
+pub const REFUSAL_INTERVAL: Duration = Duration::from_millis(500);
+
 /// How long the mounter may leave a letter in its queue before it counts as gone (stopped by a signal, say).
 pub const SEND_DEADLINE: Duration = Duration::from_secs(2);
 

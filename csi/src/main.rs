@@ -6,6 +6,7 @@ mod work;
 
 use std::fs;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -25,12 +26,14 @@ use penstock_csi::tier::{Owner, Tiers};
 use penstock_csi::volume_lock::VolumeLocks;
 use penstock_health::{Pages, Readiness};
 use penstock_mount::forms::{self, SMALL_CONTENT};
+use penstock_mount::fuse;
+use penstock_protocol::connection::Unanswered;
 use penstock_revision::image_of_one_file;
 use penstock_supervisor::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::args::Args;
+use crate::args::{Args, Resend};
 use crate::work::Work;
 
 fn main() -> Result<()> {
@@ -62,6 +65,7 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
         state_dir: _,
         private_dir: _,
         form,
+        resend,
         health_listen,
     } = args;
     if rustls::crypto::ring::default_provider().install_default().is_err() {
@@ -74,10 +78,12 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
     let small = small.map_err(|error| anyhow::anyhow!("make an image of one file: {error}"))?;
     let (form, why) = forms::choose(form, &small, &folders.state, &folders.private);
     tracing::info!(?form, why, "the form of volumes");
+    let unanswered = unanswered(resend, &folders.private);
     let chosen = Chosen { form, why };
     let mounts = Arc::new(LinuxMounts {
         form,
         scratch: folders.private.clone(),
+        unanswered,
     });
     let cluster = Arc::new(ApiServer(client.clone()));
     let (store, entries) = Store::of_this_process().context("ask the supervisor what a predecessor left")?;
@@ -147,6 +153,25 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// What this kernel can do for a mounter that takes over.
+fn unanswered(resend: Resend, private: &Path) -> Unanswered {
+    let probe = private.join("probe");
+    let probed = match resend {
+        Resend::Off => Ok(false),
+        Resend::Auto => fs::create_dir_all(&probe)
+            .map_err(anyhow::Error::from)
+            .and_then(|()| Ok(fuse::resends(&probe)?)),
+    };
+    let _ = fs::remove_dir(&probe);
+    let unanswered = match &probed {
+        Ok(true) => Unanswered::Resent,
+        // A ledger works everywhere.
+        Ok(false) | Err(_) => Unanswered::InLedger,
+    };
+    tracing::info!(?unanswered, ?resend, error = ?probed.err(), "what a mounter leaves when it dies");
+    unanswered
 }
 
 async fn cancel_with_terminate(ending: CancellationToken) {

@@ -13,6 +13,7 @@ use penstock_mount::forms::{self, Form, Revision};
 use penstock_mount::fuse::For;
 use penstock_mount::table::{self, Mount};
 use penstock_mount::{MountError, bind, fuse};
+use penstock_protocol::connection::Unanswered;
 use rustix::io::Errno;
 
 use crate::limits::{CONNECTION_DESCRIPTORS, READ_AHEAD_KIB};
@@ -44,6 +45,9 @@ pub enum Source {
 pub trait Mounts: Send + Sync + 'static {
     /// The form in which revisions are mounted.
     fn form(&self) -> Form;
+
+    /// How a successor learns what was taken from the connections of new revisions and not answered.
+    fn unanswered(&self) -> Unanswered;
 
     /// All mounts. Never asks a file system, so it cannot hang.
     ///
@@ -77,11 +81,17 @@ pub struct LinuxMounts {
     pub form: Form,
     /// A folder on whose file system devices may be opened.
     pub scratch: PathBuf,
+    /// What the kernel can do.
+    pub unanswered: Unanswered,
 }
 
 impl Mounts for LinuxMounts {
     fn form(&self) -> Form {
         self.form
+    }
+
+    fn unanswered(&self) -> Unanswered {
+        self.unanswered
     }
 
     fn table(&self) -> io::Result<Vec<Mount>> {

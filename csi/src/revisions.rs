@@ -33,8 +33,8 @@ use penstock_mount::MountError;
 use penstock_mount::bind::Access;
 use penstock_mount::forms::Form;
 use penstock_mount::table::Mount;
-use penstock_mount::{erofs, fuse};
-use penstock_protocol::connection::{Connection, Shows};
+use penstock_mount::{erofs, fuse, ledger};
+use penstock_protocol::connection::{Connection, Shows, Unanswered};
 use penstock_protocol::ids::{ConnectionId, RevisionId, SpaceId};
 use rustix::io::Errno;
 
@@ -137,8 +137,9 @@ impl Revisions {
     }
 
     /// The descriptors of a connection as they are to be kept, from those that somebody had; `None` when no revision is mounted
-    /// over it. When the kernel does not tell they are kept: to drop them would end it. An image is taken from the disk: the
-    /// mounter is not trusted with what the next one gets.
+    /// over it. When the kernel does not tell they are kept: to drop them would end it. An image is taken from the disk, and a
+    /// ledger has the length and none of the locks of what was handed back: the mounter is not trusted with what the next one
+    /// gets.
     pub fn adopted(
         mounts: &dyn Mounts,
         folders: &Folders,
@@ -148,16 +149,37 @@ impl Revisions {
         if !Self::is_mounted(mounts, folders, connection, &descriptors) {
             return None;
         }
+        let queues = connection.held(&descriptors).queues.len();
+        let mut others = descriptors.split_off(queues).into_iter();
         if connection.shows == Shows::Tree {
-            match Images::new(folders.images()).open(&connection.revision) {
-                Ok(image) => {
-                    descriptors.pop();
-                    descriptors.push(image);
-                }
-                Err(error) => tracing::error!(%error, "the image that was handed back is kept"),
-            }
+            let handed_back = others.next();
+            let image = Images::new(folders.images()).open(&connection.revision).map_or_else(
+                |error| {
+                    tracing::error!(%error, "the image that was handed back is kept");
+                    handed_back
+                },
+                Some,
+            );
+            descriptors.extend(image);
+        }
+        if connection.unanswered == Unanswered::InLedger {
+            descriptors.push(Self::adopted_ledger(others.next()?)?);
         }
         Some(descriptors)
+    }
+
+    fn adopted_ledger(handed_back: OwnedFd) -> Option<OwnedFd> {
+        match ledger::reopen(handed_back.as_fd()) {
+            Ok(ledger) => Some(ledger),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                tracing::error!(%error, "a ledger that was handed back is replaced by an empty one");
+                ledger::create().ok()
+            }
+            Err(error) => {
+                tracing::error!(%error, "the ledger that was handed back is kept");
+                Some(handed_back)
+            }
+        }
     }
 
     fn is_mounted(mounts: &dyn Mounts, folders: &Folders, connection: &Connection, descriptors: &[OwnedFd]) -> bool {
@@ -285,9 +307,14 @@ impl Revisions {
                 Form::File | Form::Loop => Shows::Devices,
                 Form::Fuse => Shows::Tree,
             },
+            unanswered: self.mounts.unanswered(),
         };
         if connection.shows == Shows::Tree {
             descriptors.push(self.images.open(revision)?);
+        }
+        if connection.unanswered == Unanswered::InLedger {
+            let ledger = ledger::create().map_err(|error| Error::Internal(format!("make a ledger: {error}")))?;
+            descriptors.push(ledger);
         }
         let server = self.keeper.serve(&connection, &descriptors)?;
         undo.served = Some((connection.id, server));

@@ -87,6 +87,27 @@ pub fn resend(connection: &OwnedFd) -> std::io::Result<()> {
     Ok(())
 }
 
+/// Whether this kernel knows [`resend`]: it says so in its first request on a connection. `folder` is an empty one, on which a
+/// FUSE file system is mounted for that moment.
+///
+/// # Errors
+/// When the kernel refuses the mount.
+pub fn resends(folder: &Path) -> Result<bool, MountError> {
+    /// `FUSE_HAS_RESEND`, in the second word of flags.
+    const HAS_RESEND: u32 = 1 << (39 - 32);
+    // Behind `fuse_in_header`: major, minor, max_readahead, flags, flags2 (Linux 5.17).
+    const FLAGS2: usize = 40 + 16;
+    let connection = mount(Path::new("probe"), folder, For::Image)?;
+    let mut request = [0; 8192];
+    let read = rustix::io::retry_on_intr(|| rustix::io::read(&connection, &mut request));
+    // It ends here, so that nobody waits for an answer.
+    drop(connection);
+    let _ = crate::bind::detach(folder);
+    let length = read.map_err(MountError::new("read the first request at", folder))?;
+    let flags = request[..length].get(FLAGS2..FLAGS2 + 4);
+    Ok(flags.is_some_and(|flags| flags.iter().zip(HAS_RESEND.to_ne_bytes()).any(|(has, wanted)| has & wanted != 0)))
+}
+
 /// The kernel's number of the connection that is mounted at `target`. Numbers are reused: keep it only together with the
 /// connection's descriptor.
 ///

@@ -10,6 +10,7 @@ mod error;
 pub mod forms;
 pub mod fuse;
 pub mod fusermount;
+pub mod ledger;
 pub mod loop_device;
 pub mod mapped;
 pub mod read_ahead;

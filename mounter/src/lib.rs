@@ -13,12 +13,14 @@ pub mod files;
 pub mod keeper;
 pub mod limits;
 mod metrics;
+mod notes;
 pub mod reader;
 pub mod remote;
 mod session;
 mod sessions;
 
 pub use metrics::Metrics;
+pub use notes::Notes;
 pub use reader::{ReadFailure, SpaceReader, TryRead};
 pub use session::{Session, Start};
 pub use sessions::{Left, Sessions};

@@ -35,3 +35,7 @@ pub const KEEPER_RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
 /// How long a package is asked for before csi is told to try again; the kubelet gives an RPC two minutes.
 pub const FETCH_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How often a session looks whether another mounter of its connection has died, where the kernel cannot send again what that
+/// one took. Readers wait so long at most; it costs one system call for each that lives.
+pub const ADOPT_INTERVAL: Duration = Duration::from_millis(500);

@@ -2,7 +2,8 @@
 //!
 //! Each thread reads requests from its own clone of the connection. A read whose bytes are at hand is answered at once on
 //! that thread; any other becomes a task that answers on the same descriptor (a request belongs to the clone that received
-//! it). Everything is derived from the revision, so a successor takes over with the descriptors alone.
+//! it). Everything is derived from the revision, so a successor takes over with the descriptors alone. What this process
+//! took and did not answer when it dies, the kernel sends again; where it cannot, the requests lie in a ledger ([`Notes`]).
 //!
 //! An INTERRUPT is not acted upon: the pages that the interrupted reader asked for may be wanted by others, who would see
 //! its error. Every read ends by its deadline anyway.
@@ -16,14 +17,18 @@ use std::time::Instant;
 
 use penstock_buffer::{Buffer, BufferPool};
 use penstock_mount::fuse;
+use penstock_mount::ledger::{Found, LANES};
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use rustix::io::Errno;
 use tokio::sync::Semaphore;
 
 use crate::abi::{self, Operation, Request};
 use crate::files::{Caching, Files};
-use crate::limits::{FAILURE_LOG_INTERVAL, MISSES_IN_FLIGHT_MAX, READ_BYTES_MAX, REQUEST_BYTES_MAX};
+use crate::limits::{
+    ADOPT_INTERVAL, FAILURE_LOG_INTERVAL, MISSES_IN_FLIGHT_MAX, READ_BYTES_MAX, REQUEST_BYTES_MAX,
+};
 use crate::metrics::{Metrics, Outcome};
+use crate::notes::{Note, Notes};
 use crate::reader::{ReadFailure, SpaceReader, TryRead};
 
 /// What a session begins with.
@@ -38,8 +43,10 @@ pub struct Start {
     pub buffers: BufferPool,
     /// Where reads wait.
     pub runtime: tokio::runtime::Handle,
-    /// A predecessor answered INIT: the kernel is asked to send again what it left unanswered.
+    /// A predecessor answered INIT: the kernel is asked to send again what it left unanswered, unless there are notes.
     pub initialised: bool,
+    /// Where the kernel cannot do that: where requests lie until they are answered.
+    pub notes: Option<Arc<Notes>>,
     /// Name for log lines, for example the revision.
     pub name: String,
     /// Where reads are counted.
@@ -56,7 +63,8 @@ impl Session {
     /// Starts the threads.
     ///
     /// # Errors
-    /// When a thread cannot be started, or the kernel cannot resend (before Linux 6.9) though it should.
+    /// When a thread cannot be started, there are notes and more descriptors than lanes, or there are none and the kernel
+    /// cannot resend (before Linux 6.9) though it should.
     pub fn start(start: Start) -> io::Result<Self> {
         let Start {
             descriptors,
@@ -65,9 +73,13 @@ impl Session {
             buffers,
             runtime,
             initialised,
+            notes,
             name,
             metrics,
         } = start;
+        if notes.is_some() && descriptors.len() > LANES {
+            return Err(io::Error::other("a connection has more queues than its ledger has lanes"));
+        }
         let shared = Arc::new(Shared {
             files,
             reader,
@@ -75,22 +87,28 @@ impl Session {
             runtime,
             misses: Arc::new(Semaphore::new(MISSES_IN_FLIGHT_MAX)),
             failures: Failures::default(),
+            notes,
             name,
             metrics,
         });
-        if let Some(connection) = descriptors.first().filter(|_| initialised) {
+        if let Some(connection) = descriptors.first().filter(|_| initialised && shared.notes.is_none()) {
             fuse::resend(connection)?;
         }
         let descriptors: Vec<_> = descriptors.into_iter().map(Arc::new).collect();
         let threads = descriptors
             .iter()
-            .map(|descriptor| {
+            .enumerate()
+            .map(|(lane, descriptor)| {
                 let (shared, descriptor) = (shared.clone(), descriptor.clone());
                 std::thread::Builder::new()
                     .name("fuse".into())
-                    .spawn(move || shared.serve(&descriptor))
+                    .spawn(move || shared.serve(&descriptor, lane))
             })
             .collect::<io::Result<_>>()?;
+        if let Some(notes) = shared.notes.clone() {
+            let adopting = shared.clone().adopt(notes, descriptors.clone());
+            shared.runtime.spawn(adopting);
+        }
         Ok(Self { descriptors, threads })
     }
 
@@ -120,6 +138,7 @@ struct Shared {
     runtime: tokio::runtime::Handle,
     misses: Arc<Semaphore>,
     failures: Failures,
+    notes: Option<Arc<Notes>>,
     name: String,
     metrics: Metrics,
 }
@@ -140,15 +159,21 @@ struct Wanted {
 }
 
 impl Shared {
-    fn serve(self: &Arc<Self>, descriptor: &Arc<OwnedFd>) {
+    fn serve(self: &Arc<Self>, descriptor: &Arc<OwnedFd>, lane: usize) {
         let mut bytes = vec![0; REQUEST_BYTES_MAX];
+        if let Some((found, note)) = self.notes.as_ref().and_then(|notes| notes.take_left_in(lane)) {
+            self.handle(descriptor, &found.request, Some(note));
+        }
         loop {
-            match rustix::io::read(descriptor, bytes.as_mut_slice()) {
-                Ok(length) => {
-                    if let Some(request) = Request::parse(&bytes[..length]) {
-                        self.handle(descriptor, request);
-                    }
+            let received = match &self.notes {
+                None => rustix::io::read(descriptor, bytes.as_mut_slice()).map(|length| (length, None)),
+                Some(notes) => {
+                    let received = notes.receive(descriptor.as_fd(), lane, &mut bytes);
+                    received.map(|(length, note)| (length, Some(note)))
                 }
+            };
+            match received {
+                Ok((length, note)) => self.handle(descriptor, &bytes[..length], note),
                 // ENOENT: the request was interrupted before it was read.
                 Err(Errno::INTR | Errno::AGAIN | Errno::NOENT) => {}
                 Err(Errno::NODEV) => return,
@@ -160,7 +185,61 @@ impl Shared {
         }
     }
 
-    fn handle(self: &Arc<Self>, descriptor: &Arc<OwnedFd>, request: Request<'_>) {
+    /// Answers what a predecessor left, and what those leave that serve the same connection and die: at once or a little
+    /// later, whoever notices their end.
+    async fn adopt(self: Arc<Self>, notes: Arc<Notes>, descriptors: Vec<Arc<OwnedFd>>) {
+        self.handle_aside(notes.take_left_in_records(), &descriptors);
+        let mut interval = tokio::time::interval(ADOPT_INTERVAL);
+        let lives = |descriptor: &Arc<OwnedFd>| fuse::is_connected(descriptor.as_fd());
+        while descriptors.first().is_some_and(lives) {
+            interval.tick().await;
+            self.handle_aside(notes.adopt(), &descriptors);
+        }
+    }
+
+    /// On a thread of its own, because it may have to wait for room among the reads.
+    fn handle_aside(self: &Arc<Self>, found: Vec<(Found, Note)>, descriptors: &[Arc<OwnedFd>]) {
+        if found.is_empty() {
+            return;
+        }
+        tracing::info!(
+            session = self.name,
+            requests = found.len(),
+            "a mounter left requests unanswered"
+        );
+        let (shared, descriptors) = (self.clone(), descriptors.to_vec());
+        let handle = move || {
+            for (found, note) in found {
+                match descriptors.get(found.queue) {
+                    Some(descriptor) => shared.handle(descriptor, &found.request, Some(note)),
+                    // Nobody can have read it there.
+                    None => note.answered(),
+                }
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("adopt".into()).spawn(handle) {
+            tracing::error!(session = self.name, %error, "start a thread; reads wait for the next mounter");
+        }
+    }
+
+    /// Answers a request, or sees to it. Its note is kept as long as it is unanswered.
+    fn handle(self: &Arc<Self>, descriptor: &Arc<OwnedFd>, bytes: &[u8], mut note: Option<Note>) {
+        if let Some(request) = Request::parse(bytes) {
+            note = self.respond(descriptor, request, bytes, note);
+        }
+        if let Some(note) = note {
+            note.answered();
+        }
+    }
+
+    /// Gives the note back if the request is answered when this returns.
+    fn respond(
+        self: &Arc<Self>,
+        descriptor: &Arc<OwnedFd>,
+        request: Request<'_>,
+        bytes: &[u8],
+        note: Option<Note>,
+    ) -> Option<Note> {
         let Request {
             unique,
             node,
@@ -185,8 +264,8 @@ impl Shared {
                 // The kernel opens by itself from now on.
                 Caching::Here => Err(Errno::NOSYS),
             },
-            Operation::Read { offset, bytes } => match self.wanted(unique, node, offset, bytes) {
-                Ok(Some(wanted)) => return self.read(descriptor, wanted),
+            Operation::Read { offset, bytes: length } => match self.wanted(unique, node, offset, length) {
+                Ok(Some(wanted)) => return self.read(descriptor, wanted, bytes, note),
                 Ok(None) => Ok(Vec::new()),
                 Err(errno) => Err(errno),
             },
@@ -198,7 +277,7 @@ impl Shared {
             Operation::ListAttributes { bytes } => Ok(abi::list_attributes_out(bytes)),
             Operation::Release | Operation::Destroy => Ok(Vec::new()),
             Operation::StatFs => Ok(abi::statfs_out(self.files.totals())),
-            Operation::Silent => return,
+            Operation::Silent => return note,
             Operation::Write => Err(Errno::ROFS),
             // Folders are opened by the kernel itself (Linux 5.1), and it remembers that there are no extended attributes.
             Operation::OpenDirectory | Operation::Other => Err(Errno::NOSYS),
@@ -207,6 +286,7 @@ impl Shared {
             Ok(body) => self.answer(descriptor, unique, 0, &body),
             Err(errno) => self.answer(descriptor, unique, errno.raw_os_error(), &[]),
         }
+        note
     }
 
     fn read_directory(&self, node: u64, position: u64, bytes: u32, with_attributes: bool) -> Result<Vec<u8>, Errno> {
@@ -257,19 +337,37 @@ impl Shared {
         }))
     }
 
-    fn read(self: &Arc<Self>, descriptor: &Arc<OwnedFd>, wanted: Wanted) {
+    fn read(
+        self: &Arc<Self>,
+        descriptor: &Arc<OwnedFd>,
+        wanted: Wanted,
+        request: &[u8],
+        note: Option<Note>,
+    ) -> Option<Note> {
         let mut buffer = self.buffers.take();
         let hit = pieces(wanted, &mut buffer).all(|(range, into)| self.reader.try_read(range, into) == TryRead::Hit);
         if hit {
-            return self.answer_read(descriptor, wanted, Ok(&buffer));
+            self.answer_read(descriptor, wanted, Ok(&buffer));
+            return note;
         }
         // Waiting here when too many wait already slows the kernel down, which is what is wanted then.
         let permit = self.runtime.block_on(self.misses.clone().acquire_owned());
+        let note = match note.map(|note| note.set_aside(request)).transpose() {
+            Ok(note) => note,
+            Err(note) => {
+                self.runtime.block_on(self.fetch(descriptor, wanted, buffer));
+                return Some(note);
+            }
+        };
         let (shared, descriptor) = (self.clone(), descriptor.clone());
         self.runtime.spawn(async move {
             let _permit = permit;
             shared.fetch(&descriptor, wanted, buffer).await;
+            if let Some(note) = note {
+                note.answered();
+            }
         });
+        None
     }
 
     async fn fetch(&self, descriptor: &OwnedFd, wanted: Wanted, mut buffer: Buffer) {

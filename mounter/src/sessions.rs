@@ -16,6 +16,7 @@ use penstock_supervisor::{Entry, Store};
 use crate::files::{Devices, Files, Tree};
 use crate::limits::{IDLE_BUFFERS_MAX, READ_BYTES_MAX};
 use crate::metrics::Metrics;
+use crate::notes::Notes;
 use crate::remote::RemoteSpace;
 use crate::session::{Session, Start};
 
@@ -32,8 +33,8 @@ pub struct Sessions {
 struct Served {
     connection: Connection,
     session: Session,
-    /// Kept for whoever serves it next.
-    image: Option<OwnedFd>,
+    /// Image and ledger, kept for whoever serves it next.
+    others: Vec<OwnedFd>,
 }
 
 /// A connection that nobody of this process serves yet.
@@ -77,7 +78,7 @@ impl Sessions {
     /// Goes on with it.
     ///
     /// # Errors
-    /// When no thread can be started, or the kernel cannot resend.
+    /// When no thread can be started, the kernel cannot resend, or a ledger is full.
     pub fn resume(&self, left: Vec<Left>) -> io::Result<()> {
         left.into_iter()
             .try_for_each(|left| self.start(left.connection, left.descriptors, true))
@@ -86,7 +87,7 @@ impl Sessions {
     /// Serves a connection; `initialised` when a predecessor did so. One that is served already goes on as it is.
     ///
     /// # Errors
-    /// When no thread can be started, the kernel cannot resend, or the image is none.
+    /// When no thread can be started, the kernel cannot resend, or image or ledger are none.
     pub fn serve(&self, connection: Connection, descriptors: Vec<OwnedFd>, initialised: bool) -> io::Result<()> {
         self.forget_ended();
         if self.sessions().contains_key(&connection.id) {
@@ -124,16 +125,16 @@ impl Sessions {
         let descriptors = served
             .session
             .descriptors()
-            .chain(served.image.as_ref().map(AsFd::as_fd));
+            .chain(served.others.iter().map(AsFd::as_fd));
         let copies = descriptors.map(|descriptor: BorrowedFd<'_>| descriptor.try_clone_to_owned());
         Ok(Some((served.connection.clone(), copies.collect::<io::Result<_>>()?)))
     }
 
     fn start(&self, connection: Connection, mut descriptors: Vec<OwnedFd>, initialised: bool) -> io::Result<()> {
-        let Held { queues, image } = connection.held(&descriptors);
+        let Held { queues, image, ledger } = connection.held(&descriptors);
         let files = shown(&connection, image)?;
-        let queues = queues.len();
-        let image = descriptors.drain(queues..).next();
+        let notes = ledger.map(|ledger| Notes::begin(ledger.as_fd())).transpose()?;
+        let others = descriptors.split_off(queues.len());
         let reader = RemoteSpace {
             client: CacheClient::new(connection.seeds.clone(), connection.read_timeout),
             timeout: connection.read_timeout,
@@ -147,6 +148,7 @@ impl Sessions {
             buffers: self.buffers.clone(),
             runtime: self.runtime.clone(),
             initialised,
+            notes,
             name: connection.revision.to_string(),
             metrics: self.metrics.clone(),
         })?;
@@ -158,7 +160,7 @@ impl Sessions {
         let served = Served {
             connection,
             session,
-            image,
+            others,
         };
         sessions.insert(served.connection.id, served);
         self.metrics.connections(sessions.len());

@@ -27,6 +27,8 @@ pub struct Connection {
     pub read_timeout: Duration,
     /// What the kernel is shown.
     pub shows: Shows,
+    /// How a successor learns what was taken and not answered.
+    pub unanswered: Unanswered,
 }
 
 /// What the kernel is shown on a connection.
@@ -34,8 +36,17 @@ pub struct Connection {
 pub enum Shows {
     /// The files "0", "1", ... of the space.
     Devices,
-    /// The revision's tree. Its image travels with the connection, as the last descriptor.
+    /// The revision's tree. Its image travels with the connection, behind the queues.
     Tree,
+}
+
+/// How a successor learns what was taken from a connection and not answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The kernel sends it again when it is asked to (Linux 6.9).
+    Resent,
+    /// It is in the connection's ledger, which travels with the connection, as the last descriptor.
+    InLedger,
 }
 
 /// What travels with a [`Connection`].
@@ -45,6 +56,8 @@ pub struct Held<'a, D> {
     pub queues: &'a [D],
     /// The revision's image, if the tree is shown.
     pub image: Option<&'a D>,
+    /// The ledger, if the kernel cannot resend.
+    pub ledger: Option<&'a D>,
 }
 
 /// Why bytes are no connection.
@@ -59,18 +72,15 @@ pub enum NotAConnection {
 }
 
 impl Connection {
-    /// Tells descriptors that travelled with it apart.
+    /// Tells descriptors that travelled with it apart: queues, image, ledger.
     pub fn held<'a, D>(&self, descriptors: &'a [D]) -> Held<'a, D> {
-        match (self.shows, descriptors.split_last()) {
-            (Shows::Tree, Some((image, queues))) => Held {
-                queues,
-                image: Some(image),
-            },
-            _ => Held {
-                queues: descriptors,
-                image: None,
-            },
-        }
+        let last = |descriptors: &'a [D], is_there: bool| match descriptors.split_last() {
+            Some((last, others)) if is_there => (others, Some(last)),
+            _ => (descriptors, None),
+        };
+        let (others, ledger) = last(descriptors, self.unanswered == Unanswered::InLedger);
+        let (queues, image) = last(others, self.shows == Shows::Tree);
+        Held { queues, image, ledger }
     }
 
     /// As it lies beside the descriptors.
@@ -98,6 +108,7 @@ impl From<&Connection> for mounter::Connection {
             seeds: connection.seeds.clone(),
             read_timeout_seconds: u32::try_from(connection.read_timeout.as_secs()).unwrap_or(u32::MAX),
             shows_tree: connection.shows == Shows::Tree,
+            has_ledger: connection.unanswered == Unanswered::InLedger,
         }
     }
 }
@@ -119,6 +130,11 @@ impl TryFrom<mounter::Connection> for Connection {
             } else {
                 Shows::Devices
             },
+            unanswered: if message.has_ledger {
+                Unanswered::InLedger
+            } else {
+                Unanswered::Resent
+            },
         })
     }
 }
@@ -127,9 +143,8 @@ impl TryFrom<mounter::Connection> for Connection {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_connection_reads_what_it_wrote() {
-        let connection = Connection {
+    fn some() -> Connection {
+        Connection {
             id: ConnectionId([1; 16]),
             number: 42,
             revision: RevisionId([2; 32]),
@@ -138,15 +153,38 @@ mod tests {
             seeds: vec!["pool-0.pool:7070".into()],
             read_timeout: Duration::from_secs(300),
             shows: Shows::Tree,
-        };
+            unanswered: Unanswered::InLedger,
+        }
+    }
+
+    #[test]
+    fn a_connection_reads_what_it_wrote() {
+        let connection = some();
         assert_eq!(Connection::decode(&connection.encode()).unwrap(), connection);
-        let held = connection.held(&["queue", "clone", "image"]);
-        assert_eq!((held.queues, held.image), (&["queue", "clone"][..], Some(&"image")));
-        let devices = Connection {
-            shows: Shows::Devices,
-            ..connection
-        };
-        assert_eq!(devices.held(&["queue", "clone"]).queues.len(), 2);
+    }
+
+    #[test]
+    fn what_travels_with_a_connection_is_told_apart() {
+        let all = ["queue", "clone", "image", "ledger"];
+        let [queues, image, ledger] = [&all[..2], &all[2..3], &all[3..]];
+        for (shows, unanswered, more) in [
+            (Shows::Devices, Unanswered::Resent, vec![]),
+            (Shows::Tree, Unanswered::Resent, vec![image]),
+            (Shows::Devices, Unanswered::InLedger, vec![ledger]),
+            (Shows::Tree, Unanswered::InLedger, vec![image, ledger]),
+        ] {
+            let connection = Connection {
+                shows,
+                unanswered,
+                ..some()
+            };
+            let descriptors = [queues, &more.concat()].concat();
+            let held = connection.held(&descriptors);
+            let is_there = |what: &[&'static str]| more.contains(&what).then_some(&what[0]).copied();
+            assert_eq!(held.queues, queues);
+            assert_eq!((held.image.copied(), held.ledger.copied()), (is_there(image), is_there(ledger)));
+            assert!(connection.held::<&str>(&[]).queues.is_empty());
+        }
     }
 
     #[test]

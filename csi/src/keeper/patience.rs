@@ -102,10 +102,10 @@ impl Keeper {
                 }
                 continue;
             }
-            let Some(descriptor) = kept.descriptors.first().filter(|_| !refusals.contains_key(&id)) else {
+            if refusals.contains_key(&id) {
                 continue;
-            };
-            match Refusal::begin(descriptor) {
+            }
+            match Refusal::begin(kept) {
                 Ok(refusal) => {
                     tracing::error!(revision = %connection.revision, number = connection.number, ?patience, "nobody answers reads; they fail with EIO from now on");
                     refusals.insert(id, refusal);

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, PoisonError};
 
 use penstock_mount::fuse;
-use penstock_protocol::connection::Connection;
+use penstock_protocol::connection::{Connection, Unanswered};
 use penstock_protocol::control::mounter::{Complete, HandBack, Ping, Serve, Stop, from_mounter, to_mounter};
 use penstock_protocol::ids::ConnectionId;
 
@@ -87,7 +87,9 @@ impl Keeper {
             }
             Step::Resend(connection) => {
                 self.state().takeover.ask_resend(id, connection, false);
-                let kept = self.kept_of(connection);
+                // Mounters look into the ledger by themselves.
+                let can = |kept: &Arc<Kept>| kept.connection.unanswered == Unanswered::Resent;
+                let kept = self.kept_of(connection).filter(can);
                 if let Some(descriptor) = kept.as_ref().and_then(|kept| kept.descriptors.first()) {
                     fuse::resend(descriptor).map_err(|error| {
                         self.state().takeover.ask_resend(id, connection, true);

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use penstock_mount::MountError;
 use penstock_mount::forms::Form;
 use penstock_mount::table::Mount;
+use penstock_protocol::connection::Unanswered;
 use rustix::io::Errno;
 
 use super::{Mounts, Source};
@@ -70,6 +71,10 @@ impl FakeMounts {
 impl Mounts for FakeMounts {
     fn form(&self) -> Form {
         Form::File
+    }
+
+    fn unanswered(&self) -> Unanswered {
+        Unanswered::Resent
     }
 
     fn table(&self) -> io::Result<Vec<Mount>> {

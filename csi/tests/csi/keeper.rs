@@ -11,7 +11,7 @@ use penstock_csi::limits::STRANGERS_MAX;
 use penstock_csi::metrics::Metrics;
 use penstock_mount::fuse::For;
 use penstock_mount::{descriptors, fuse};
-use penstock_protocol::connection::{Connection, Shows};
+use penstock_protocol::connection::{Connection, Shows, Unanswered};
 use penstock_protocol::control::mounter::{
     Completed, FromMounter, HandedBack, Hello, Stopped, ToMounter, from_mounter, to_mounter,
 };
@@ -112,6 +112,7 @@ fn a_number_is_handed_back_once_whatever_ids_a_mounter_makes_up() {
                     seeds: Vec::new(),
                     read_timeout: Duration::from_secs(300),
                     shows: Shows::Devices,
+                    unanswered: Unanswered::Resent,
                 };
                 let connection_of_it = Some((&made_up).into());
                 let letter = from_mounter::Letter::HandedBack(HandedBack {

@@ -183,7 +183,7 @@ fn session(
     reader: Arc<dyn SpaceReader>,
 ) -> Session {
     let connection = Connection::try_from(serve.connection.clone().unwrap()).unwrap();
-    let Held { queues, image } = connection.held(&descriptors);
+    let Held { queues, image, ledger: _ } = connection.held(&descriptors);
     let files: Box<dyn Files> = match image {
         Some(image) => {
             let image = Bytes::from_owner(mapped::read_only(image.as_fd()).unwrap());
@@ -208,6 +208,7 @@ fn serve_files(
         buffers: BufferPool::new(READ_BYTES_MAX + 2 * 4096, 4),
         runtime: runtime.clone(),
         initialised: false,
+        notes: None,
         name: "test".into(),
         metrics: Metrics::default(),
     })

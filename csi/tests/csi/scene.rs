@@ -12,6 +12,7 @@ use penstock_csi::kubernetes::fake::FakeCluster;
 use penstock_csi::metrics::Metrics;
 use penstock_csi::mounts::fake::FakeMounts;
 use penstock_csi::mounts::{LinuxMounts, Mounts};
+use penstock_protocol::connection::Unanswered;
 use penstock_csi::node::{MounterIdentity, Node, NodeService};
 use penstock_csi::proto::csi;
 use penstock_csi::proto::csi::node_server::Node as _;
@@ -53,7 +54,7 @@ impl Scene {
     pub fn real_in(form: Form) -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test mounts: run it as root");
         let scratch = std::env::temp_dir();
-        Self::new(Arc::new(LinuxMounts { form, scratch }))
+        Self::new(Arc::new(LinuxMounts { form, scratch, unanswered: Unanswered::Resent }))
     }
 
     fn new(mounts: Arc<dyn Mounts>) -> Self {

@@ -86,6 +86,7 @@ pub fn connection(scene: &Scene, nodes: &[&FakeNode]) -> Connection {
         seeds: nodes.iter().map(|node| node.address()).collect(),
         read_timeout: Duration::from_secs(300),
         shows: Shows::Devices,
+        unanswered: scene.unanswered,
     }
 }
 

@@ -9,7 +9,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use penstock_mount::fuse::For;
-use penstock_mount::{bind, erofs, fuse};
+use penstock_mount::{bind, erofs, fuse, ledger};
+use penstock_protocol::connection::Unanswered;
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Listed, Outcome, Package, SourceListing, Version, build};
 
@@ -22,8 +23,9 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Scene {
     pub package: Package,
     pub folder: tempfile::TempDir,
-    /// The connection and its clones.
+    /// The connection and its clones, and what travels with them.
     pub descriptors: Vec<OwnedFd>,
+    pub unanswered: Unanswered,
 }
 
 impl Scene {
@@ -49,7 +51,16 @@ impl Scene {
             package,
             folder,
             descriptors: vec![connection, clone],
+            unanswered: Unanswered::Resent,
         }
+    }
+
+    /// The same, as if the kernel could not resend.
+    pub fn with_ledger(files: &[(&str, u64)]) -> Self {
+        let mut scene = Self::new(files);
+        scene.descriptors.push(ledger::create().unwrap());
+        scene.unanswered = Unanswered::InLedger;
+        scene
     }
 
     pub fn space(&self) -> PathBuf {

@@ -48,6 +48,7 @@ fn serve(scene: &Scene, reader: Arc<dyn SpaceReader>) -> (Session, Runtime) {
         buffers: BufferPool::new(READ_BYTES_MAX + 8192, 4),
         runtime: runtime.handle().clone(),
         initialised: false,
+        notes: None,
         name: "test".to_owned(),
         metrics: Metrics::default(),
     });
