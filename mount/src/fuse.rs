@@ -105,7 +105,12 @@ pub fn resends(folder: &Path) -> Result<bool, MountError> {
     let _ = crate::bind::detach(folder);
     let length = read.map_err(MountError::new("read the first request at", folder))?;
     let flags = request[..length].get(FLAGS2..FLAGS2 + 4);
-    Ok(flags.is_some_and(|flags| flags.iter().zip(HAS_RESEND.to_ne_bytes()).any(|(has, wanted)| has & wanted != 0)))
+    Ok(flags.is_some_and(|flags| {
+        flags
+            .iter()
+            .zip(HAS_RESEND.to_ne_bytes())
+            .any(|(has, wanted)| has & wanted != 0)
+    }))
 }
 
 /// The kernel's number of the connection that is mounted at `target`. Numbers are reused: keep it only together with the

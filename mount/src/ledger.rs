@@ -220,7 +220,10 @@ mod tests {
         for seat in 0..SEATS {
             for place in Place::all() {
                 for word in place.words() {
-                    assert!(!std::mem::replace(&mut taken[seat_start(seat) + word], true), "{place:?}");
+                    assert!(
+                        !std::mem::replace(&mut taken[seat_start(seat) + word], true),
+                        "{place:?}"
+                    );
                 }
             }
             for lane in 0..LANES {
@@ -262,7 +265,11 @@ mod tests {
         seat.clear(Place::Record(0));
         assert!(seat.found().is_empty());
         // The bytes of an older one lie there still.
-        assert!(bytes_of(&memory)[seat_start(0) * WORD_BYTES..].iter().any(|byte| *byte != 0));
+        assert!(
+            bytes_of(&memory)[seat_start(0) * WORD_BYTES..]
+                .iter()
+                .any(|byte| *byte != 0)
+        );
         seat.note(0, 3, &read(9));
         assert_eq!(seat.found()[0].request, read(9));
         assert_eq!(seat.found()[0].queue, 3);

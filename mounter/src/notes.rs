@@ -185,7 +185,9 @@ impl Note {
             return;
         }
         let mut state = notes.state();
-        let Some(unanswered) = state.adopted.get_mut(&seat) else { return };
+        let Some(unanswered) = state.adopted.get_mut(&seat) else {
+            return;
+        };
         *unanswered -= 1;
         if *unanswered == 0 {
             state.adopted.remove(&seat);

@@ -24,9 +24,7 @@ use tokio::sync::Semaphore;
 
 use crate::abi::{self, Operation, Request};
 use crate::files::{Caching, Files};
-use crate::limits::{
-    ADOPT_INTERVAL, FAILURE_LOG_INTERVAL, MISSES_IN_FLIGHT_MAX, READ_BYTES_MAX, REQUEST_BYTES_MAX,
-};
+use crate::limits::{ADOPT_INTERVAL, FAILURE_LOG_INTERVAL, MISSES_IN_FLIGHT_MAX, READ_BYTES_MAX, REQUEST_BYTES_MAX};
 use crate::metrics::{Metrics, Outcome};
 use crate::notes::{Note, Notes};
 use crate::reader::{ReadFailure, SpaceReader, TryRead};
@@ -78,7 +76,9 @@ impl Session {
             metrics,
         } = start;
         if notes.is_some() && descriptors.len() > LANES {
-            return Err(io::Error::other("a connection has more queues than its ledger has lanes"));
+            return Err(io::Error::other(
+                "a connection has more queues than its ledger has lanes",
+            ));
         }
         let shared = Arc::new(Shared {
             files,

@@ -182,7 +182,10 @@ mod tests {
             let held = connection.held(&descriptors);
             let is_there = |what: &[&'static str]| more.contains(&what).then_some(&what[0]).copied();
             assert_eq!(held.queues, queues);
-            assert_eq!((held.image.copied(), held.ledger.copied()), (is_there(image), is_there(ledger)));
+            assert_eq!(
+                (held.image.copied(), held.ledger.copied()),
+                (is_there(image), is_there(ledger))
+            );
             assert!(connection.held::<&str>(&[]).queues.is_empty());
         }
     }

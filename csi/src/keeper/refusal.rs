@@ -73,7 +73,9 @@ impl Drop for Refusal {
 fn refuse(queue: &OwnedFd, stop: &OwnedFd, with_ledger: Option<&Arc<Kept>>) {
     let mut request = vec![0; REQUEST_BYTES_MAX];
     let mut looked: Option<Instant> = None;
-    let interval = with_ledger.map(|_| Timespec::try_from(REFUSAL_INTERVAL)).and_then(Result::ok);
+    let interval = with_ledger
+        .map(|_| Timespec::try_from(REFUSAL_INTERVAL))
+        .and_then(Result::ok);
     loop {
         if let Some(kept) = with_ledger
             && looked.is_none_or(|at| at.elapsed() >= REFUSAL_INTERVAL)
@@ -102,7 +104,11 @@ fn refuse(queue: &OwnedFd, stop: &OwnedFd, with_ledger: Option<&Arc<Kept>>) {
 /// Refuses what lies in the ledger. Only the queue that a request was read from takes its answer, and which one that was only
 /// the ledger says: all are tried.
 fn refuse_noted(kept: &Kept) {
-    let Held { queues, image: _, ledger } = kept.connection.held(&kept.descriptors);
+    let Held {
+        queues,
+        image: _,
+        ledger,
+    } = kept.connection.held(&kept.descriptors);
     let ledger = ledger.map(|ledger| ledger.as_fd().try_clone_to_owned());
     let mut bytes = vec![0; ledger::BYTES];
     let read = ledger.map(|ledger| File::from(ledger?).read_exact_at(&mut bytes, 0));

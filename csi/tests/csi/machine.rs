@@ -42,22 +42,36 @@ pub struct Machine {
     pub health: SocketAddr,
     /// How csi mounts images.
     pub form: &'static str,
+    resend: Resend,
     package: Package,
     datasets: Arc<Datasets>,
     kubeconfig: PathBuf,
     pub scratch: tempfile::TempDir,
 }
 
+/// What the kernel can do for a mounter that takes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resend {
+    /// Send again what another one left.
+    Auto,
+    /// As if it could not (before Linux 6.9).
+    Off,
+}
+
+impl Resend {
+    pub const BOTH: [Self; 2] = [Self::Auto, Self::Off];
+}
+
 /// A process of the product; a test that fails does not leave it behind.
 pub struct Process(pub Child);
 
 impl Machine {
-    pub fn new() -> Self {
-        Self::with_patience(300)
+    pub fn new(resend: Resend) -> Self {
+        Self::with_patience(300, resend)
     }
 
     /// With a Dataset whose reads fail after so many seconds.
-    pub fn with_patience(read_timeout_seconds: i32) -> Self {
+    pub fn with_patience(read_timeout_seconds: i32, resend: Resend) -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test mounts: run it as root");
         let scratch = tempfile::Builder::new().prefix("pcsi").tempdir().unwrap();
         let folders = Folders {
@@ -91,6 +105,7 @@ impl Machine {
             cache,
             health: free_address(),
             form: "auto",
+            resend,
             package,
             datasets,
             kubeconfig,
@@ -150,6 +165,7 @@ impl Machine {
             .arg(format!("--state-dir={}", self.folders.state.display()))
             .arg(format!("--private-dir={}", private.display()))
             .arg(format!("--form={}", self.form))
+            .arg(format!("--resend={}", format!("{:?}", self.resend).to_lowercase()))
             .env("KUBECONFIG", &self.kubeconfig)
             .stdin(Stdio::null())
             .stdout(self.log("csi"))

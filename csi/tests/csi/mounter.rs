@@ -183,7 +183,11 @@ fn session(
     reader: Arc<dyn SpaceReader>,
 ) -> Session {
     let connection = Connection::try_from(serve.connection.clone().unwrap()).unwrap();
-    let Held { queues, image, ledger: _ } = connection.held(&descriptors);
+    let Held {
+        queues,
+        image,
+        ledger: _,
+    } = connection.held(&descriptors);
     let files: Box<dyn Files> = match image {
         Some(image) => {
             let image = Bytes::from_owner(mapped::read_only(image.as_fd()).unwrap());

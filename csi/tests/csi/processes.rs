@@ -11,12 +11,18 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::fake_node::Behaviour;
-use crate::machine::{FILES, Machine, PATIENCE, binary_of, wait_for_metric};
+use crate::machine::{FILES, Machine, PATIENCE, Resend, binary_of, wait_for_metric};
 use crate::mounter::wait_until;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_do_not_notice_that_their_mounter_is_killed() {
-    let machine = Machine::new();
+    for resend in Resend::BOTH {
+        mounter_is_killed(resend).await;
+    }
+}
+
+async fn mounter_is_killed(resend: Resend) {
+    let machine = Machine::new(resend);
     let _csi = machine.csi();
     let mut mounter = machine.mounter(0);
     machine.publish("a").await;
@@ -40,7 +46,13 @@ async fn readers_do_not_notice_that_their_mounter_is_killed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_an_old_mounter_takes_beside_its_successor_is_not_lost_when_it_dies() {
-    let machine = Machine::new();
+    for resend in Resend::BOTH {
+        old_mounter_dies_beside_its_successor(resend).await;
+    }
+}
+
+async fn old_mounter_dies_beside_its_successor(resend: Resend) {
+    let machine = Machine::new(resend);
     let _csi = machine.csi();
     let mut old = machine.mounter(0);
     machine.publish("a").await;
@@ -64,8 +76,14 @@ async fn what_an_old_mounter_takes_beside_its_successor_is_not_lost_when_it_dies
 
 #[tokio::test(flavor = "multi_thread")]
 async fn csi_that_restarts_is_handed_back_what_the_mounter_holds() {
+    for resend in Resend::BOTH {
+        csi_restarts(resend).await;
+    }
+}
+
+async fn csi_restarts(resend: Resend) {
     for signal in [Signal::TERM, Signal::KILL] {
-        let machine = Machine::new();
+        let machine = Machine::new(resend);
         let mut csi = machine.csi();
         let mut mounter = machine.mounter(0);
         machine.publish("old").await;
@@ -104,7 +122,13 @@ async fn csi_that_restarts_is_handed_back_what_the_mounter_holds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_both_lost_new_pods_mount_anew_and_old_pods_keep_what_they_have_read() {
-    let machine = Machine::new();
+    for resend in Resend::BOTH {
+        both_lose_everything(resend).await;
+    }
+}
+
+async fn both_lose_everything(resend: Resend) {
+    let machine = Machine::new(resend);
     let mut csi = machine.csi();
     let mut mounter = machine.mounter(0);
     machine.publish("old").await;
@@ -126,7 +150,13 @@ async fn what_both_lost_new_pods_mount_anew_and_old_pods_keep_what_they_have_rea
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_csi_has_everything_before_the_old_one_ends() {
-    let machine = Machine::new();
+    for resend in Resend::BOTH {
+        csi_is_replaced(resend).await;
+    }
+}
+
+async fn csi_is_replaced(resend: Resend) {
+    let machine = Machine::new(resend);
     let mut old = machine.supervised_csi();
     let mut mounter = machine.mounter(0);
     machine.publish("a").await;
@@ -166,7 +196,13 @@ async fn the_next_csi_has_everything_before_the_old_one_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reads_that_nobody_answers_fail_after_the_datasets_patience_until_somebody_does() {
-    let machine = Machine::with_patience(2);
+    for resend in Resend::BOTH {
+        nobody_answers(resend).await;
+    }
+}
+
+async fn nobody_answers(resend: Resend) {
+    let machine = Machine::with_patience(2, resend);
     let _csi = machine.csi();
     let mut mounter = machine.mounter(0);
     machine.publish("a").await;
@@ -221,18 +257,18 @@ async fn reads_that_nobody_answers_fail_after_the_datasets_patience_until_somebo
 /// Kills in any order, at any moment: a supervisor starts each worker again at once, with its descriptors.
 #[tokio::test(flavor = "multi_thread")]
 async fn workers_under_supervisors_may_be_killed_in_any_order() {
-    for form in ["file", "loop"] {
-        workers_are_killed_in(form).await;
+    for (form, resend) in [("file", Resend::Auto), ("loop", Resend::Off), ("fuse", Resend::Off)] {
+        workers_are_killed_in(form, resend).await;
     }
 }
 
-async fn workers_are_killed_in(form: &'static str) {
+async fn workers_are_killed_in(form: &'static str, resend: Resend) {
     let rounds = if std::env::var_os("PENSTOCK_LONG").is_some() {
         100
     } else {
         10
     };
-    let mut machine = Machine::new();
+    let mut machine = Machine::new(resend);
     machine.form = form;
     let csi = machine.supervised_csi();
     let mounter = machine.supervised_mounter();
@@ -259,8 +295,10 @@ async fn workers_are_killed_in(form: &'static str) {
         }
         longest = longest.max(started.elapsed());
     }
-    println!("form {form}: {rounds} rounds of two kills, 0 errors, longest round {longest:?}");
+    println!("form {form}, resend {resend:?}: {rounds} rounds of two kills, 0 errors, longest round {longest:?}");
     machine.cache.behave(Behaviour::Serve);
+    // One that was killed this moment answers no call; the kubelet would call again.
+    machine.wait_for("penstock_csi_served_connections", 1);
     machine.unpublish("a").await;
     assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
 }

@@ -12,7 +12,6 @@ use penstock_csi::kubernetes::fake::FakeCluster;
 use penstock_csi::metrics::Metrics;
 use penstock_csi::mounts::fake::FakeMounts;
 use penstock_csi::mounts::{LinuxMounts, Mounts};
-use penstock_protocol::connection::Unanswered;
 use penstock_csi::node::{MounterIdentity, Node, NodeService};
 use penstock_csi::proto::csi;
 use penstock_csi::proto::csi::node_server::Node as _;
@@ -20,6 +19,7 @@ use penstock_csi::revisions::Revisions;
 use penstock_csi::tier::{Owner, Tiers};
 use penstock_csi::volume_lock::VolumeLocks;
 use penstock_mount::forms::Form;
+use penstock_protocol::connection::Unanswered;
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Listed, Outcome, Package, SourceListing, Version, build};
 use penstock_supervisor::Store;
@@ -54,7 +54,11 @@ impl Scene {
     pub fn real_in(form: Form) -> Self {
         assert!(rustix::process::geteuid().is_root(), "this test mounts: run it as root");
         let scratch = std::env::temp_dir();
-        Self::new(Arc::new(LinuxMounts { form, scratch, unanswered: Unanswered::Resent }))
+        Self::new(Arc::new(LinuxMounts {
+            form,
+            scratch,
+            unanswered: Unanswered::Resent,
+        }))
     }
 
     fn new(mounts: Arc<dyn Mounts>) -> Self {

@@ -103,8 +103,7 @@ impl Ledger {
         let start = buffer.as_ptr().cast_mut().cast();
         // SAFETY: the buffer is that long, mapped as long as `self` lives, and atomic, so that it may change.
         let read = unsafe { libc::read(queue.as_raw_fd(), start, BUFFER_WORDS * WORD_BYTES) };
-        usize::try_from(read)
-            .map_err(|_| Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
+        usize::try_from(read).map_err(|_| Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
     }
 
     fn words(&self) -> &[AtomicU64] {
@@ -143,7 +142,10 @@ mod tests {
     #[test]
     fn a_seat_is_one_description_s_until_it_is_closed() {
         let memory = create().unwrap();
-        let (one, other) = (Ledger::open(memory.as_fd()).unwrap(), Ledger::open(memory.as_fd()).unwrap());
+        let (one, other) = (
+            Ledger::open(memory.as_fd()).unwrap(),
+            Ledger::open(memory.as_fd()).unwrap(),
+        );
         assert!(one.try_sit(0).unwrap() && one.try_sit(0).unwrap());
         assert!(!other.try_sit(0).unwrap() && other.try_sit(1).unwrap());
         one.seat(0).set_used(true);
@@ -156,7 +158,10 @@ mod tests {
 
     #[test]
     fn the_mounters_user_may_open_what_root_made() {
-        assert!(rustix::process::geteuid().is_root(), "this test takes another user: run it as root");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "this test takes another user: run it as root"
+        );
         let memory = create().unwrap();
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
@@ -192,7 +197,10 @@ mod tests {
         rustix::fs::fcntl_add_seals(&long, SEALS).unwrap();
         let (pipe, _other) = rustix::pipe::pipe().unwrap();
         for none in [soft, long, pipe] {
-            assert_eq!(Ledger::open(none.as_fd()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+            assert_eq!(
+                Ledger::open(none.as_fd()).unwrap_err().kind(),
+                io::ErrorKind::InvalidData
+            );
         }
     }
 }

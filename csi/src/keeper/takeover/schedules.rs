@@ -1,9 +1,10 @@
 //! Random schedules of kills: a node in memory, whose processes start, speak, and die at any moment. As long as one process
-//! holds a connection, no request on it is lost.
+//! holds a connection, no request on it is lost, whether the kernel can send it again or mounters find it in a ledger.
 
 use std::collections::BTreeMap;
 use std::rc::{Rc, Weak};
 
+use penstock_protocol::connection::Unanswered;
 use penstock_protocol::ids::ConnectionId;
 use penstock_supervisor::Kept;
 use penstock_supervisor::letter::Letter;
@@ -45,8 +46,8 @@ struct Mounter {
     sessions: BTreeMap<ConnectionId, Descriptor>,
 }
 
-#[derive(Default)]
 struct Node {
+    unanswered: Unanswered,
     connections: BTreeMap<ConnectionId, Connection>,
     csi: Option<Container<Csi>>,
     mounters: Vec<Container<Mounter>>,
@@ -72,6 +73,8 @@ enum Event {
     Heard(usize),
     Take(usize),
     Answer(usize),
+    /// A mounter looks into the ledgers.
+    Look(usize),
     KillCsi,
     KillMounter(usize),
     RemoveCsi,
@@ -104,6 +107,7 @@ fn event() -> impl Strategy<Value = Event> {
         1 => some().prop_map(Event::Heard),
         4 => some().prop_map(Event::Take),
         3 => some().prop_map(Event::Answer),
+        1 => some().prop_map(Event::Look),
         1 => Just(Event::KillCsi),
         2 => some().prop_map(Event::KillMounter),
         1 => Just(Event::RemoveCsi),
@@ -122,8 +126,15 @@ fn interruption() -> impl Strategy<Value = Interruption> {
 
 impl Node {
     /// A node that has worked for a while: two mounters, one connection.
-    fn at_work() -> Self {
-        let mut node = Self::default();
+    fn at_work(unanswered: Unanswered) -> Self {
+        let mut node = Self {
+            unanswered,
+            connections: BTreeMap::new(),
+            csi: None,
+            mounters: Vec::new(),
+            numbers: 0,
+            is_new: false,
+        };
         node.happen(Event::AddMounter);
         node.come_to_rest();
         node.happen(Event::Mount);
@@ -138,10 +149,39 @@ impl Node {
         self.numbers
     }
 
+    /// The kernel is asked to send again what was taken.
     fn resend(&mut self, id: ConnectionId) {
-        if let Some(connection) = self.connections.get_mut(&id) {
-            connection.requests.fill(Request::Pending);
+        match self.connections.get_mut(&id) {
+            Some(connection) if self.unanswered == Unanswered::Resent => connection.requests.fill(Request::Pending),
+            _ => {}
         }
+    }
+
+    /// The mounter with this number begins to serve a connection.
+    fn begin(&mut self, number: u64, id: ConnectionId) {
+        self.resend(id);
+        self.adopt(number, id);
+    }
+
+    /// It goes on with what the dead have left in the ledger. What the living took is theirs.
+    fn adopt(&mut self, number: u64, id: ConnectionId) {
+        let workers = self.mounters.iter().filter_map(|container| container.worker.as_ref());
+        let living: Vec<_> = workers.map(|worker| worker.number).collect();
+        match self.connections.get_mut(&id) {
+            Some(connection) if self.unanswered == Unanswered::InLedger => {
+                let is_left = |request: &&mut Request| matches!(request, Request::Taken(by) if !living.contains(by));
+                let left = connection.requests.iter_mut().filter(is_left);
+                left.for_each(|request| *request = Request::Taken(number));
+            }
+            _ => {}
+        }
+    }
+
+    fn look(&mut self, which: usize) {
+        let mounters = self.mounters.iter().filter_map(|container| container.worker.as_ref());
+        let Some(mounter) = nth(mounters, which) else { return };
+        let (number, ids) = (mounter.number, mounter.sessions.keys().copied().collect::<Vec<_>>());
+        ids.into_iter().for_each(|id| self.adopt(number, id));
     }
 
     fn happen(&mut self, event: Event) {
@@ -167,6 +207,7 @@ impl Node {
             Event::Heard(which) => self.hear(which, true),
             Event::Take(which) => self.take(which),
             Event::Answer(which) => self.answer(which),
+            Event::Look(which) => self.look(which),
             Event::KillCsi => self.end_csi_worker(),
             Event::KillMounter(which) => self.end_mounter_worker(which),
             Event::RemoveCsi => {
@@ -230,7 +271,7 @@ impl Node {
         // Before it reads anything: otherwise csi would not notice its end.
         self.connect_one(|mounter| mounter.number == number, 0);
         for id in ids {
-            self.resend(id);
+            self.begin(number, id);
         }
     }
 
@@ -316,8 +357,10 @@ impl Node {
                 container
                     .supervisor
                     .note(Letter::Keep(id.0, Vec::new()), descriptor.clone());
-                container.worker.as_mut()?.sessions.insert(id, descriptor);
-                self.resend(id);
+                let worker = container.worker.as_mut()?;
+                worker.sessions.insert(id, descriptor);
+                let number = worker.number;
+                self.begin(number, id);
                 None
             }
             Step::Stop(id) => {
@@ -518,6 +561,9 @@ impl Node {
         for _ in 0..200 {
             self.work(0, None);
         }
+        for which in 0..self.mounters.len() {
+            self.look(which);
+        }
         let requests = self.connections.values().map(|connection| connection.requests.len());
         for _ in 0..requests.sum() {
             for which in 0..self.mounters.len() {
@@ -538,8 +584,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 4 * ProptestConfig::default().cases, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_request_is_lost_while_somebody_holds_its_connection(events in prop::collection::vec(event(), 0..60)) {
-        let mut node = Node::at_work();
+    fn no_request_is_lost_while_somebody_holds_its_connection(
+        unanswered in prop_oneof![Just(Unanswered::Resent), Just(Unanswered::InLedger)],
+        events in prop::collection::vec(event(), 0..60),
+    ) {
+        let mut node = Node::at_work(unanswered);
         for event in events {
             node.happen(event);
             for (id, connection) in &node.connections {
