@@ -47,7 +47,7 @@ pub(crate) struct Args {
     #[arg(long, env = "PENSTOCK_PRIVATE_DIR", default_value = "/run/penstock")]
     pub(crate) private_dir: PathBuf,
 
-    /// How images are mounted: auto, file (EROFS from files, Linux 6.12) or loop (EROFS on loop devices, Linux 6.9).
+    /// How images are mounted: auto, file (EROFS from files, Linux 6.12) or loop (EROFS on loop devices, Linux 5.16).
     #[arg(long, env = "PENSTOCK_FORM", default_value = "auto")]
     pub(crate) form: Wish,
 

@@ -58,7 +58,7 @@ impl Default for Metrics {
         registry.register("reads", "Cold reads of the kernel", reads.clone());
         registry.register_with_unit("read", "Bytes given to the kernel", Unit::Bytes, read_bytes.clone());
         registry.register_with_unit("read", "Time of a cold read", Unit::Seconds, read_seconds.clone());
-        let help = "Reads that the kernel sent again because another mounter did not answer them";
+        let help = "Reads that another mounter took and did not answer";
         registry.register("resent_reads", help, resent.clone());
         let help = "Connections that another mounter had served before";
         registry.register("takeovers", help, taken_over.clone());

@@ -156,6 +156,8 @@ struct Wanted {
     /// Which of these bytes were asked for.
     skip: usize,
     take: usize,
+    /// Another mounter took it before, and did not answer.
+    was_left: bool,
 }
 
 impl Shared {
@@ -334,16 +336,18 @@ impl Shared {
             bytes,
             skip,
             take: take as usize,
+            was_left: unique & abi::UNIQUE_RESEND != 0,
         }))
     }
 
     fn read(
         self: &Arc<Self>,
         descriptor: &Arc<OwnedFd>,
-        wanted: Wanted,
+        mut wanted: Wanted,
         request: &[u8],
         note: Option<Note>,
     ) -> Option<Note> {
+        wanted.was_left |= note.as_ref().is_some_and(Note::was_left);
         let mut buffer = self.buffers.take();
         let hit = pieces(wanted, &mut buffer).all(|(range, into)| self.reader.try_read(range, into) == TryRead::Hit);
         if hit {
@@ -395,8 +399,8 @@ impl Shared {
                 }
             }
         };
-        let is_resent = wanted.unique & abi::UNIQUE_RESEND != 0;
-        self.metrics.read(wanted.take, outcome, wanted.at.elapsed(), is_resent);
+        self.metrics
+            .read(wanted.take, outcome, wanted.at.elapsed(), wanted.was_left);
     }
 
     fn answer(&self, descriptor: &OwnedFd, unique: u64, errno: i32, body: &[u8]) {
