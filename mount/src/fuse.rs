@@ -170,3 +170,18 @@ pub fn is_connected(descriptor: BorrowedFd<'_>) -> bool {
 pub fn keep(connection: &OwnedFd) -> std::io::Result<File> {
     connection.as_fd().try_clone_to_owned().map(File::from)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_kernel_says_whether_it_resends_and_nothing_stays_mounted() {
+        let folder = tempfile::tempdir().unwrap();
+        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let numbers: Vec<u32> = release.split('.').map_while(|number| number.parse().ok()).collect();
+        assert_eq!(resends(folder.path()).unwrap(), numbers >= vec![6, 9], "{release}");
+        let table = crate::table::read().unwrap();
+        assert!(table.iter().all(|mount| mount.target != folder.path()));
+    }
+}

@@ -1,21 +1,26 @@
 //! Who may speak to the keeper.
 
 use std::fs;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
+use penstock_csi::folders::Folders;
 use penstock_csi::keeper::Keeper;
 use penstock_csi::limits::STRANGERS_MAX;
 use penstock_csi::metrics::Metrics;
+use penstock_csi::mounts::fake::FakeMounts;
+use penstock_csi::mounts::{Mounts, Source};
+use penstock_csi::revisions::Revisions;
 use penstock_mount::fuse::For;
+use penstock_mount::ledger::{self, Ledger};
 use penstock_mount::{descriptors, fuse};
 use penstock_protocol::connection::{Connection, Shows, Unanswered};
 use penstock_protocol::control::mounter::{
     Completed, FromMounter, HandedBack, Hello, Stopped, ToMounter, from_mounter, to_mounter,
 };
-use penstock_protocol::ids::{RevisionId, SpaceId};
+use penstock_protocol::ids::{ConnectionId, RevisionId, SpaceId};
 use penstock_supervisor::Store;
 use prost::Message;
 use rustix::process::Uid;
@@ -130,6 +135,49 @@ fn a_number_is_handed_back_once_whatever_ids_a_mounter_makes_up() {
     }
     assert_eq!((keeper.kept(), handed_back, stopped), (1, 5, 4));
     penstock_mount::bind::detach(&mount).unwrap();
+}
+
+#[test]
+fn what_is_handed_back_as_a_ledger_is_kept_if_it_is_one_and_replaced_if_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let folders = Folders {
+        kubelet: folder.path().to_owned(),
+        state: folder.path().to_owned(),
+        private: folder.path().to_owned(),
+    };
+    let connection = Connection {
+        id: ConnectionId([1; 16]),
+        number: 7,
+        revision: RevisionId([1; 32]),
+        space: SpaceId([2; 16]),
+        device_bytes: vec![4096],
+        seeds: Vec::new(),
+        read_timeout: Duration::from_secs(300),
+        shows: Shows::Devices,
+        unanswered: Unanswered::InLedger,
+    };
+    let (mounts, mounted) = (FakeMounts::default(), folders.revision(&connection.revision, 7));
+    fs::create_dir_all(&mounted).unwrap();
+    let source = Source::Revision {
+        image: folder.path().join("image"),
+        space: folder.path().to_owned(),
+        devices: 1,
+    };
+    mounts.mount(&source, &mounted).unwrap();
+    let queue = || -> OwnedFd { fs::File::open("/dev/null").unwrap().into() };
+    let adopted = |descriptors| Revisions::adopted(&mounts, &folders, &connection, descriptors);
+
+    let honest = ledger::create().unwrap();
+    Ledger::open(honest.as_fd()).unwrap().seat(0).set_used(true);
+    let copy = honest.try_clone().unwrap();
+    let [_, kept]: [OwnedFd; 2] = adopted(vec![queue(), copy]).unwrap().try_into().unwrap();
+    assert!(Ledger::open(kept.as_fd()).unwrap().seat(0).is_used());
+
+    let file: OwnedFd = tempfile::tempfile().unwrap().into();
+    let [_, made]: [OwnedFd; 2] = adopted(vec![queue(), file]).unwrap().try_into().unwrap();
+    assert!(!Ledger::open(made.as_fd()).unwrap().seat(0).is_used());
+    // A ledger alone is no connection.
+    assert!(adopted(vec![honest]).is_none());
 }
 
 #[test]

@@ -74,6 +74,37 @@ async fn old_mounter_dies_beside_its_successor(resend: Resend) {
     assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
 }
 
+/// It is the supervisor's to kill it: then the other one answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_mounter_took_that_hangs_beside_another_is_answered() {
+    for resend in Resend::BOTH {
+        a_mounter_hangs_beside_another(resend).await;
+    }
+}
+
+async fn a_mounter_hangs_beside_another(resend: Resend) {
+    let machine = Machine::new(resend);
+    let _csi = machine.csi();
+    let hangs = machine.supervised_mounter();
+    machine.publish("a").await;
+    let _other = machine.mounter(1);
+    let log = || fs::read_to_string(machine.scratch.path().join("csi.log")).unwrap_or_default();
+    wait_until("the hand-over", || log().contains("took a connection over"));
+
+    machine.cache.behave(Behaviour::Late(Duration::from_secs(1)));
+    let asked = machine.cache.reads();
+    let readers: Vec<_> = (0..FILES).map(|file| machine.read("a", file)).collect();
+    wait_until("reads in flight", || machine.cache.reads() >= asked + 8);
+    let worker = Pid::from_raw(hangs.worker() as i32).unwrap();
+    kill_process(worker, Signal::STOP).unwrap();
+    machine.cache.behave(Behaviour::Serve);
+    for reader in readers {
+        assert!(reader.recv_timeout(PATIENCE).unwrap().unwrap(), "wrong bytes");
+    }
+    machine.unpublish("a").await;
+    assert_eq!(machine.mounts_left(), Vec::<PathBuf>::new());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn csi_that_restarts_is_handed_back_what_the_mounter_holds() {
     for resend in Resend::BOTH {

@@ -157,6 +157,19 @@ mod tests {
     }
 
     #[test]
+    fn a_description_with_locks_that_is_given_away_is_left_by_opening_it_again() {
+        let memory = create().unwrap();
+        let ledger = Ledger::open(memory.as_fd()).unwrap();
+        assert!(ledger.try_sit(0).unwrap());
+        let given_away = ledger.locks.try_clone().unwrap();
+        let own = reopen(given_away.as_fd()).unwrap();
+        drop((ledger, memory));
+        assert!(!Ledger::open(own.as_fd()).unwrap().try_sit(0).unwrap());
+        drop(given_away);
+        assert!(Ledger::open(own.as_fd()).unwrap().try_sit(0).unwrap());
+    }
+
+    #[test]
     fn the_mounters_user_may_open_what_root_made() {
         assert!(
             rustix::process::geteuid().is_root(),
