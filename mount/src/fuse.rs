@@ -99,7 +99,9 @@ pub fn resends(folder: &Path) -> Result<bool, MountError> {
     const FLAGS2: usize = 40 + 16;
     let connection = mount(Path::new("probe"), folder, For::Image)?;
     let mut request = [0; 8192];
-    let read = rustix::io::retry_on_intr(|| rustix::io::read(&connection, &mut request));
+    // It is there when mount(2) returns; whatever happens, csi must not wait for it.
+    let read = rustix::io::ioctl_fionbio(&connection, true)
+        .and_then(|()| rustix::io::retry_on_intr(|| rustix::io::read(&connection, &mut request)));
     // It ends here, so that nobody waits for an answer.
     drop(connection);
     let _ = crate::bind::detach(folder);

@@ -187,7 +187,7 @@ fn who_does_not_say_who_it_is_does_not_multiply() {
     let silent: Vec<_> = (0..3 * STRANGERS_MAX)
         .map(|_| descriptors::connect_to(&socket).unwrap())
         .collect();
-    let refused = || silent.iter().filter(|peer| hung_up(peer)).count();
+    let refused = || silent.iter().filter(hung_up).count();
     // Before the first of them is given up for its silence.
     wait_until("most to be refused", || refused() >= 2 * STRANGERS_MAX);
     assert_eq!(refused(), 2 * STRANGERS_MAX);
