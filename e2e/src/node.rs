@@ -43,8 +43,8 @@ pub fn signal(node: &str, signal: &str, program: &str) -> Result<()> {
 /// When no container has such a process, or it lives on.
 pub fn run_out_of_memory(node: &str, program: &str) -> Result<()> {
     let (first, rest) = program.split_at(1);
-    // A limit a little above what is used, and somebody who wants more, who is killed next.
-    shell(
+    // A limit a little above what is used, and somebody who wants more, who is killed next. The container may be gone then.
+    let victim = shell(
         node,
         &format!(
             r#"set -e
@@ -52,13 +52,18 @@ pub fn run_out_of_memory(node: &str, program: &str) -> Result<()> {
             group=/sys/fs/cgroup/memory$(sed -n 's/^[0-9]*:memory://p' /proc/$victim/cgroup)
             echo 1000 >/proc/$victim/oom_score_adj
             echo $(($(cat $group/memory.usage_in_bytes) + 4194304)) >$group/memory.limit_in_bytes
-            sh -c "echo \$\$ >$group/cgroup.procs && exec dd if=/dev/zero of=/dev/null bs=64M count=1" 2>&1 || true
-            echo -1 >$group/memory.limit_in_bytes
-            grep -q '^oom_kill [1-9]' $group/memory.oom_control
-            ! kill -0 $victim"#
+            sh -c "echo \$\$ >$group/cgroup.procs && exec dd if=/dev/zero of=/dev/null bs=64M count=1" >/dev/null 2>&1 || true
+            {{ echo -1 >$group/memory.limit_in_bytes; }} 2>/dev/null || true
+            echo $victim"#
         ),
-    )
-    .map(drop)
+    )?;
+    wait_for(&format!("the end of {program}"), Duration::from_secs(10), || {
+        let state = shell(
+            node,
+            &format!("kill -0 {} 2>/dev/null && echo it lives; true", victim.trim()),
+        )?;
+        Ok(if state.is_empty() { Ok(()) } else { Err(state) })
+    })
 }
 
 /// Fails when a node still has a mount of a dataset, a FUSE connection or the folder of a tier, after the kubelet had its

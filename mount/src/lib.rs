@@ -13,6 +13,7 @@ pub mod fusermount;
 pub mod ledger;
 pub mod loop_device;
 pub mod mapped;
+pub mod memory;
 pub mod read_ahead;
 pub mod table;
 

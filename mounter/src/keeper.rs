@@ -12,6 +12,7 @@ use std::sync::Arc;
 use penstock_cache_client::CacheClient;
 use penstock_health::Readiness;
 use penstock_mount::descriptors::{self, Packet};
+use penstock_mount::memory;
 use penstock_protocol::connection::Connection;
 use penstock_protocol::control::mounter::{
     Completed, Failed, Fetch, FetchedPackage, FromMounter, HandedBack, Hello, Pong, Serve, Serving, Stopped, ToMounter,
@@ -20,7 +21,7 @@ use penstock_protocol::control::mounter::{
 use penstock_protocol::ids::{ConnectionId, RevisionId};
 use penstock_revision::limits::PACKAGE_BYTES_MAX;
 use prost::Message;
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::SealFlags;
 
 use crate::limits::{FETCH_DEADLINE, KEEPER_RECONNECT_PAUSE};
 use crate::sessions::{Left, Sessions};
@@ -108,8 +109,7 @@ impl Mounter {
 
     fn fetch(&self, fetch: &Fetch) -> Answer {
         let revision = RevisionId::try_from(fetch.revision.as_slice()).map_err(|error| refused(error.to_string()))?;
-        let memory = rustix::fs::memfd_create("revision", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
-        let mut file = std::fs::File::from(memory.map_err(later)?);
+        let mut file = std::fs::File::from(memory::sealable("revision").map_err(later)?);
         let mut bytes = 0;
         let client = CacheClient::new(fetch.seeds.clone(), FETCH_DEADLINE);
         let sink = |piece: &[u8]| {

@@ -13,8 +13,10 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicU64;
 
 use memmap2::MmapRaw;
-use rustix::fs::{MemfdFlags, OFlags, SealFlags};
+use rustix::fs::{OFlags, SealFlags};
 use rustix::io::Errno;
+
+use crate::memory;
 
 use super::{BUFFER_WORDS, BYTES, Place, SEATS, Seat, WORD_BYTES, WORDS};
 
@@ -26,7 +28,7 @@ const SEALS: SealFlags = SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlag
 /// # Errors
 /// When the process has too many descriptors.
 pub fn create() -> io::Result<OwnedFd> {
-    let memory = rustix::fs::memfd_create("ledger", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let memory = memory::sealable("ledger")?;
     rustix::fs::ftruncate(&memory, BYTES as u64)?;
     rustix::fs::fcntl_add_seals(&memory, SEALS)?;
     Ok(memory)
@@ -203,9 +205,9 @@ mod tests {
 
     #[test]
     fn what_can_shrink_or_has_another_length_is_no_ledger() {
-        let soft = rustix::fs::memfd_create("soft", MemfdFlags::ALLOW_SEALING).unwrap();
+        let soft = memory::sealable("soft").unwrap();
         rustix::fs::ftruncate(&soft, BYTES as u64).unwrap();
-        let long = rustix::fs::memfd_create("long", MemfdFlags::ALLOW_SEALING).unwrap();
+        let long = memory::sealable("long").unwrap();
         rustix::fs::ftruncate(&long, 2 * BYTES as u64).unwrap();
         rustix::fs::fcntl_add_seals(&long, SEALS).unwrap();
         let (pipe, _other) = rustix::pipe::pipe().unwrap();
