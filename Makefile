@@ -27,7 +27,7 @@ check: ## format, lints, documentation, licences, generated files; writes nothin
 	"$$(e2e/tools/get helm)" lint --strict charts/penstock
 
 unit: ## unit, property and integration tests, csi-sanity (needs root)
-	e2e/tools/debian
+	e2e/tools/debian tests
 	cargo test --release --workspace --all-features --exclude penstock-e2e
 
 stories: ## the stories on a real two-node Kubernetes (needs root)

@@ -36,6 +36,16 @@ pub struct Places {
     pub target: PathBuf,
 }
 
+impl Places {
+    /// Where the connection is mounted in this way.
+    fn connection(&self, way: Way) -> &Path {
+        match way {
+            Way::Directly(_) => &self.space,
+            Way::Fusermount => &self.target,
+        }
+    }
+}
+
 /// Who mounts, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -132,14 +142,7 @@ impl Served {
         };
         let session = start().inspect_err(|_| {
             // The connection was closed on the way here, so this cannot hang.
-            if let Err(error) = detach(
-                way,
-                if way == Way::Fusermount {
-                    &places.target
-                } else {
-                    &places.space
-                },
-            ) {
+            if let Err(error) = detach(way, places.connection(way)) {
                 tracing::warn!(%error, "a mount is left");
             }
         })?;

@@ -82,6 +82,21 @@ fn trusting(folder: &Path) -> (std::sync::Arc<Keeper>, std::path::PathBuf) {
     (keeper, socket)
 }
 
+/// A connection that the kernel calls 7.
+fn number_seven(id: ConnectionId, unanswered: Unanswered) -> Connection {
+    Connection {
+        id,
+        number: 7,
+        revision: RevisionId([1; 32]),
+        space: SpaceId([2; 16]),
+        device_bytes: vec![4096],
+        seeds: Vec::new(),
+        read_timeout: Duration::from_secs(300),
+        shows: Shows::Devices,
+        unanswered,
+    }
+}
+
 #[test]
 fn a_number_is_handed_back_once_whatever_ids_a_mounter_makes_up() {
     let folder = tempfile::tempdir().unwrap();
@@ -108,20 +123,9 @@ fn a_number_is_handed_back_once_whatever_ids_a_mounter_makes_up() {
         match letter.unwrap() {
             to_mounter::Letter::HandBack(asked) => {
                 handed_back += 1;
-                let made_up = Connection {
-                    id: asked.connection.as_slice().try_into().unwrap(),
-                    number: 7,
-                    revision: RevisionId([1; 32]),
-                    space: SpaceId([2; 16]),
-                    device_bytes: vec![4096],
-                    seeds: Vec::new(),
-                    read_timeout: Duration::from_secs(300),
-                    shows: Shows::Devices,
-                    unanswered: Unanswered::Resent,
-                };
-                let connection_of_it = Some((&made_up).into());
+                let id_of_it = asked.connection.as_slice().try_into().unwrap();
                 let letter = from_mounter::Letter::HandedBack(HandedBack {
-                    connection: connection_of_it,
+                    connection: Some((&number_seven(id_of_it, Unanswered::Resent)).into()),
                 });
                 say(id, letter, &[connection.as_fd()]);
             }
@@ -145,17 +149,7 @@ fn what_is_handed_back_as_a_ledger_is_kept_if_it_is_one_and_replaced_if_not() {
         state: folder.path().to_owned(),
         private: folder.path().to_owned(),
     };
-    let connection = Connection {
-        id: ConnectionId([1; 16]),
-        number: 7,
-        revision: RevisionId([1; 32]),
-        space: SpaceId([2; 16]),
-        device_bytes: vec![4096],
-        seeds: Vec::new(),
-        read_timeout: Duration::from_secs(300),
-        shows: Shows::Devices,
-        unanswered: Unanswered::InLedger,
-    };
+    let connection = number_seven(ConnectionId([1; 16]), Unanswered::InLedger);
     let (mounts, mounted) = (FakeMounts::default(), folders.revision(&connection.revision, 7));
     fs::create_dir_all(&mounted).unwrap();
     let source = Source::Revision {
