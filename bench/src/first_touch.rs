@@ -14,11 +14,11 @@ pub const RANDOM_READS: usize = 4000;
 const RANDOM_READS_OF_JOBS: usize = 32_000;
 const JOBS: usize = 16;
 
-/// The figures of two mounts of the same tree, forgotten before each round.
+/// The figures of two mounts of the same tree, forgotten before each round; their names begin with `group`.
 ///
 /// # Errors
 /// When a read fails.
-pub fn figures(ours: &Shown, bare: &Shown, data: &Data, rounds: &Rounds<'_>) -> Result<Vec<Figure>> {
+pub fn figures(group: &str, ours: &Shown, bare: &Shown, data: &Data, rounds: &Rounds<'_>) -> Result<Vec<Figure>> {
     let near = Goal::RatioAtLeast(0.9);
     let mut figures = Vec::new();
     let mut figure = |name: String, unit, goals, (value, bare)| {
@@ -43,7 +43,7 @@ pub fn figures(ours: &Shown, bare: &Shown, data: &Data, rounds: &Rounds<'_>) -> 
     ] {
         let read = |shown: &Shown| Ok(load::sequential_parts(&big(shown)?, streams)?.gib_per_second());
         let medians = rounds.run(rounds.short, |_| read(ours), |_| read(bare))?;
-        figure(format!("first-touch-{name}"), "GiB/s", goals, medians);
+        figure(format!("{group}-{name}"), "GiB/s", goals, medians);
     }
     // 120 and 75 us a file.
     for (name, readers, least) in [("small-files", 1, 8_333.0), ("small-files-4-readers", 4, 13_333.0)] {
@@ -53,7 +53,7 @@ pub fn figures(ours: &Shown, bare: &Shown, data: &Data, rounds: &Rounds<'_>) -> 
         };
         let medians = rounds.run(rounds.short, |round| epoch(ours, round), |round| epoch(bare, round))?;
         let goals = vec![Goal::AtLeast(least), near];
-        figure(format!("first-touch-{name}"), "files/s", goals, medians);
+        figure(format!("{group}-{name}"), "files/s", goals, medians);
     }
     let touch = |shown: &Shown, round, reads| {
         let took = load::random_blocks(&big(shown)?, round, reads, 1)?;
@@ -64,13 +64,13 @@ pub fn figures(ours: &Shown, bare: &Shown, data: &Data, rounds: &Rounds<'_>) -> 
         |round| touch(ours, round, RANDOM_READS),
         |round| touch(bare, round, RANDOM_READS),
     )?;
-    figure("first-touch-random-4k".into(), "us", vec![Goal::AtMost(40.0)], medians);
+    figure(format!("{group}-random-4k"), "us", vec![Goal::AtMost(40.0)], medians);
     let jobs = |shown: &Shown, round| {
         let took = load::random_blocks(&big(shown)?, round, RANDOM_READS_OF_JOBS, JOBS)?;
         Ok(took.per_second())
     };
     let medians = rounds.run(rounds.short, |round| jobs(ours, round), |round| jobs(bare, round))?;
     let goals = vec![Goal::AtLeast(60_000.0)];
-    figure("first-touch-random-4k-16-jobs".into(), "reads/s", goals, medians);
+    figure(format!("{group}-random-4k-16-jobs"), "reads/s", goals, medians);
     Ok(figures)
 }

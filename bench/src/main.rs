@@ -1,6 +1,7 @@
 //! `make bench`: measures Penstock beside a reference of each path, in the same run on the same machine. One line a figure
 //! on standard output, all of them as JSON in a file. Leaves nothing behind.
 
+mod cached;
 mod cold;
 mod data;
 mod download;
@@ -11,6 +12,7 @@ mod load;
 mod memory;
 mod namespace;
 mod other_node;
+mod own_node;
 mod random;
 mod revision_build;
 mod rounds;
@@ -35,6 +37,7 @@ use penstock_mount::forms::Form;
 use penstock_mounter::reader::PlainFile;
 use penstock_protocol::control::cache_node as wire;
 
+use crate::cached::Cached;
 use crate::data::{Data, Sizes};
 use crate::figure::{Figure, Goal};
 use crate::rounds::Rounds;
@@ -54,7 +57,7 @@ struct Arguments {
     /// Little data and few rounds: shows that everything runs, says little about speed
     #[arg(long)]
     quick: bool,
-    /// Only figures whose group is named: revision, warm, fuse, first-touch, other-node, cold
+    /// Only figures whose group is named: revision, warm, fuse, first-touch, own-node, other-node, cold
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the figures are written as JSON
@@ -188,16 +191,10 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
         ..rounds
     };
     let flat = scratch.join("flat");
-    if wanted("first-touch") || wanted("other-node") {
-        flat::write(local.package(), &data.folder, &flat)?;
-    }
-    if wanted("first-touch") {
-        let plain = Arc::new(PlainFile(std::fs::File::open(&flat)?));
-        let bare = Shown::new(&scratch.join("bare"), local.package(), plain, runtime.handle())?;
-        print(first_touch::figures(&ours, &bare, &data, &rounds)?);
-    }
-    if wanted("other-node") {
-        let source = wire::Source {
+    let cached = Cached {
+        engine: local.engine(),
+        package: local.package(),
+        source: wire::Source {
             path: String::new(),
             origin: Some(wire::source::Origin::S3(wire::S3 {
                 bucket: BUCKET.into(),
@@ -207,9 +204,30 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
                 credentials: None,
                 virtual_host_style: false,
             })),
-        };
-        let cached = (local.engine(), local.package(), source);
-        print(other_node::figures(scratch, cached, (&data, &flat), &runtime, &rounds)?);
+        },
+    };
+    let (first_touch, own_node, other_node) = (wanted("first-touch"), wanted("own-node"), wanted("other-node"));
+    if first_touch || own_node || other_node {
+        flat::write(local.package(), &data.folder, &flat)?;
+    }
+    if first_touch || own_node {
+        let plain = Arc::new(PlainFile(std::fs::File::open(&flat)?));
+        let bare = Shown::new(&scratch.join("bare"), local.package(), plain, runtime.handle())?;
+        if first_touch {
+            print(first_touch::figures("first-touch", &ours, &bare, &data, &rounds)?);
+        }
+        if own_node {
+            print(own_node::figures(scratch, &cached, &bare, &data, &runtime, &rounds)?);
+        }
+    }
+    if other_node {
+        print(other_node::figures(
+            scratch,
+            &cached,
+            (&data, &flat),
+            &runtime,
+            &rounds,
+        )?);
     }
     Ok(all)
 }

@@ -1,20 +1,13 @@
 //! The first touch of blocks that another node has: a cache node in another network namespace serves them. The least that
 //! can move the same bytes over the same cable beside it: a loop around sendfile(2).
 
-use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use penstock_cache_client::CacheClient;
-use penstock_cache_node::Engine;
-use penstock_cache_node::server::bulk::BulkServer;
-use penstock_cache_node::server::node::Node;
-use penstock_mounter::remote::RemoteSpace;
-use penstock_protocol::control::cache_node as wire;
+use penstock_mounter::Neighbours;
 use penstock_revision::Package;
 
-use crate::READ_TIMEOUT;
+use crate::cached::Cached;
 use crate::data::{BIG, Data};
 use crate::figure::{Figure, Goal, Reference};
 use crate::first_touch::RANDOM_READS;
@@ -33,23 +26,24 @@ const REQUEST_BYTES: u64 = 1 << 20;
 /// When a read fails or there is no `ip` command.
 pub fn figures(
     scratch: &Path,
-    (engine, package, source): (&Engine, &Package, wire::Source),
+    cached: &Cached<'_>,
     (data, flat): (&Data, &Path),
     runtime: &tokio::runtime::Runtime,
     rounds: &Rounds<'_>,
 ) -> Result<Vec<Figure>> {
     let folder = scratch.join("other");
     let namespace = Namespace::new()?;
-    let server = serve(&folder, engine, package, source, &namespace, runtime)?;
-    let reader = Arc::new(RemoteSpace {
-        client: CacheClient::new(vec![server.to_string()], READ_TIMEOUT),
-        revision: package.id(),
-        space: package.space(),
-        timeout: READ_TIMEOUT,
-    });
-    let ours = Shown::new(&folder, package, reader, runtime.handle())?;
+    let server = cached.serve(&folder, namespace.listen()?, runtime)?;
+    // Its files are on this node, which in a cluster they are not.
+    let nobody = Neighbours::new(folder.join("nobody"), 0, runtime.handle().clone());
+    let ours = Shown::new(
+        &folder,
+        cached.package,
+        cached.reader(server, &nobody),
+        runtime.handle(),
+    )?;
     let raw = sendfile_loop::serve(namespace.listen()?, flat)?;
-    let places = Places::of(package, data)?;
+    let places = Places::of(cached.package, data)?;
 
     let mut figures = Vec::new();
     let mut figure = |name: &str, unit, goals, (value, reference)| {
@@ -103,45 +97,6 @@ pub fn figures(
         figure(name, "us", vec![], medians);
     }
     Ok(figures)
-}
-
-/// A cache node that listens in the namespace, the only member of its ring.
-fn serve(
-    folder: &Path,
-    engine: &Engine,
-    package: &Package,
-    source: wire::Source,
-    namespace: &Namespace,
-    runtime: &tokio::runtime::Runtime,
-) -> Result<SocketAddr> {
-    let tier = folder.join("tier");
-    std::fs::create_dir_all(&tier)?;
-    let listener = namespace.listen()?;
-    listener.set_nonblocking(true)?;
-    let address = listener.local_addr()?;
-    let _entered = runtime.enter();
-    let node = Node::open(engine.clone(), &tier)?;
-    runtime.block_on(node.keep(package))?;
-    runtime.block_on(node.apply(wire::NodeConfig {
-        generation: 1,
-        ring_epoch: 1,
-        members: vec![wire::Member {
-            name: "bench".into(),
-            address: address.to_string(),
-            weight: 1,
-        }],
-        datasets: vec![wire::Dataset {
-            uid: "bench".into(),
-            namespace: String::new(),
-            name: "bench".into(),
-            sources: vec![source],
-            revisions: vec![package.id().as_bytes().to_vec()],
-        }],
-    }))?;
-    let _inside = runtime.enter();
-    let listener = tokio::net::TcpListener::from_std(listener)?;
-    runtime.spawn(BulkServer::new(node).serve(listener));
-    Ok(address)
 }
 
 /// Where the files lie in the space, and so in the flat file.

@@ -127,6 +127,12 @@ impl CacheClient {
         }
     }
 
+    /// Whose stripe it is (`host:port`); `None` while no ring is known.
+    pub fn owner(&self, space: &SpaceId, stripe: u64) -> Option<String> {
+        let ring = self.0.nodes.ring()?;
+        ring.owners(space, stripe).first().map(|member| member.address.clone())
+    }
+
     /// Downloads a package, piece after piece, into `sink`. The caller compares its digest with the revision's id.
     ///
     /// # Errors

@@ -22,6 +22,10 @@ pub(crate) struct Args {
     #[arg(long, env = "PENSTOCK_CONTROL_LISTEN", default_value = "0.0.0.0:7071")]
     pub(crate) control_listen: SocketAddr,
 
+    /// Where the mounter of this node connects to read what is cached here from its files; nowhere if it is not given.
+    #[arg(long, env = "PENSTOCK_NEIGHBOUR_SOCKET")]
+    pub(crate) neighbour_socket: Option<PathBuf>,
+
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "PENSTOCK_HEALTH_LISTEN", default_value = "0.0.0.0:7072")]
     pub(crate) health_listen: SocketAddr,

@@ -7,6 +7,7 @@
 mod miss;
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -247,6 +248,23 @@ impl Engine {
         let stored = stripe.stored(range)?;
         self.0.note_hit(&announced, range);
         Some(stored)
+    }
+
+    /// Data and side file of a stripe, read-only, for who reads them beside this engine; `None` when the revision is not known
+    /// or nothing of the stripe is stored. May wait for the disk.
+    pub fn stripe_files(&self, revision: &RevisionId, stripe: u64) -> Option<[File; 2]> {
+        let space = self.0.announced(revision)?.package.space();
+        let files = self.0.store.stripe(&space, stripe)?.files();
+        let opened =
+            files.inspect_err(|error| tracing::warn!(%space, stripe, %error, "open the files of a stripe anew"));
+        opened.ok()
+    }
+
+    /// Takes note of blocks that were read from such files.
+    pub fn note_used(&self, revision: &RevisionId, range: BlockRange) {
+        if let Some(announced) = self.0.announced(revision) {
+            self.0.note_hit(&announced, range);
+        }
     }
 
     /// Reads whole blocks, fetching what is missing. Arguments as for [`Engine::try_read`].

@@ -103,6 +103,13 @@ pub const SERVER_BUFFERS_MAX: usize = 64;
 /// four busy nodes; beyond it a read is answered Busy, for this revision only.
 pub const REVISION_MISSES_MAX: usize = 256;
 
+/// Mounters of this node that are connected at the same time: one, two while it is replaced, and room for what has not
+/// noticed its end. Each has a thread.
+pub const NEIGHBOURS_MAX: usize = 8;
+
+/// How long a mounter of this node may leave an answer in its socket before it is cut off.
+pub const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(5);
+
 /// How long a request waits for a buffer before the client is told to go elsewhere.
 pub const BUFFER_WAIT_MAX: Duration = Duration::from_secs(2);
 

@@ -7,6 +7,7 @@ use clap::Parser;
 use penstock_cache_node::report::Counters;
 use penstock_cache_node::server::bulk::BulkServer;
 use penstock_cache_node::server::control::ControlServer;
+use penstock_cache_node::server::neighbour;
 use penstock_cache_node::server::node::Node;
 use penstock_cache_node::{Engine, EngineConfig, limits};
 use penstock_health::Readiness;
@@ -22,6 +23,7 @@ async fn main() -> Result<()> {
         tier,
         bulk_listen,
         control_listen,
+        neighbour_socket,
         health_listen,
     } = Args::parse();
     log();
@@ -37,6 +39,10 @@ async fn main() -> Result<()> {
         .await
         .with_context(|| format!("listen on {bulk_listen}"))?;
     let bulk = tokio::spawn(BulkServer::new(node.clone()).serve(listener));
+    if let Some(socket) = neighbour_socket {
+        let listening = neighbour::serve(node.engine().clone(), &socket);
+        listening.with_context(|| format!("listen at {}", socket.display()))?;
+    }
     let metrics = {
         let node = node.clone();
         move || metrics(&node)

@@ -4,6 +4,7 @@
 
 pub mod bulk;
 pub mod control;
+pub mod neighbour;
 pub mod node;
 mod origins;
 mod reporting;

@@ -19,7 +19,7 @@ mod stored;
 mod stripe;
 
 use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -261,7 +261,7 @@ impl Store {
         let stored = self.spaces().into_iter().map(|(space, _)| space);
         for space in stored.filter(|space| !wanted.contains(space)) {
             write(&self.open).retain(|(of, _), _| *of != space);
-            match fs::remove_dir_all(self.folder.join(space.to_string())) {
+            match remove_space(&self.folder.join(space.to_string())) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::warn!(%space, %error, "remove a space that no revision uses; tried again with the next configuration");
                     continue;
@@ -360,6 +360,15 @@ impl Store {
 
 fn is_wanted(wanted: &Option<HashSet<SpaceId>>, space: &SpaceId) -> bool {
     wanted.as_ref().is_none_or(|wanted| wanted.contains(space))
+}
+
+/// Removes the folder of a space. Its files are cut first: a mounter that was handed them keeps them open, and what it does not
+/// use any more would take up the disk unseen.
+fn remove_space(folder: &Path) -> io::Result<()> {
+    for file in fs::read_dir(folder)? {
+        OpenOptions::new().write(true).open(file?.path())?.set_len(0)?;
+    }
+    fs::remove_dir_all(folder)
 }
 
 /// Closes the stripe that was used longest ago among those that nobody has; false when there is none.
@@ -476,6 +485,16 @@ mod tests {
             (vec![], 0),
             "a reader forgot blocks of it"
         );
+    }
+
+    #[test]
+    fn a_removed_space_takes_no_disk_even_if_somebody_has_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store_in(folder.path(), 1 << 40);
+        fill(&store, SPACE, 0, 4).unwrap();
+        let handed_over = store.stripe(&SPACE, 0).unwrap().files().unwrap();
+        store.keep_only(Some(HashSet::new()));
+        assert_eq!(handed_over.map(|file| file.metadata().unwrap().blocks()), [0, 0]);
     }
 
     #[test]

@@ -31,9 +31,13 @@ pub(crate) struct Args {
     #[arg(long, env = "PENSTOCK_MOUNTER_SERVICE_ACCOUNT", default_value = "penstock-mounter")]
     pub(crate) mounter_service_account: String,
 
-    /// User and group that mounter and cache nodes run as.
-    #[arg(long, env = "PENSTOCK_UNPRIVILEGED_UID", default_value_t = 65532)]
-    pub(crate) unprivileged_uid: u32,
+    /// User and group that the mounter runs as.
+    #[arg(long, env = "PENSTOCK_MOUNTER_UID", default_value_t = 65533)]
+    pub(crate) mounter_uid: u32,
+
+    /// User and group that cache nodes run as.
+    #[arg(long, env = "PENSTOCK_CACHE_NODE_UID", default_value_t = 65532)]
+    pub(crate) cache_node_uid: u32,
 
     /// The kubelet's folder, at the same path in this container, shared both ways.
     #[arg(long, env = "PENSTOCK_KUBELET_ROOT", default_value = "/var/lib/kubelet")]

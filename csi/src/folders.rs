@@ -6,6 +6,7 @@
 //!   plugins/csi.penstock.io/
 //!     csi.sock                                    CSI
 //!     keeper/socket                               the mounter connects here; its folder is bound into the mounter's pod
+//!     keeper/neighbours/<pod>.<runtime>.<ns>/     a cache node listens here; bound into its pod
 //!     revisions/<revision>/<connection>/          mounted revisions; <connection> is the number of the FUSE connection below
 //!   pods/<uid>/volumes/…/mount                    targets: binds of the above
 //! <state folder>/                                 on ext4, xfs or btrfs; 0700
@@ -57,6 +58,11 @@ impl Folders {
     /// Where the mounter connects.
     pub fn keeper_socket(&self) -> PathBuf {
         self.keeper().join("socket")
+    }
+
+    /// Where cache nodes listen for the mounter.
+    pub fn neighbours(&self) -> PathBuf {
+        self.keeper().join("neighbours")
     }
 
     /// Where revisions are mounted.

@@ -31,7 +31,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use penstock_mount::descriptors;
+use penstock_descriptors as descriptors;
 use penstock_protocol::connection::Connection;
 use penstock_protocol::control::mounter::{Fetch, FetchedPackage, from_mounter, to_mounter};
 use penstock_protocol::ids::{ConnectionId, RevisionId};

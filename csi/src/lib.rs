@@ -11,6 +11,7 @@
 //! bytes come through the unprivileged mounter and are verified.
 
 pub mod authority;
+pub mod cache_nodes;
 pub mod doctor;
 pub mod error;
 pub mod folders;
@@ -23,6 +24,7 @@ pub mod limits;
 pub mod metrics;
 pub mod mounts;
 pub mod namespace;
+pub mod neighbours;
 pub mod node;
 pub mod proto;
 pub mod registration;
@@ -32,6 +34,7 @@ pub mod socket;
 pub mod succession;
 pub mod tier;
 pub mod told;
+pub mod users;
 pub mod volume_lock;
 
 /// Name of the driver, in the API and towards the kubelet. Never changes.

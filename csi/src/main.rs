@@ -19,10 +19,12 @@ use penstock_csi::limits::{HANGING_CALL_MAX, SHUTDOWN_MAX};
 use penstock_csi::metrics::{Metrics, Seen};
 use penstock_csi::mounts::LinuxMounts;
 use penstock_csi::namespace;
+use penstock_csi::neighbours::Neighbours;
 use penstock_csi::node::{MounterIdentity, Node};
 use penstock_csi::revisions::Revisions;
 use penstock_csi::succession::container_started;
-use penstock_csi::tier::{Owner, Tiers};
+use penstock_csi::tier::Tiers;
+use penstock_csi::users::Users;
 use penstock_csi::volume_lock::VolumeLocks;
 use penstock_health::{Pages, Readiness};
 use penstock_mount::forms::{self, SMALL_CONTENT};
@@ -44,7 +46,7 @@ fn main() -> Result<()> {
         state: args.state_dir.clone(),
         private: args.private_dir.clone(),
     };
-    make_folders(&folders, args.unprivileged_uid)?;
+    make_folders(&folders, args.mounter_uid)?;
     // Before the runtime starts its threads, which would stay in the old namespace.
     namespace::enter(&folders.private).context("take a mount namespace; this needs a privileged container")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -60,7 +62,8 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
         node_name,
         namespace,
         mounter_service_account,
-        unprivileged_uid,
+        mounter_uid,
+        cache_node_uid,
         kubelet_root: _,
         state_dir: _,
         private_dir: _,
@@ -96,6 +99,10 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
             Revisions::adopted(&*mounts, &folders, connection, descriptors)
         })
     };
+    let users = Users {
+        mounter: mounter_uid,
+        cache_node: cache_node_uid,
+    };
     let node = Arc::new(Node {
         name: node_name,
         folders: folders.clone(),
@@ -104,10 +111,17 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
         revisions: Revisions::new(mounts.clone(), keeper.clone(), folders.clone()),
         tiers: Tiers {
             folder: folders.tiers(),
-            owner: Owner(unprivileged_uid),
+            users,
+            mounts: mounts.clone(),
+            cluster: cluster.clone(),
+            sweeping: Default::default(),
+        },
+        neighbours: Neighbours {
+            folder: folders.neighbours(),
+            users,
             mounts,
             cluster,
-            sweeping: Default::default(),
+            changing: Default::default(),
         },
         mounter: MounterIdentity {
             namespace,
@@ -146,7 +160,7 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
         ending: ending.clone(),
     };
     tokio::select! {
-        worked = work.run(entries, client, unprivileged_uid) => worked,
+        worked = work.run(entries, client, mounter_uid) => worked,
         error = health => error,
         () = overdue(&ending) => {
             tracing::warn!("calls were still under way");
@@ -190,10 +204,11 @@ async fn overdue(ending: &CancellationToken) {
     tokio::time::sleep(SHUTDOWN_MAX).await;
 }
 
-fn make_folders(folders: &Folders, unprivileged_uid: u32) -> Result<()> {
+fn make_folders(folders: &Folders, mounter_uid: u32) -> Result<()> {
     for folder in [
         folders.plugin(),
         folders.keeper(),
+        folders.neighbours(),
         folders.revisions(),
         folders.state.clone(),
         folders.images(),
@@ -204,10 +219,12 @@ fn make_folders(folders: &Folders, unprivileged_uid: u32) -> Result<()> {
         made.with_context(|| format!("make the folder {}", folder.display()))?;
     }
     // Bound into the mounter's pod, which may pass through but not write.
-    let keeper = folders.keeper();
-    let handed = chown(&keeper, Some(0), Some(unprivileged_uid))
-        .and_then(|()| fs::set_permissions(&keeper, fs::Permissions::from_mode(0o750)));
-    handed.with_context(|| format!("hand {} to the mounter", keeper.display()))
+    for folder in [folders.keeper(), folders.neighbours()] {
+        let handed = chown(&folder, Some(0), Some(mounter_uid))
+            .and_then(|()| fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)));
+        handed.with_context(|| format!("hand {} to the mounter", folder.display()))?;
+    }
+    Ok(())
 }
 
 /// Logs from `info` on, or what `RUST_LOG` says.

@@ -21,6 +21,7 @@ use crate::kubernetes::Cluster;
 use crate::limits::{STATISTICS_AT_ONCE, STATISTICS_DEADLINE};
 use crate::metrics::Metrics;
 use crate::mounts::{Mounts, Source};
+use crate::neighbours::Neighbours;
 use crate::proto::csi;
 use crate::proto::csi::node_service_capability::rpc::Type;
 use crate::proto::csi::volume_usage::Unit;
@@ -43,6 +44,8 @@ pub struct Node {
     pub revisions: Revisions,
     /// The folders of cache nodes.
     pub tiers: Tiers,
+    /// The folders in which they listen.
+    pub neighbours: Neighbours,
     /// Who may have the keeper's socket.
     pub mounter: MounterIdentity,
     /// The targets that are being worked on.
@@ -79,7 +82,11 @@ impl Node {
             // A repeated publish keeps what is mounted: the pod sees one revision for its whole life.
             return match volume {
                 Volume::Dataset { .. } if Revisions::shows_revision(&mount) => Ok(()),
-                Volume::Tier { .. } | Volume::KeeperSocket { .. } if self.is_own_folder(&mount) => Ok(()),
+                Volume::Tier { .. } | Volume::NeighbourSocket { .. } | Volume::KeeperSocket { .. }
+                    if self.is_own_folder(&mount) =>
+                {
+                    Ok(())
+                }
                 _ => Err(Error::Occupied(target)),
             };
         }
@@ -102,6 +109,10 @@ impl Node {
             Volume::Tier { runtime, tier, pod } => {
                 let folder = self.tiers.folder_of(&runtime, &tier, &pod).await?;
                 blocking(move || self.tiers.publish(&folder, &target)).await
+            }
+            Volume::NeighbourSocket { runtime, pod } => {
+                let folder = self.neighbours.folder_of(&runtime, &pod).await?;
+                blocking(move || self.neighbours.publish(&folder, &target)).await
             }
             Volume::KeeperSocket { pod } => {
                 self.check_mounter(&pod)?;
@@ -169,7 +180,11 @@ impl Node {
         let mount = self.mounted_at(&target)?;
         let (node, path) = (self.clone(), target.clone());
         if mount.as_ref().is_some_and(|mount| !Revisions::shows_revision(mount)) {
-            blocking(move || Ok(node.mounts.unmount(&path, None)?)).await?;
+            blocking(move || {
+                node.mounts.unmount(&path, None)?;
+                node.neighbours.sweep()
+            })
+            .await?;
             self.clone().sweep_tiers();
         } else {
             // Also when nothing is mounted any more: a call before may have come no further.
@@ -251,12 +266,12 @@ impl Node {
         mount.root.ends_with(last_names(&self.folders.keeper(), 3))
     }
 
-    /// Whether a mount shows the keeper's folder or one of a tier; the table has paths within their file system.
+    /// Whether a mount shows the keeper's folder, or one of a cache node; the table has paths within their file system.
     fn is_own_folder(&self, mount: &Mount) -> bool {
         let tiers = last_names(&self.folders.tiers(), 1);
         // <uid>/<tier>/<pod> below it.
         let above = mount.root.ancestors().nth(3);
-        self.is_keeper(mount) || above.is_some_and(|above| above.ends_with(tiers))
+        self.is_keeper(mount) || self.neighbours.shows(mount) || above.is_some_and(|above| above.ends_with(tiers))
     }
 }
 

@@ -45,6 +45,13 @@ pub enum Volume {
         /// The pod.
         pod: Pod,
     },
+    /// The folder in which a cache node listens for the mounter.
+    NeighbourSocket {
+        /// Name of the CacheRuntime, in the pod's namespace.
+        runtime: String,
+        /// The pod.
+        pod: Pod,
+    },
     /// The folder with the socket of this container, for the mounter.
     KeeperSocket {
         /// The pod.
@@ -221,19 +228,34 @@ impl Context {
                 name: self.name("dataset")?,
                 uid: None,
             }),
+            [false, true, false] if self.user.contains_key("neighbour") => {
+                let runtime = self.name("cacheRuntime")?;
+                self.socket("neighbour")?;
+                Ok(Volume::NeighbourSocket { runtime, pod })
+            }
             [false, true, false] => Ok(Volume::Tier {
                 runtime: self.name("cacheRuntime")?,
                 tier: self.name("tier")?,
                 pod,
             }),
-            [false, false, true] => match self.user.remove("keeper").as_deref() {
-                Some("socket") => Ok(Volume::KeeperSocket { pod }),
-                _ => Err(Error::Invalid("the volume attribute keeper has one value: socket".to_owned())),
-            },
+            [false, false, true] => {
+                self.socket("keeper")?;
+                Ok(Volume::KeeperSocket { pod })
+            }
             _ => Err(Error::Invalid(
                 "an inline volume of Penstock names a Dataset of the pod's namespace: volumeAttributes: {dataset: NAME}"
                     .to_owned(),
             )),
+        }
+    }
+
+    /// Takes an attribute that has one value.
+    fn socket(&mut self, key: &str) -> Result<(), Error> {
+        match self.user.remove(key).as_deref() {
+            Some("socket") => Ok(()),
+            _ => Err(Error::Invalid(format!(
+                "the volume attribute {key} has one value: socket"
+            ))),
         }
     }
 
@@ -328,6 +350,12 @@ mod tests {
             ("true", &[("dataset", "")], "missing"),
             ("true", &[("cacheRuntime", "a")], "\"tier\" is missing"),
             ("true", &[("keeper", "door")], "one value"),
+            ("true", &[("cacheRuntime", "a"), ("neighbour", "")], "one value"),
+            (
+                "true",
+                &[("cacheRuntime", "a"), ("neighbour", "socket"), ("tier", "b")],
+                "\"tier\" is not known",
+            ),
             ("false", &[("dataset", "a"), ("namespace", "b")], "\"uid\" is missing"),
             ("false", &[("keeper", "socket")], "missing"),
             ("", &[("dataset", "a")], "podInfoOnMount"),

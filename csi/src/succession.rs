@@ -15,7 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use penstock_mount::descriptors;
+use penstock_descriptors as descriptors;
 use penstock_protocol::control::mounter::{FromMounter, Succeed, from_mounter};
 use prost::Message;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

@@ -7,27 +7,22 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::Resource;
-use penstock_crds::{CacheRuntime, TierVolume};
+use penstock_crds::TierVolume;
 use penstock_mount::bind::Access;
 
+use crate::cache_nodes;
 use crate::error::Error;
 use crate::kubernetes::Cluster;
 use crate::mounts::{Mounts, Source};
 use crate::request::Pod;
-
-/// User and group of cache nodes.
-#[derive(Clone, Copy, Debug)]
-pub struct Owner(pub u32);
+use crate::users::Users;
 
 /// The folders of tiers.
 pub struct Tiers {
     /// Where they are.
     pub folder: PathBuf,
     /// Whose they are.
-    pub owner: Owner,
+    pub users: Users,
     /// What mounts them.
     pub mounts: Arc<dyn Mounts>,
     /// Who says whether they are wanted.
@@ -37,46 +32,19 @@ pub struct Tiers {
 }
 
 impl Tiers {
-    /// The folder for a cache node's pod, after it was checked that it is one: controlled by a StatefulSet that the
-    /// CacheRuntime controls.
+    /// The folder for a cache node's pod, after it was checked that it is one.
     ///
     /// # Errors
     /// [`Error::Denied`] when it is not, with what is wrong.
     pub async fn folder_of(&self, runtime: &str, tier: &str, pod: &Pod) -> Result<PathBuf, Error> {
-        let Pod {
-            namespace, name, uid, ..
-        } = pod;
-        let denied = |why: String| {
-            Error::Denied(format!(
-                "the pod {namespace}/{name} cannot have a folder of tier {tier:?} of CacheRuntime {runtime:?}: {why}"
-            ))
-        };
-        let found = self.cluster.cache_runtime(namespace, runtime).await?;
-        let found = found.ok_or_else(|| denied("there is no such CacheRuntime in its namespace".to_owned()))?;
+        let (found, uid) = cache_nodes::runtime_of(&*self.cluster, runtime, pod).await?;
         let is_wanted = |wanted: &penstock_crds::Tier| wanted.name == tier && wanted.volume == TierVolume::Node;
         if !found.spec.tiers.iter().any(is_wanted) {
-            return Err(denied(
-                "the CacheRuntime has no such tier with `volume: Node`".to_owned(),
-            ));
+            return Err(Error::Denied(format!(
+                "the CacheRuntime {runtime:?} has no tier {tier:?} with `volume: Node`"
+            )));
         }
-        let runtime_uid = uid_of(&found.metadata)?;
-        let object = self.cluster.pod(namespace, name).await?;
-        let object = object.filter(|object| object.metadata.uid.as_deref() == Some(uid));
-        let object = object.ok_or_else(|| denied("the pod is gone".to_owned()))?;
-        let set_name = controller::<StatefulSet>(&object.metadata)
-            .ok_or_else(|| denied("only pods of the CacheRuntime's own StatefulSet can".to_owned()))?;
-        let set = self.cluster.stateful_set(namespace, &set_name.name).await?;
-        let of_runtime = set.is_some_and(|set| {
-            set.metadata.uid.as_deref() == Some(&set_name.uid)
-                && controller::<CacheRuntime>(&set.metadata).is_some_and(|owner| owner.uid == runtime_uid)
-        });
-        let of_set = name
-            .strip_prefix(&set_name.name)
-            .and_then(|rest| rest.strip_prefix('-'));
-        if !of_runtime || of_set.is_none_or(|ordinal| ordinal.parse::<u32>().is_err()) {
-            return Err(denied("only pods of the CacheRuntime's own StatefulSet can".to_owned()));
-        }
-        Ok(self.folder.join(runtime_uid).join(tier).join(name))
+        Ok(self.folder.join(uid).join(tier).join(&pod.name))
     }
 
     /// Makes the folder if it is not there, and shows it at `target`, writable. Blocks.
@@ -86,7 +54,7 @@ impl Tiers {
     pub fn publish(&self, folder: &Path, target: &Path) -> Result<(), Error> {
         let make = || -> io::Result<()> {
             fs::create_dir_all(folder)?;
-            chown(folder, Some(self.owner.0), Some(self.owner.0))?;
+            chown(folder, Some(self.users.cache_node), Some(self.users.cache_node))?;
             fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
         };
         make().map_err(Error::file("make the folder", folder))?;
@@ -130,31 +98,6 @@ impl Tiers {
         }
         Ok(clean)
     }
-}
-
-struct Controller {
-    name: String,
-    uid: String,
-}
-
-fn controller<K: Resource<DynamicType = ()>>(metadata: &ObjectMeta) -> Option<Controller> {
-    let owners = metadata.owner_references.iter().flatten();
-    let group = |version: &str| version.split('/').next().map(str::to_owned);
-    let owner = owners
-        .into_iter()
-        .find(|owner| owner.controller == Some(true) && owner.kind == K::kind(&()))?;
-    (group(&owner.api_version) == group(&K::api_version(&()))).then(|| Controller {
-        name: owner.name.clone(),
-        uid: owner.uid.clone(),
-    })
-}
-
-fn uid_of(metadata: &ObjectMeta) -> Result<String, Error> {
-    let uid = metadata
-        .uid
-        .clone()
-        .filter(|uid| !uid.is_empty() && !uid.contains(['/', '.']));
-    uid.ok_or_else(|| Error::Internal("the API server sent an object without a uid".to_owned()))
 }
 
 fn uids_in(folder: &Path) -> Result<Vec<String>, Error> {

@@ -45,7 +45,7 @@ impl Work {
         self,
         entries: Vec<Entry<Vec<OwnedFd>>>,
         client: kube::Client,
-        unprivileged_uid: u32,
+        mounter_uid: u32,
     ) -> Result<()> {
         let folders = self.node.folders.clone();
         let keeper_socket = folders.keeper_socket();
@@ -63,7 +63,8 @@ impl Work {
         blocking(move || {
             keeper.resume(entries);
             node.revisions.clear().context("look at what a predecessor left")?;
-            let listening = keeper.listen(&keeper_socket, unprivileged_uid);
+            node.neighbours.sweep().context("look at what cache nodes left")?;
+            let listening = keeper.listen(&keeper_socket, mounter_uid);
             listening.with_context(|| format!("listen at {}", keeper_socket.display()))?;
             if let Some(predecessor) = predecessor {
                 keeper.inherit(predecessor);

@@ -8,6 +8,7 @@ pub mod counting_proxy;
 pub mod dataset;
 pub mod load;
 pub mod manifests;
+pub mod metrics;
 pub mod node;
 pub mod origin;
 pub mod read_suite;

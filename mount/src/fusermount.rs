@@ -11,8 +11,8 @@ use std::process::{Command, Output, Stdio};
 
 use rustix::io::{FdFlags, fcntl_setfd};
 
-use crate::descriptors;
 use crate::fuse::READ_BYTES_MAX;
+use penstock_descriptors as descriptors;
 
 const PROGRAM: &str = "fusermount3";
 

@@ -1,10 +1,9 @@
-//! What needs mount(2): FUSE connections, EROFS images over them, binds; and descriptors over Unix sockets.
+//! What needs mount(2): FUSE connections, EROFS images over them, binds.
 //!
-//! Used by the csi container, by `penstock mount` and (descriptors only) by the mounter. Must not know Kubernetes,
+//! Used by the csi container and by `penstock mount`; the mounter uses what needs no privilege. Must not know Kubernetes,
 //! revisions or the bulk protocol.
 
 pub mod bind;
-pub mod descriptors;
 pub mod erofs;
 mod error;
 pub mod forms;

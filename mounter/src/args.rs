@@ -13,6 +13,10 @@ pub(crate) struct Args {
     #[arg(long, env = "PENSTOCK_KEEPER_SOCKET", default_value = "/keeper/socket")]
     pub(crate) keeper_socket: PathBuf,
 
+    /// Below it csi puts a folder with the socket of each cache node of this node.
+    #[arg(long, env = "PENSTOCK_NEIGHBOURS", default_value = "/keeper/neighbours")]
+    pub(crate) neighbours: PathBuf,
+
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "PENSTOCK_HEALTH_LISTEN", default_value = "0.0.0.0:7082")]
     pub(crate) health_listen: SocketAddr,

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use penstock_cache_client::CacheClient;
+use penstock_descriptors::{self as descriptors, Packet};
 use penstock_health::Readiness;
-use penstock_mount::descriptors::{self, Packet};
 use penstock_mount::memory;
 use penstock_protocol::connection::Connection;
 use penstock_protocol::control::mounter::{

@@ -13,6 +13,7 @@ pub mod files;
 pub mod keeper;
 pub mod limits;
 mod metrics;
+mod neighbours;
 mod notes;
 pub mod reader;
 pub mod remote;
@@ -20,6 +21,7 @@ mod session;
 mod sessions;
 
 pub use metrics::Metrics;
+pub use neighbours::Neighbours;
 pub use notes::Notes;
 pub use reader::{ReadFailure, SpaceReader, TryRead};
 pub use session::{Session, Start};

@@ -33,6 +33,29 @@ pub const FAILURE_LOG_INTERVAL: Duration = Duration::from_secs(1);
 /// Pause before the mounter connects again to a csi container that went away: short, because a starting pod waits for it.
 pub const KEEPER_RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 
+/// Stripes of cache nodes of the same node whose files are open, in all sessions: as many as a cache node keeps open, two
+/// descriptors each, for 64 GiB of data in use.
+pub const NEIGHBOUR_STRIPES_MAX: usize = 1024;
+
+/// Cache nodes of the same node that are known: a node has one of each CacheRuntime, rarely more.
+pub const NEIGHBOURS_MAX: usize = 1024;
+
+/// How often it is looked which cache nodes are on this node; until then one that is new is read over the network.
+pub const NEIGHBOURS_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a cache node of the same node may take to connect or to answer. Only the next question waits for it.
+pub const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Pause of a session after a cache node of the same node did not have a stripe, or did not answer.
+pub const NEIGHBOUR_PAUSE: Duration = Duration::from_millis(100);
+
+/// How often a cache node of the same node hears what was read: a fraction of the time in which a fast reader uses half of a
+/// window that was fetched ahead of it.
+pub const USED_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Ranges of which it hears at once; 64 take 1.5 KiB.
+pub const USED_RANGES_MAX: usize = 64;
+
 /// How long a package is asked for before csi is told to try again; the kubelet gives an RPC two minutes.
 pub const FETCH_DEADLINE: Duration = Duration::from_secs(20);
 

@@ -6,8 +6,9 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use penstock_health::Readiness;
 use penstock_mounter::keeper::Mounter;
-use penstock_mounter::{Metrics, Sessions};
+use penstock_mounter::{Metrics, Neighbours, Sessions};
 use penstock_supervisor::Store;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Args;
@@ -15,6 +16,7 @@ use crate::args::Args;
 fn main() -> Result<()> {
     let Args {
         keeper_socket,
+        neighbours,
         health_listen,
     } = Args::parse();
     let filter = tracing_subscriber::EnvFilter::builder();
@@ -35,7 +37,8 @@ fn main() -> Result<()> {
     }));
     let (store, entries) = Store::of_this_process().context("ask the supervisor what a predecessor left")?;
     runtime.spawn(store.clone().stay_alive());
-    let sessions = Sessions::new(runtime.handle().clone(), store, metrics);
+    let neighbours = Neighbours::new(neighbours, descriptors_max(), runtime.handle().clone());
+    let sessions = Sessions::new(runtime.handle().clone(), store, neighbours, metrics);
     let left = sessions.left_by_predecessor(entries);
     let mounter = Mounter::new(runtime.handle().clone(), sessions);
     let serving = runtime.spawn_blocking(move || mounter.run(&keeper_socket, &readiness, left));
@@ -51,4 +54,23 @@ fn main() -> Result<()> {
         // Threads that wait for the kernel or for csi end with the process.
         std::process::exit(0)
     })
+}
+
+/// Takes as many descriptors as the kernel would give: the soft limit is for programs that use select(2).
+fn descriptors_max() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let raised = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    );
+    match raised {
+        Ok(()) => maximum.unwrap_or(u64::MAX),
+        Err(error) => {
+            tracing::warn!(%error, ?current, "raise the number of descriptors");
+            current.unwrap_or(u64::MAX)
+        }
+    }
 }

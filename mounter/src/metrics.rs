@@ -42,6 +42,7 @@ struct Inner {
     registry: Registry,
     reads: Family<ReadLabels, Counter>,
     read_bytes: Counter,
+    nearby_bytes: Counter,
     read_seconds: Histogram,
     resent: Counter,
     taken_over: Counter,
@@ -51,12 +52,15 @@ struct Inner {
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("penstock_mounter");
-        let (reads, read_bytes, resent, taken_over) = <(Family<_, _>, Counter, Counter, Counter)>::default();
+        let (reads, read_bytes, nearby_bytes) = <(Family<_, _>, Counter, Counter)>::default();
+        let (resent, taken_over) = <(Counter, Counter)>::default();
         // 50 µs to 200 s: from memory of the node's own cache node to the end of a patient read.
         let read_seconds = Histogram::new(exponential_buckets(50e-6, 4.0, 12));
         let connections = Gauge::default();
         registry.register("reads", "Cold reads of the kernel", reads.clone());
         registry.register_with_unit("read", "Bytes given to the kernel", Unit::Bytes, read_bytes.clone());
+        let help = "Bytes from the files of cache nodes of this node";
+        registry.register_with_unit("nearby", help, Unit::Bytes, nearby_bytes.clone());
         registry.register_with_unit("read", "Time of a cold read", Unit::Seconds, read_seconds.clone());
         let help = "Reads that another mounter took and did not answer";
         registry.register("resent_reads", help, resent.clone());
@@ -67,6 +71,7 @@ impl Default for Metrics {
             registry,
             reads,
             read_bytes,
+            nearby_bytes,
             read_seconds,
             resent,
             taken_over,
@@ -98,6 +103,10 @@ impl Metrics {
         if is_resent {
             self.0.resent.inc();
         }
+    }
+
+    pub(crate) fn read_nearby(&self, bytes: u64) {
+        self.0.nearby_bytes.inc_by(bytes);
     }
 
     pub(crate) fn taken_over(&self) {

@@ -223,7 +223,8 @@ const _: () = assert!(RECORDS >= crate::limits::MISSES_IN_FLIGHT_MAX);
 mod tests {
     use std::os::fd::{AsFd, OwnedFd};
 
-    use penstock_mount::{descriptors, ledger};
+    use penstock_descriptors as descriptors;
+    use penstock_mount::ledger;
     use proptest::prelude::*;
 
     use super::*;

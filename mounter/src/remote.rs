@@ -1,4 +1,4 @@
-//! Blocks from cache nodes, over the bulk protocol.
+//! Blocks from cache nodes: from the files of one that is on this node, or over the bulk protocol.
 
 use std::time::Duration;
 
@@ -7,30 +7,62 @@ use penstock_cache_client::{CacheClient, ClientError};
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::{RevisionId, SpaceId};
 
+use crate::metrics::Metrics;
+use crate::neighbours::{Neighbours, Stripes};
 use crate::reader::{ReadFailure, SpaceReader, TryRead};
 
 /// One revision, as the cache nodes serve it.
 pub struct RemoteSpace {
-    /// The cache nodes.
-    pub client: CacheClient,
-    /// Which revision.
-    pub revision: RevisionId,
-    /// Its space.
-    pub space: SpaceId,
-    /// How long a read may take. The client gives up by itself when nobody can help; this is for one that hangs.
-    pub timeout: Duration,
+    client: CacheClient,
+    revision: RevisionId,
+    space: SpaceId,
+    timeout: Duration,
+    stripes: Stripes,
+    metrics: Metrics,
+}
+
+impl RemoteSpace {
+    /// Blocks of `revision` in `space` from the cache nodes that `client` knows. A read may take as long as `timeout`: the
+    /// client gives up by itself when nobody can help, this is for one that hangs.
+    pub fn new(
+        client: CacheClient,
+        (revision, space): (RevisionId, SpaceId),
+        timeout: Duration,
+        neighbours: &Neighbours,
+        metrics: Metrics,
+    ) -> Self {
+        let stripes = Stripes::new(neighbours.clone(), revision, space);
+        Self {
+            client,
+            revision,
+            space,
+            timeout,
+            stripes,
+            metrics,
+        }
+    }
 }
 
 #[async_trait]
 impl SpaceReader for RemoteSpace {
-    fn try_read(&self, _: BlockRange, _: &mut [u8]) -> TryRead {
-        TryRead::Miss
+    fn try_read(&self, range: BlockRange, into: &mut [u8]) -> TryRead {
+        let look = self.stripes.try_read(range, into);
+        if look == TryRead::Hit {
+            self.metrics.read_nearby(range.bytes());
+        }
+        look
     }
 
     async fn read(&self, range: BlockRange, into: &mut [u8]) -> Result<(), ReadFailure> {
         let reading = self.client.read(&self.revision, &self.space, range, into);
         match tokio::time::timeout(self.timeout, reading).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => {
+                // Now it has what was read.
+                if let Some(owner) = self.client.owner(&self.space, range.stripe()) {
+                    self.stripes.want(range.stripe(), owner);
+                }
+                Ok(())
+            }
             Ok(Err(ClientError::Drifted(text))) => Err(ReadFailure::Drifted(text)),
             Ok(Err(other)) => Err(ReadFailure::Unavailable(other.to_string())),
             Err(_) => Err(ReadFailure::Unavailable(format!(

@@ -16,6 +16,7 @@ use penstock_supervisor::{Entry, Store};
 use crate::files::{Devices, Files, Tree};
 use crate::limits::{IDLE_BUFFERS_MAX, READ_BYTES_MAX};
 use crate::metrics::Metrics;
+use crate::neighbours::Neighbours;
 use crate::notes::Notes;
 use crate::remote::RemoteSpace;
 use crate::session::{Session, Start};
@@ -25,6 +26,7 @@ pub struct Sessions {
     runtime: tokio::runtime::Handle,
     buffers: BufferPool,
     store: Store,
+    neighbours: Neighbours,
     metrics: Metrics,
     sessions: Mutex<BTreeMap<ConnectionId, Served>>,
 }
@@ -45,13 +47,15 @@ pub struct Left {
 }
 
 impl Sessions {
-    /// None yet; their reads wait on `runtime`, and their descriptors are kept in `store`.
-    pub fn new(runtime: tokio::runtime::Handle, store: Store, metrics: Metrics) -> Self {
+    /// None yet; their reads wait on `runtime`, and their descriptors are kept in `store`. Cache nodes
+    /// of this node are found in `neighbours`.
+    pub fn new(runtime: tokio::runtime::Handle, store: Store, neighbours: Neighbours, metrics: Metrics) -> Self {
         Self {
             runtime,
             // Two blocks more than the largest read, which may begin and end within a block.
             buffers: BufferPool::new(READ_BYTES_MAX + 2 * 4096, IDLE_BUFFERS_MAX),
             store,
+            neighbours,
             metrics,
             sessions: Mutex::default(),
         }
@@ -135,12 +139,13 @@ impl Sessions {
         let files = shown(&connection, image)?;
         let notes = ledger.map(|ledger| Notes::begin(ledger.as_fd())).transpose()?;
         let others = descriptors.split_off(queues.len());
-        let reader = RemoteSpace {
-            client: CacheClient::new(connection.seeds.clone(), connection.read_timeout),
-            timeout: connection.read_timeout,
-            revision: connection.revision,
-            space: connection.space,
-        };
+        let reader = RemoteSpace::new(
+            CacheClient::new(connection.seeds.clone(), connection.read_timeout),
+            (connection.revision, connection.space),
+            connection.read_timeout,
+            &self.neighbours,
+            self.metrics.clone(),
+        );
         let session = Session::start(Start {
             descriptors,
             files,

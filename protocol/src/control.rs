@@ -15,3 +15,10 @@ pub mod cache_node {
 pub mod mounter {
     tonic::include_proto!("penstock.mounter.v1");
 }
+
+/// Cache node ↔ the mounter of the same node, in the same way.
+#[allow(missing_docs, reason = "generated: the comments are in the .proto file")]
+#[allow(clippy::all, reason = "generated")]
+pub mod neighbour {
+    tonic::include_proto!("penstock.neighbour.v1");
+}

@@ -13,3 +13,4 @@ pub mod frame;
 pub mod geometry;
 pub mod ids;
 pub mod ring;
+pub mod side;

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use penstock_mount::descriptors;
+use penstock_descriptors as descriptors;
 use penstock_supervisor::Kept;
 use penstock_supervisor::letter::{Letter, SILENCE_MAX};
 use penstock_supervisor::restart::{Next, Restarts};

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use penstock_mount::descriptors;
+use penstock_descriptors as descriptors;
 use rustix::net::SocketType;
 use rustix::net::sockopt::{Timeout, set_socket_timeout, socket_type};
 

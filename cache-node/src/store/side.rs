@@ -1,8 +1,4 @@
-//! The side file of a stripe: which blocks are there, and their checksums.
-//!
-//! ```text
-//! 0 header: magic "PSTKSIDE", version u32, 0 u32, space (16), stripe u64    4096 presence, 2 KiB    8192 checksums, 64 KiB
-//! ```
+//! The side file of a stripe: which blocks are there, and their checksums ([`penstock_protocol::side`]).
 //!
 //! Kept in memory while the stripe is open and written through. A side file that makes no sense is begun anew, which makes
 //! its blocks missing.
@@ -13,16 +9,10 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use penstock_protocol::geometry::{BLOCK_BYTES, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
+use penstock_protocol::side::{BLOCKS, CHECKSUMS_AT, FILE_BYTES, PRESENCE_AT, header};
 
-/// Blocks of a stripe.
-pub(super) const BLOCKS: u32 = (STRIPE_BYTES / BLOCK_BYTES) as u32;
 const WORDS: usize = BLOCKS as usize / 64;
-const PRESENCE_AT: u64 = 4096;
-const CHECKSUMS_AT: u64 = 8192;
-const FILE_BYTES: u64 = CHECKSUMS_AT + BLOCKS as u64 * 4;
-const VERSION: u32 = 1;
 
 pub(super) struct Side {
     file: File,
@@ -32,7 +22,7 @@ pub(super) struct Side {
 
 impl Side {
     pub(super) fn open(file: File, space: SpaceId, stripe: u64) -> io::Result<Self> {
-        let header = header(space, stripe);
+        let header = header(&space, stripe);
         let mut bytes = vec![0; FILE_BYTES as usize];
         let complete = file.metadata()?.len() == FILE_BYTES && file.read_exact_at(&mut bytes, 0).is_ok();
         if !complete || bytes[..header.len()] != header {
@@ -50,6 +40,10 @@ impl Side {
             presence,
             checksums,
         })
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
     }
 
     pub(super) fn is_present(&self, block: u32) -> bool {
@@ -113,13 +107,4 @@ impl Side {
             .collect();
         self.file.write_all_at(&bytes, PRESENCE_AT + words.start as u64 * 8)
     }
-}
-
-fn header(space: SpaceId, stripe: u64) -> Vec<u8> {
-    let mut header = b"PSTKSIDE".to_vec();
-    header.extend_from_slice(&VERSION.to_le_bytes());
-    header.extend_from_slice(&[0; 4]);
-    header.extend_from_slice(space.as_bytes());
-    header.extend_from_slice(&stripe.to_le_bytes());
-    header
 }

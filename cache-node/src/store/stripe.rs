@@ -4,6 +4,7 @@
 
 use std::fs::{File, OpenOptions, create_dir_all};
 use std::io::{self, IoSliceMut};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -139,6 +140,13 @@ impl Stripe {
 
     pub(super) fn file(&self) -> &File {
         &self.data
+    }
+
+    /// Data and side file, opened anew for reading only.
+    pub(crate) fn files(&self) -> io::Result<[File; 2]> {
+        // By what is open and not by name: the files may be gone from their folder.
+        let anew = |file: &File| File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        Ok([anew(&self.data)?, anew(self.side.file())?])
     }
 
     /// The present parts of `range`, as addresses.

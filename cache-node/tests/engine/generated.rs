@@ -116,6 +116,12 @@ impl Generated {
             capacity_bytes,
         };
         let engine = Engine::open(EngineConfig { tier }).unwrap();
+        Self::announce(sources, package, &engine);
+        engine
+    }
+
+    /// Makes a revision of these sources readable.
+    pub fn announce(sources: &[&Self], package: &Package, engine: &Engine) {
         let dataset = Dataset {
             uid: "d".into(),
             origins: sources
@@ -125,7 +131,6 @@ impl Generated {
             revisions: vec![package.clone()],
         };
         engine.set_datasets(&[dataset], false);
-        engine
     }
 }
 

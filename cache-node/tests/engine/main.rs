@@ -11,6 +11,7 @@ mod leaks;
 mod listing;
 mod lying_server;
 mod model;
+mod neighbours;
 mod node;
 mod reading;
 mod scene;

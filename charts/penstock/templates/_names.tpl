@@ -20,9 +20,10 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/* The same of a pod that runs as a user: include "penstock.restrictedPod" 65532 */}}
 {{- define "penstock.restrictedPod" -}}
 runAsNonRoot: true
-runAsUser: 65532
-runAsGroup: 65532
+runAsUser: {{ . }}
+runAsGroup: {{ . }}
 seccompProfile: {type: RuntimeDefault}
 {{- end -}}

@@ -8,7 +8,7 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use penstock_mount::descriptors::{self, Packet};
+use penstock_descriptors::{self as descriptors, Packet};
 use penstock_protocol::control::mounter::{FromMounter, ToMounter, from_mounter, to_mounter};
 use penstock_protocol::ids::ConnectionId;
 use prost::Message;

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use penstock_mount::descriptors;
+use penstock_descriptors as descriptors;
 use penstock_protocol::control::mounter::{
     Completed, Failed, FromMounter, HandedBack, Hello, Stopped, ToMounter, from_mounter, to_mounter,
 };

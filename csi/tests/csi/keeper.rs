@@ -13,9 +13,10 @@ use penstock_csi::metrics::Metrics;
 use penstock_csi::mounts::fake::FakeMounts;
 use penstock_csi::mounts::{Mounts, Source};
 use penstock_csi::revisions::Revisions;
+use penstock_descriptors as descriptors;
+use penstock_mount::fuse;
 use penstock_mount::fuse::For;
 use penstock_mount::ledger::{self, Ledger};
-use penstock_mount::{descriptors, fuse};
 use penstock_protocol::connection::{Connection, Shows, Unanswered};
 use penstock_protocol::control::mounter::{
     Completed, FromMounter, HandedBack, Hello, Stopped, ToMounter, from_mounter, to_mounter,

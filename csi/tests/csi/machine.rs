@@ -155,11 +155,7 @@ impl Machine {
 
     pub fn spawn_csi(&self, mut command: Command, private: &Path, health: SocketAddr) -> Process {
         command
-            .args([
-                "--node-name=node-a",
-                "--namespace=penstock-system",
-                "--unprivileged-uid=0",
-            ])
+            .args(["--node-name=node-a", "--namespace=penstock-system", "--mounter-uid=0"])
             .arg(format!("--health-listen={health}"))
             .arg(format!("--kubelet-root={}", self.folders.kubelet.display()))
             .arg(format!("--state-dir={}", self.folders.state.display()))

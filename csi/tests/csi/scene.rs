@@ -12,11 +12,13 @@ use penstock_csi::kubernetes::fake::FakeCluster;
 use penstock_csi::metrics::Metrics;
 use penstock_csi::mounts::fake::FakeMounts;
 use penstock_csi::mounts::{LinuxMounts, Mounts};
+use penstock_csi::neighbours::Neighbours;
 use penstock_csi::node::{MounterIdentity, Node, NodeService};
 use penstock_csi::proto::csi;
 use penstock_csi::proto::csi::node_server::Node as _;
 use penstock_csi::revisions::Revisions;
-use penstock_csi::tier::{Owner, Tiers};
+use penstock_csi::tier::Tiers;
+use penstock_csi::users::Users;
 use penstock_csi::volume_lock::VolumeLocks;
 use penstock_mount::forms::Form;
 use penstock_protocol::connection::Unanswered;
@@ -185,6 +187,10 @@ fn start(folders: &Folders, cluster: &Arc<FakeCluster>, mounts: &Arc<dyn Mounts>
     };
     let uid = rustix::process::getuid().as_raw();
     keeper.listen(&folders.keeper_socket(), uid).unwrap();
+    let users = Users {
+        mounter: uid,
+        cache_node: uid,
+    };
     let node = Node {
         name: "node-a".into(),
         folders: folders.clone(),
@@ -193,10 +199,17 @@ fn start(folders: &Folders, cluster: &Arc<FakeCluster>, mounts: &Arc<dyn Mounts>
         revisions: Revisions::new(mounts.clone(), keeper.clone(), folders.clone()),
         tiers: Tiers {
             folder: folders.tiers(),
-            owner: Owner(uid),
+            users,
             mounts: mounts.clone(),
             cluster: cluster.clone(),
             sweeping: Default::default(),
+        },
+        neighbours: Neighbours {
+            folder: folders.neighbours(),
+            users,
+            mounts: mounts.clone(),
+            cluster: cluster.clone(),
+            changing: Default::default(),
         },
         mounter: MounterIdentity {
             namespace: "penstock-system".into(),

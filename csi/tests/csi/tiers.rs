@@ -15,6 +15,7 @@ use tonic::Code;
 
 use crate::scene::{NAMESPACE, Scene};
 
+const NEIGHBOUR: &[(&str, &str)] = &[("cacheRuntime", "pool"), ("neighbour", "socket")];
 const TIER: &[(&str, &str)] = &[("cacheRuntime", "pool"), ("tier", "ssd")];
 
 fn owner(api_version: &str, kind: &str, name: &str, uid: &str) -> Option<Vec<OwnerReference>> {
@@ -143,6 +144,9 @@ async fn nobody_else_gets_a_folder() {
         ("stranger", TIER),
         ("stranger-0", TIER),
         ("unknown", TIER),
+        ("stranger", NEIGHBOUR),
+        ("stranger-0", NEIGHBOUR),
+        ("unknown", NEIGHBOUR),
         ("pool-cache-0", &[("cacheRuntime", "pool"), ("tier", "hdd")][..]),
         ("pool-cache-0", &[("cacheRuntime", "other"), ("tier", "ssd")]),
     ] {
@@ -160,6 +164,29 @@ async fn nobody_else_gets_a_folder() {
     assert_eq!(elsewhere.code(), Code::PermissionDenied);
     assert_eq!(mounts.shown(), Vec::<String>::new());
     assert!(!scene.folders.tiers().exists());
+    assert!(!scene.folders.neighbours().exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_mounter_finds_a_cache_node_by_its_address_as_long_as_a_pod_has_it() {
+    let mut scene = Scene::real();
+    runtime(&scene);
+    let folder = scene.folders.neighbours().join("pool-cache-0.pool.vision");
+    let left = scene.folders.neighbours().join("left-0.pool.vision");
+    fs::create_dir_all(&left).unwrap();
+    scene.publish("pool-cache-0", NEIGHBOUR).await.unwrap();
+    scene.publish("pool-cache-0", NEIGHBOUR).await.unwrap();
+    assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o750);
+    fs::write(scene.target("pool-cache-0").join("socket"), "").unwrap();
+    assert!(folder.join("socket").exists());
+
+    scene.restart();
+    scene.node.neighbours.sweep().unwrap();
+    assert!(folder.join("socket").exists(), "its pod has it");
+    assert!(!left.exists());
+    scene.unpublish("pool-cache-0").await.unwrap();
+    assert!(!folder.exists());
+    assert_eq!(scene.mounted(), Vec::<String>::new());
 }
 
 #[tokio::test(flavor = "multi_thread")]

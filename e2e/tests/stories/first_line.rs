@@ -10,6 +10,7 @@ use penstock_e2e::cluster::{
 use penstock_e2e::counting_proxy::CountingProxy;
 use penstock_e2e::dataset::{self, SUM_LINE, Sums, parse_sums};
 use penstock_e2e::manifests::{dataset, runtime, secret};
+use penstock_e2e::metrics;
 use penstock_e2e::origin::{S3Server, free_address};
 use penstock_e2e::wait::wait_for;
 
@@ -104,6 +105,12 @@ fn two_nodes_read_each_byte_once(ns: &str, proxy: &CountingProxy, sums: &Sums, b
     ensure!(
         repeated.is_empty() && served == bytes,
         "served {served} bytes of {bytes}; repeated: {repeated:?}"
+    );
+    let nearby = metrics::of_mounters("penstock_mounter_nearby_bytes_total")?;
+    println!("  bytes from files of the cache node of the same node: {nearby}");
+    ensure!(
+        nearby > 0.0,
+        "mounters read nothing from the files of the cache nodes beside them"
     );
     Ok(())
 }

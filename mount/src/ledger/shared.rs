@@ -189,11 +189,11 @@ mod tests {
 
     #[test]
     fn requests_are_read_into_the_lane() {
-        let (memory, (ours, theirs)) = (create().unwrap(), crate::descriptors::pair().unwrap());
+        let (memory, (ours, theirs)) = (create().unwrap(), penstock_descriptors::pair().unwrap());
         let ledger = Ledger::open(memory.as_fd()).unwrap();
         let mut request = [7; 48];
         request[..4].copy_from_slice(&48u32.to_ne_bytes());
-        crate::descriptors::send(theirs.as_fd(), &request, &[]).unwrap();
+        penstock_descriptors::send(theirs.as_fd(), &request, &[]).unwrap();
         assert_eq!(ledger.read(ours.as_fd(), 2, 3), Ok(48));
         let mut copied = [0; 48];
         ledger.seat(2).copy_buffer(3, &mut copied);

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use penstock_mount::descriptors::{self, Packet};
+use penstock_descriptors::{self as descriptors, Packet};
 use penstock_protocol::control::mounter::{FromMounter, Hello, ToMounter, from_mounter, to_mounter};
 use penstock_protocol::ids::ConnectionId;
 use prost::Message;

@@ -11,7 +11,7 @@ use penstock_cache_client::CacheClient;
 use penstock_mounter::files::Devices;
 use penstock_mounter::limits::{MISSES_IN_FLIGHT_MAX, READ_BYTES_MAX};
 use penstock_mounter::remote::RemoteSpace;
-use penstock_mounter::{Metrics, ReadFailure, Session, SpaceReader, Start};
+use penstock_mounter::{Metrics, Neighbours, ReadFailure, Session, SpaceReader, Start};
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::RevisionId;
 use penstock_protocol::ring::{Member, Ring};
@@ -195,12 +195,8 @@ fn a_hung_cache_node_holds_up_the_stripes_of_others_for_seconds_at_most() {
     hung.behave(Behaviour::Hang);
     let (of_hung, of_healthy): (Vec<u64>, Vec<u64>) =
         (0..8).partition(|stripe| ring.owners(&SPACE, *stripe)[0].name == "hung");
-    let reader = RemoteSpace {
-        client: CacheClient::new(vec![healthy.address()], PATIENCE),
-        revision: RevisionId([1; 32]),
-        space: SPACE,
-        timeout: PATIENCE,
-    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let reader = remote(&healthy, PATIENCE, &runtime);
     let (_session, _runtime) = serve(&scene, Arc::new(reader));
     let started = Instant::now();
     let read_block = |offset: u64| {
@@ -220,17 +216,23 @@ fn a_hung_cache_node_holds_up_the_stripes_of_others_for_seconds_at_most() {
     assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
 }
 
+/// A space that is read from cache nodes, none of which is on this node.
+fn remote(seed: &FakeNode, timeout: Duration, runtime: &tokio::runtime::Runtime) -> RemoteSpace {
+    RemoteSpace::new(
+        CacheClient::new(vec![seed.address()], PATIENCE),
+        (RevisionId([1; 32]), SPACE),
+        timeout,
+        &Neighbours::new("/nowhere".into(), 0, runtime.handle().clone()),
+        Metrics::default(),
+    )
+}
+
 #[test]
 fn a_read_fails_when_its_dataset_has_no_patience_left() {
     let node = FakeNode::start(SPACE);
     node.behave(Behaviour::Hang);
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let reader = RemoteSpace {
-        client: CacheClient::new(vec![node.address()], PATIENCE),
-        revision: RevisionId([1; 32]),
-        space: SPACE,
-        timeout: Duration::from_secs(1),
-    };
+    let reader = remote(&node, Duration::from_secs(1), &runtime);
     let range = BlockRange::covering(0, 4096).next().unwrap();
     let started = Instant::now();
     let failed = runtime.block_on(reader.read(range, &mut [0; 4096])).unwrap_err();

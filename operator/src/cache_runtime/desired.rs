@@ -19,6 +19,8 @@ use crate::names::{CACHE_USER, runtime_labels};
 
 /// Where the tier is in the container.
 const TIER_FOLDER: &str = "/cache";
+/// Where the cache node listens for the mounter of its node.
+const NEIGHBOUR_FOLDER: &str = "/neighbour";
 
 /// Everything that a CacheRuntime owns.
 pub struct Children {
@@ -117,6 +119,8 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
     } = &runtime.spec;
     // The schema allows exactly one.
     let tier = tiers.first();
+    // Only then our driver is sure to be on the nodes of the cache nodes.
+    let has_driver = tiers.iter().any(|tier| tier.volume == TierVolume::Node);
     let probe = |path: &str, period: u32| json!({"httpGet": {"path": path, "port": "health"}, "periodSeconds": period});
     let pull_secrets: Vec<Value> = facts
         .image_pull_secrets
@@ -128,7 +132,7 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
         "image": facts.image,
         "imagePullPolicy": facts.image_pull_policy,
         "command": ["/bin/penstock-cache-node"],
-        "args": tier.map(tier_argument).into_iter().collect::<Vec<_>>(),
+        "args": tier.map(tier_argument).into_iter().chain(has_driver.then(neighbour_argument)).collect::<Vec<_>>(),
         "ports": [
             {"name": "bulk", "containerPort": BULK_PORT, "protocol": "TCP"},
             {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
@@ -143,7 +147,14 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
             "readOnlyRootFilesystem": true,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": tier.map(|tier| json!({"name": "tier", "mountPath": format!("{TIER_FOLDER}/{}", tier.name)})).into_iter().collect::<Vec<_>>(),
+        "volumeMounts": tier.map(|tier| json!({"name": "tier", "mountPath": format!("{TIER_FOLDER}/{}", tier.name)}))
+            .into_iter()
+            .chain(has_driver.then(|| json!({"name": "neighbour", "mountPath": NEIGHBOUR_FOLDER})))
+            .collect::<Vec<_>>(),
+    });
+    let neighbour_volume = json!({
+        "name": "neighbour",
+        "csi": {"driver": CSI_DRIVER, "volumeAttributes": {"cacheRuntime": runtime.name_any(), "neighbour": "socket"}},
     });
     json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata,
@@ -174,7 +185,10 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
                         {"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname", "labelSelector": selector}},
                     ]}},
                     "containers": [container],
-                    "volumes": tier.map(|tier| tier_volume(runtime, tier)).into_iter().collect::<Vec<_>>(),
+                    "volumes": tier.map(|tier| tier_volume(runtime, tier))
+                        .into_iter()
+                        .chain(has_driver.then_some(neighbour_volume))
+                        .collect::<Vec<_>>(),
                 },
             },
         },
@@ -193,6 +207,10 @@ fn tier_argument(tier: &Tier) -> String {
         "--tier={name}={TIER_FOLDER}/{name}:{}",
         bytes_of(capacity).unwrap_or(u64::MAX)
     )
+}
+
+fn neighbour_argument() -> String {
+    format!("--neighbour-socket={NEIGHBOUR_FOLDER}/socket")
 }
 
 /// A tier in memory counts in the pod's memory; without a limit it would take what others on the node need.
@@ -281,7 +299,13 @@ mod tests {
         let security = container.security_context.clone().unwrap();
         assert_eq!(security.allow_privilege_escalation, Some(false));
         assert_eq!(security.capabilities.unwrap().drop.unwrap(), ["ALL"]);
-        assert_eq!(container.args.clone().unwrap(), ["--tier=ssd=/cache/ssd:2147483648"]);
+        assert_eq!(
+            container.args.clone().unwrap(),
+            [
+                "--tier=ssd=/cache/ssd:2147483648",
+                "--neighbour-socket=/neighbour/socket"
+            ]
+        );
         assert!(pod.volumes.unwrap().iter().all(|volume| volume.host_path.is_none()));
     }
 
@@ -304,6 +328,19 @@ mod tests {
         let given = json!({"requests": {"memory": "8Gi"}, "limits": {"memory": "9Gi"}});
         assert_eq!(memory(in_memory(), given), ["8Gi", "9Gi"]);
         assert_eq!(memory(on_disk, Value::Null), ["128Mi", ""]);
+    }
+
+    #[test]
+    fn the_mounter_is_listened_for_where_our_driver_is() {
+        for (volume, names) in [("Node", &["tier", "neighbour"][..]), ("EmptyDir", &["tier"])] {
+            let tier = json!({"name": "a", "medium": "SSD", "capacity": "1Gi", "volume": volume});
+            let set = children(&runtime(tier), &facts()).unwrap().stateful_set;
+            let pod = set.spec.unwrap().template.spec.unwrap();
+            let mounts = pod.containers[0].volume_mounts.clone().unwrap();
+            assert_eq!(mounts.iter().map(|mount| &*mount.name).collect::<Vec<_>>(), names);
+            let volumes = pod.volumes.unwrap();
+            assert_eq!(volumes.iter().map(|volume| &*volume.name).collect::<Vec<_>>(), names);
+        }
     }
 
     #[test]

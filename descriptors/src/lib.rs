@@ -1,4 +1,5 @@
-//! Packets with descriptors over a Unix SEQPACKET socket: how FUSE connections change hands.
+//! Packets with descriptors over a Unix SEQPACKET socket: how FUSE connections change hands between csi and mounter, and
+//! files of stripes go from a cache node to the mounter beside it. Must not know what is sent.
 #![allow(
     unsafe_code,
     reason = "rustix takes the peer's process id for non-zero, which it is not across pid namespaces"
@@ -8,7 +9,10 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
+use rustix::net::sockopt;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen, recvmsg, sendmsg,
@@ -17,7 +21,7 @@ use rustix::net::{
 
 /// Most descriptors of one packet: a connection and its clones.
 pub const DESCRIPTORS_MAX: usize = 32;
-/// Most bytes of one packet; letters between csi and mounter are below 4 KiB.
+/// Most bytes of one packet; letters are below 4 KiB.
 pub const PACKET_BYTES_MAX: usize = 64 << 10;
 
 /// A packet and the descriptors that came with it.
@@ -67,14 +71,35 @@ pub fn accept_peer(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(accept_with(listener, SocketFlags::CLOEXEC)?)
 }
 
-/// Connects to the socket at `path`.
+/// Connects to the socket at `path`, which may be longer than the address of a socket. A symbolic link there is not
+/// followed: whoever writes the folder of the socket could lead to any other.
 ///
 /// # Errors
 /// When nobody listens there.
 pub fn connect_to(path: &Path) -> io::Result<OwnedFd> {
     let socket = new_socket()?;
-    connect(&socket, &SocketAddrUnix::new(path)?)?;
+    connect_at(&socket, path)?;
     Ok(socket)
+}
+
+/// As [`connect_to`], and neither that nor a letter takes longer than `patience`, see [`be_patient`].
+///
+/// # Errors
+/// When nobody listens there, or nobody accepts.
+pub fn connect_within(path: &Path, patience: Duration) -> io::Result<OwnedFd> {
+    let socket = new_socket()?;
+    be_patient(socket.as_fd(), Some(patience), Some(patience))?;
+    connect_at(&socket, path)?;
+    Ok(socket)
+}
+
+/// How long [`receive`] and [`send`] wait on a socket before they fail with EAGAIN; `None` for ever.
+///
+/// # Errors
+/// When it is no socket.
+pub fn be_patient(socket: BorrowedFd<'_>, receiving: Option<Duration>, sending: Option<Duration>) -> io::Result<()> {
+    sockopt::set_socket_timeout(socket, sockopt::Timeout::Recv, receiving)?;
+    Ok(sockopt::set_socket_timeout(socket, sockopt::Timeout::Send, sending)?)
 }
 
 /// User id and process id of the peer, as the kernel knows them; the process id is 0 for a peer in another pid namespace.
@@ -156,6 +181,12 @@ pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Option<Packet>> {
     }
     bytes.truncate(received.bytes);
     Ok(Some(Packet { bytes, descriptors }))
+}
+
+fn connect_at(socket: &OwnedFd, path: &Path) -> io::Result<()> {
+    let at = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    let itself = format!("/proc/self/fd/{}", at.as_raw_fd());
+    Ok(connect(socket, &SocketAddrUnix::new(itself)?)?)
 }
 
 fn new_socket() -> io::Result<OwnedFd> {

@@ -1,0 +1,70 @@
+//! A cache node of the bench, where everything is cached, and readers of it.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Result;
+use penstock_cache_client::CacheClient;
+use penstock_cache_node::Engine;
+use penstock_cache_node::server::bulk::BulkServer;
+use penstock_cache_node::server::node::Node;
+use penstock_mounter::remote::RemoteSpace;
+use penstock_mounter::{Metrics, Neighbours, SpaceReader};
+use penstock_protocol::control::cache_node as wire;
+use penstock_revision::Package;
+
+use crate::READ_TIMEOUT;
+
+/// What a cache node has.
+pub struct Cached<'a> {
+    pub engine: &'a Engine,
+    pub package: &'a Package,
+    pub source: wire::Source,
+}
+
+impl Cached<'_> {
+    /// A cache node that is the only member of its ring; `folder` is for what it remembers.
+    ///
+    /// # Errors
+    /// When the folder cannot be used.
+    pub fn serve(&self, folder: &Path, listener: TcpListener, runtime: &tokio::runtime::Runtime) -> Result<SocketAddr> {
+        let tier = folder.join("tier");
+        std::fs::create_dir_all(&tier)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let _entered = runtime.enter();
+        let node = Node::open(self.engine.clone(), &tier)?;
+        runtime.block_on(node.keep(self.package))?;
+        runtime.block_on(node.apply(wire::NodeConfig {
+            generation: 1,
+            ring_epoch: 1,
+            members: vec![wire::Member {
+                name: "bench".into(),
+                address: address.to_string(),
+                weight: 1,
+            }],
+            datasets: vec![wire::Dataset {
+                uid: "bench".into(),
+                namespace: String::new(),
+                name: "bench".into(),
+                sources: vec![self.source.clone()],
+                revisions: vec![self.package.id().as_bytes().to_vec()],
+            }],
+        }))?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        runtime.spawn(BulkServer::new(node).serve(listener));
+        Ok(address)
+    }
+
+    /// Blocks of the cache node at `address`, as a mounter with these neighbours gets them.
+    pub fn reader(&self, address: SocketAddr, neighbours: &Neighbours) -> Arc<dyn SpaceReader> {
+        Arc::new(RemoteSpace::new(
+            CacheClient::new(vec![address.to_string()], READ_TIMEOUT),
+            (self.package.id(), self.package.space()),
+            READ_TIMEOUT,
+            neighbours,
+            Metrics::default(),
+        ))
+    }
+}
