@@ -27,6 +27,17 @@ pub fn kill(node: &str, program: &str) -> Result<()> {
     signal(node, "KILL", program)
 }
 
+/// SIGKILL to every process of a program on a node, as soon as there is one: its supervisor may be pausing before it starts it
+/// again.
+///
+/// # Errors
+/// When none appears.
+pub fn kill_when_there(node: &str, program: &str) -> Result<()> {
+    wait_for(&format!("a process of {program} to kill"), Duration::from_secs(10), || {
+        Ok(kill(node, program).map_err(|error| error.to_string()))
+    })
+}
+
 /// A signal to every process of a program on a node.
 ///
 /// # Errors

@@ -117,7 +117,7 @@ fn kill_workers(node: &str, rounds: usize, load: &Load) -> Result<()> {
         for part in victims {
             // The moment is what is tried.
             std::thread::sleep(Duration::from_millis(rand::rng().random_range(0..500)));
-            node::kill(node, &format!("/bin/penstock-{part}"))?;
+            node::kill_when_there(node, &format!("/bin/penstock-{part}"))?;
         }
         load.goes_on(MINUTE)?;
     }
