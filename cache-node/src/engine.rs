@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use penstock_buffer::{Buffer, BufferPool};
 use penstock_protocol::checksum::block_checksum;
-use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES, round_up_to_block};
+use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, PAGE_BYTES, STRIPE_BYTES, round_up_to_block};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_revision::{Extent, Package};
 use tokio::runtime::Handle;
@@ -350,8 +350,14 @@ impl Inner {
 
     fn note_hit(self: &Arc<Self>, announced: &Arc<Announced>, range: BlockRange) {
         Counters::add(&self.counters.hit_bytes, range.bytes());
-        if self.followed.takes_mark(&announced.package.space(), range) {
-            self.go_on(announced.clone(), range);
+        let marked = self.followed.takes_mark(&announced.package.space(), range);
+        // Of a long run that was read, only what begins the next window.
+        let marked = marked.and_then(|page| {
+            let start = range.address().max(page * PAGE_BYTES);
+            BlockRange::new(start, range.end().min((page + 1) * PAGE_BYTES) - start).ok()
+        });
+        if let Some(marked) = marked {
+            self.go_on(announced.clone(), marked);
         }
     }
 

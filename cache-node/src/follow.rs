@@ -65,19 +65,17 @@ impl FollowedReads {
         known.push(after);
     }
 
-    /// Whether a hit comes to a mark, which is then gone.
-    pub(crate) fn takes_mark(&self, space: &SpaceId, range: BlockRange) -> bool {
+    /// The marked page to which a hit comes, and which has no mark then.
+    pub(crate) fn takes_mark(&self, space: &SpaceId, range: BlockRange) -> Option<u64> {
         if self.marks_count.load(Ordering::Relaxed) == 0 {
-            return false;
+            return None;
         }
         let mut pages = range.address() / PAGE_BYTES..range.end().div_ceil(PAGE_BYTES);
         let marks = self.marks.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(page) = pages.find(|page| marks.contains(&(*space, *page))) else {
-            return false;
-        };
+        let page = pages.find(|page| marks.contains(&(*space, *page)))?;
         drop(marks);
         // Of two that come at once one goes on.
-        self.change_marks(|marks| marks.remove(&(*space, page)))
+        self.change_marks(|marks| marks.remove(&(*space, page))).then_some(page)
     }
 
     /// True when there was a mark.
@@ -134,7 +132,11 @@ mod tests {
     fn marked(followed: &FollowedReads, bytes: u64) -> Vec<u64> {
         let pages = (0..bytes).step_by(PAGE_BYTES as usize);
         pages
-            .filter(|at| followed.takes_mark(&SPACE, BlockRange::new(*at, PAGE_BYTES).unwrap()))
+            .filter(|at| {
+                followed
+                    .takes_mark(&SPACE, BlockRange::new(*at, PAGE_BYTES).unwrap())
+                    .is_some()
+            })
             .collect()
     }
 

@@ -107,6 +107,12 @@ pub const REVISION_MISSES_MAX: usize = 256;
 /// noticed its end. Each has a thread.
 pub const NEIGHBOURS_MAX: usize = 8;
 
+/// Ranges of one letter that says what was read: more than a mounter says at once.
+pub const USED_RANGES_MAX: usize = 256;
+
+/// Pause after a connection could not be accepted, which stays in the queue: until descriptors are free.
+pub const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
 /// How long a mounter of this node may leave an answer in its socket before it is cut off.
 pub const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(5);
 

@@ -39,9 +39,10 @@ async fn main() -> Result<()> {
         .await
         .with_context(|| format!("listen on {bulk_listen}"))?;
     let bulk = tokio::spawn(BulkServer::new(node.clone()).serve(listener));
-    if let Some(socket) = neighbour_socket {
-        let listening = neighbour::serve(node.engine().clone(), &socket);
-        listening.with_context(|| format!("listen at {}", socket.display()))?;
+    if let Some(socket) = neighbour_socket
+        && let Err(error) = neighbour::serve(node.engine().clone(), &socket)
+    {
+        tracing::warn!(socket = %socket.display(), %error, "listen for the mounter of this node; it reads over the network");
     }
     let metrics = {
         let node = node.clone();

@@ -99,3 +99,6 @@ pub const SHUTDOWN_MAX: Duration = Duration::from_secs(55);
 
 /// How long the process waits at its very end for a call that hangs in the kernel.
 pub const HANGING_CALL_MAX: Duration = Duration::from_secs(2);
+
+/// Files that are removed with the folder of a cache node: it has a socket, and one half made if the process died then.
+pub const NEIGHBOUR_FILES_MAX: usize = 16;

@@ -14,6 +14,7 @@ use penstock_mount::table::Mount;
 use crate::cache_nodes;
 use crate::error::Error;
 use crate::kubernetes::Cluster;
+use crate::limits::NEIGHBOUR_FILES_MAX;
 use crate::mounts::{Mounts, Source};
 use crate::request::Pod;
 use crate::users::Users;
@@ -77,29 +78,31 @@ impl Neighbours {
         mount.root.parent().is_some_and(|parent| parent.ends_with(names))
     }
 
-    /// Removes the folders that no pod has. Blocks.
-    ///
-    /// # Errors
-    /// When the mount table or the disk cannot be read.
-    pub fn sweep(&self) -> Result<(), Error> {
-        let unreadable = Error::file("read", &self.folder);
+    /// Removes the folders that no pod has. What cannot be removed is left, and said: whoever wrote there may have put in
+    /// more than a socket. Blocks.
+    pub fn sweep(&self) {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
-        let table = self
-            .mounts
-            .table()
-            .map_err(Error::file("read", Path::new("/proc/self/mountinfo")))?;
-        let entries = match fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            entries => entries.map_err(unreadable)?,
+        let (Ok(table), Ok(entries)) = (self.mounts.table(), fs::read_dir(&self.folder)) else {
+            return;
         };
         for entry in entries.flatten() {
             let name = entry.file_name();
             let is_shown = |mount: &Mount| self.shows(mount) && mount.root.file_name() == Some(&name);
-            if !table.iter().any(is_shown) {
-                let folder = entry.path();
-                fs::remove_dir_all(&folder).map_err(Error::file("remove", &folder))?;
+            if table.iter().any(is_shown) {
+                continue;
+            }
+            if let Err(error) = remove(&entry.path()) {
+                tracing::warn!(folder = %entry.path().display(), %error, "a folder of a cache node that is gone is left");
             }
         }
-        Ok(())
     }
+}
+
+/// Removes a folder with a few sockets and files. Not what is in folders below it, which may be without end.
+fn remove(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)?.take(NEIGHBOUR_FILES_MAX) {
+        // A folder is left, and keeps this one.
+        let _ = fs::remove_file(entry?.path());
+    }
+    fs::remove_dir(folder)
 }

@@ -182,7 +182,8 @@ impl Node {
         if mount.as_ref().is_some_and(|mount| !Revisions::shows_revision(mount)) {
             blocking(move || {
                 node.mounts.unmount(&path, None)?;
-                node.neighbours.sweep()
+                node.neighbours.sweep();
+                Ok(())
             })
             .await?;
             self.clone().sweep_tiers();

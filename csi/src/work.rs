@@ -63,7 +63,7 @@ impl Work {
         blocking(move || {
             keeper.resume(entries);
             node.revisions.clear().context("look at what a predecessor left")?;
-            node.neighbours.sweep().context("look at what cache nodes left")?;
+            node.neighbours.sweep();
             let listening = keeper.listen(&keeper_socket, mounter_uid);
             listening.with_context(|| format!("listen at {}", keeper_socket.display()))?;
             if let Some(predecessor) = predecessor {

@@ -33,9 +33,11 @@ pub fn kill(node: &str, program: &str) -> Result<()> {
 /// # Errors
 /// When none appears.
 pub fn kill_when_there(node: &str, program: &str) -> Result<()> {
-    wait_for(&format!("a process of {program} to kill"), Duration::from_secs(10), || {
-        Ok(kill(node, program).map_err(|error| error.to_string()))
-    })
+    wait_for(
+        &format!("a process of {program} to kill"),
+        Duration::from_secs(10),
+        || Ok(kill(node, program).map_err(|error| error.to_string())),
+    )
 }
 
 /// A signal to every process of a program on a node.

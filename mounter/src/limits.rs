@@ -43,11 +43,24 @@ pub const NEIGHBOURS_MAX: usize = 1024;
 /// How often it is looked which cache nodes are on this node; until then one that is new is read over the network.
 pub const NEIGHBOURS_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a cache node of the same node may take to connect or to answer. Only the next question waits for it.
+/// How long a cache node of the same node may take to connect or to answer. Only its own thread waits for it.
 pub const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Pause of a session after a cache node of the same node did not have a stripe, or did not answer.
 pub const NEIGHBOUR_PAUSE: Duration = Duration::from_millis(100);
+
+/// Pause after it could not be told what was read: it is away, and starts again within seconds.
+pub const NEIGHBOUR_SILENCE: Duration = Duration::from_secs(1);
+
+/// Looks into files of the same stripe in vain, one after the other, before they are let go of and asked for again: the stripe
+/// may be another cache node's by now. A cold stripe has as many without a fault, and to ask again costs 50 µs.
+pub const NEIGHBOUR_MISSES_MAX: u32 = 256;
+
+/// Threads of a session that may look into files while none of them comes to an end.
+pub const LOOKS_MAX: usize = SESSION_THREADS_MAX - 1;
+
+/// ... for so long. A look takes 2 to 300 µs.
+pub const LOOK_MAX: Duration = Duration::from_millis(50);
 
 /// How often a cache node of the same node hears what was read: a fraction of the time in which a fast reader uses half of a
 /// window that was fetched ahead of it.

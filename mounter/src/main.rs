@@ -37,7 +37,7 @@ fn main() -> Result<()> {
     }));
     let (store, entries) = Store::of_this_process().context("ask the supervisor what a predecessor left")?;
     runtime.spawn(store.clone().stay_alive());
-    let neighbours = Neighbours::new(neighbours, descriptors_max(), runtime.handle().clone());
+    let neighbours = Neighbours::new(neighbours, raise_descriptors_max(), runtime.handle().clone());
     let sessions = Sessions::new(runtime.handle().clone(), store, neighbours, metrics);
     let left = sessions.left_by_predecessor(entries);
     let mounter = Mounter::new(runtime.handle().clone(), sessions);
@@ -56,8 +56,8 @@ fn main() -> Result<()> {
     })
 }
 
-/// Takes as many descriptors as the kernel would give: the soft limit is for programs that use select(2).
-fn descriptors_max() -> u64 {
+/// Takes as many descriptors as the kernel gives, and returns how many: the soft limit is for programs that use select(2).
+fn raise_descriptors_max() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     let raised = setrlimit(
         Resource::Nofile,

@@ -5,12 +5,15 @@
 //! read ──► Stripes of the session ──► files: present, in memory, checksums match? ──► answered
 //!              ▲                              │ no
 //!              │ opened in the background     ▼
-//!          Neighbour (a socket)  ◄── the owner, as always over the network
+//!          Neighbour: a socket and a thread   the owner, as always over the network
 //! ```
 //!
-//! *Guarantees*: a thread that serves the kernel waits neither for a cache node nor for a disk here. Whatever the files show,
-//! only blocks that match their checksums are used. A cache node is asked only for revisions whose blocks it is an owner of,
-//! so one that lies does so to its own Datasets only. The files are used also while the cache node is away.
+//! *Guarantees*: a thread that serves the kernel waits neither for a cache node nor for a file to be opened or closed; all
+//! that is done on the thread of its neighbour, so that one that hangs keeps nobody but itself. Whatever the files show, only
+//! blocks that match their checksums are used. A cache node is asked only for revisions whose blocks it is the owner of, so one
+//! that lies does so to its own Datasets only. The files are used also while the cache node is away.
+//!
+//! *Lock order*: the stripes of a session, then nothing; what is found, then nothing.
 
 mod neighbour;
 mod stripe;
@@ -19,10 +22,11 @@ mod stripes;
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Instant;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::{NEIGHBOUR_STRIPES_MAX, NEIGHBOURS_LOOK_INTERVAL, NEIGHBOURS_MAX};
 use neighbour::Neighbour;
@@ -37,23 +41,19 @@ struct Inner {
     folder: PathBuf,
     runtime: tokio::runtime::Handle,
     /// How many more stripes may be open.
-    stripes: Arc<Semaphore>,
+    room: Arc<Semaphore>,
+    /// Of all sessions, to close what was used longest ago.
+    sessions: Mutex<Vec<Weak<stripes::Inner>>>,
+    clock: AtomicU64,
     found: RwLock<Found>,
 }
 
 #[derive(Default)]
 struct Found {
     at: Option<Instant>,
+    is_looking: bool,
     /// By [`name`].
     neighbours: HashMap<String, Arc<Neighbour>>,
-}
-
-/// What is known of a cache node without a look at the disk.
-enum Known {
-    Neighbour(Arc<Neighbour>),
-    Elsewhere,
-    /// It is time to look again.
-    Unknown,
 }
 
 impl Neighbours {
@@ -66,35 +66,31 @@ impl Neighbours {
         Self(Arc::new(Inner {
             folder,
             runtime,
-            stripes: Arc::new(Semaphore::new(stripes)),
+            room: Arc::new(Semaphore::new(stripes)),
+            sessions: Mutex::default(),
+            clock: AtomicU64::new(0),
             found: RwLock::default(),
         }))
     }
 
-    /// False when it is known that it is elsewhere.
-    fn may_be_here(&self, address: &str) -> bool {
-        !matches!(self.known(address), Known::Elsewhere)
-    }
-
-    /// The cache node at `address`, if it is on this node. May wait for the disk.
+    /// The cache node at `address` (`host:port` in a ring), if it is known to be on this node. Looks again in the background
+    /// when it is time to.
     fn find(&self, address: &str) -> Option<Arc<Neighbour>> {
-        if let Known::Unknown = self.known(address) {
-            self.look();
+        let found = self.0.found.read().unwrap_or_else(PoisonError::into_inner);
+        let neighbour = found.neighbours.get(name(address)).cloned();
+        let is_time = found.at.is_none_or(|at| at.elapsed() >= NEIGHBOURS_LOOK_INTERVAL) && !found.is_looking;
+        drop(found);
+        if is_time {
+            self.look_aside();
         }
-        match self.known(address) {
-            Known::Neighbour(neighbour) => Some(neighbour),
-            Known::Elsewhere | Known::Unknown => None,
-        }
+        neighbour
     }
 
-    fn known(&self, address: &str) -> Known {
-        let found = self.0.found.read().unwrap_or_else(PoisonError::into_inner);
-        match found.at {
-            Some(at) if at.elapsed() < NEIGHBOURS_LOOK_INTERVAL => found
-                .neighbours
-                .get(name(address))
-                .map_or(Known::Elsewhere, |neighbour| Known::Neighbour(neighbour.clone())),
-            _ => Known::Unknown,
+    fn look_aside(&self) {
+        let mut found = self.0.found.write().unwrap_or_else(PoisonError::into_inner);
+        if !std::mem::replace(&mut found.is_looking, true) {
+            let neighbours = self.clone();
+            self.0.runtime.spawn_blocking(move || neighbours.look());
         }
     }
 
@@ -106,13 +102,20 @@ impl Neighbours {
         });
         let mut found = self.0.found.write().unwrap_or_else(PoisonError::into_inner);
         found.at = Some(Instant::now());
-        found.neighbours.retain(|name, _| names.contains(name));
+        found.is_looking = false;
+        // One whose files are in use is the same when it comes back.
+        let is_used = |neighbour: &Arc<Neighbour>| Arc::strong_count(neighbour) > 1;
+        found
+            .neighbours
+            .retain(|name, neighbour| names.contains(name) || is_used(neighbour));
         for name in names {
-            let socket = self.0.folder.join(&name).join("socket");
-            found
-                .neighbours
-                .entry(name)
-                .or_insert_with(|| Arc::new(Neighbour::new(socket)));
+            if found.neighbours.contains_key(&name) {
+                continue;
+            }
+            match Neighbour::start(self.0.folder.join(&name).join("socket")) {
+                Ok(neighbour) => drop(found.neighbours.insert(name, Arc::new(neighbour))),
+                Err(error) => tracing::warn!(name, %error, "start a thread; this cache node is read over the network"),
+            }
         }
     }
 
@@ -122,12 +125,35 @@ impl Neighbours {
             .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
             .collect())
     }
+
+    /// The right to have one more stripe open, from the one that was used longest ago if need be.
+    fn room(&self) -> Option<OwnedSemaphorePermit> {
+        let room = || self.0.room.clone().try_acquire_owned().ok();
+        room().or_else(|| {
+            let mut sessions = self.0.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.retain(|session| session.strong_count() > 0);
+            let sessions: Vec<_> = sessions.iter().filter_map(Weak::upgrade).collect();
+            let oldest = sessions.iter().filter_map(|session| Some((session.oldest()?, session)));
+            let ((_, stripe), session) = oldest.min_by_key(|((used_at, _), _)| *used_at)?;
+            // The place is free when its files are closed, which takes a moment.
+            session.close(stripe);
+            room()
+        })
+    }
+
+    fn tick(&self) -> u64 {
+        self.0.clock.fetch_add(1, Ordering::Relaxed)
+    }
 }
 
 /// The name of a cache node's folder, from its address: POD.CACHERUNTIME.NAMESPACE in a cluster.
 fn name(address: &str) -> &str {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-    host.split_once(".svc.").map_or(host, |(name, _)| name)
+    let mut dots = host.match_indices('.').map(|(at, _)| at);
+    match dots.nth(2) {
+        Some(third) if host[third..].starts_with(".svc.") => &host[..third],
+        _ => host,
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +164,7 @@ mod tests {
     fn the_folder_is_named_like_the_pod_in_the_cluster() {
         for (address, expected) in [
             ("pool-0.pool.vision.svc.cluster.local:7070", "pool-0.pool.vision"),
+            ("svc-0.svc.svc.svc.cluster.local:7070", "svc-0.svc.svc"),
             ("127.0.0.1:7070", "127.0.0.1"),
             ("pool-0", "pool-0"),
         ] {

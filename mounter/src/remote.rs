@@ -57,9 +57,11 @@ impl SpaceReader for RemoteSpace {
         let reading = self.client.read(&self.revision, &self.space, range, into);
         match tokio::time::timeout(self.timeout, reading).await {
             Ok(Ok(())) => {
-                // Now it has what was read.
-                if let Some(owner) = self.client.owner(&self.space, range.stripe()) {
-                    self.stripes.want(range.stripe(), owner);
+                // Now the owner has what was read.
+                if self.stripes.lacks(range.stripe())
+                    && let Some(owner) = self.client.owner(&self.space, range.stripe())
+                {
+                    self.stripes.want(range.stripe(), &owner);
                 }
                 Ok(())
             }

@@ -22,7 +22,7 @@ use penstock_protocol::ids::RevisionId;
 use prost::Message;
 
 use crate::engine::Engine;
-use crate::limits::{NEIGHBOUR_PATIENCE, NEIGHBOURS_MAX};
+use crate::limits::{ACCEPT_PAUSE, NEIGHBOUR_PATIENCE, NEIGHBOURS_MAX, USED_RANGES_MAX};
 
 /// Listens at `socket`, over one that may be left there, and serves whoever connects, on threads of its own. Whoever can pass
 /// through the socket's folder may connect.
@@ -38,7 +38,7 @@ pub fn serve(engine: Engine, socket: &Path) -> io::Result<()> {
             if let Err(error) = welcome(&engine, listener.as_fd(), &connected) {
                 tracing::warn!(%error, "accept a mounter of this node; it reads over the network");
                 // It stays in the queue, so that without a pause this would spin.
-                thread::sleep(NEIGHBOUR_PATIENCE);
+                thread::sleep(ACCEPT_PAUSE);
             }
         }
     };
@@ -61,7 +61,7 @@ fn welcome(engine: &Engine, listener: BorrowedFd<'_>, connected: &Arc<()>) -> io
     let serve = move || {
         let _connected = connected;
         if let Err(error) = answer_letters(&engine, &peer) {
-            tracing::warn!(%error, "the connection of a mounter of this node ended");
+            tracing::debug!(%error, "the connection of a mounter of this node ended");
         }
     };
     thread::Builder::new().name("neighbour".into()).spawn(serve)?;
@@ -103,6 +103,7 @@ fn note(engine: &Engine, used: &Used) {
     for range in used
         .ranges
         .iter()
+        .take(USED_RANGES_MAX)
         .filter_map(|range| BlockRange::new(range.address, range.bytes).ok())
     {
         engine.note_used(&revision, range);

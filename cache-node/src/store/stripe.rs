@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use penstock_protocol::checksum::block_checksum;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
-use rustix::fs::fstatfs;
+use rustix::fs::{OFlags, fstatfs};
 use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::resident::is_resident;
@@ -142,10 +142,16 @@ impl Stripe {
         &self.data
     }
 
-    /// Data and side file, opened anew for reading only.
+    /// Data and side file, opened anew for reading only, and so that no reading writes when it was (see open(2), O_NOATIME).
     pub(crate) fn files(&self) -> io::Result<[File; 2]> {
+        let no_access_time = OFlags::NOATIME.bits() as i32;
         // By what is open and not by name: the files may be gone from their folder.
-        let anew = |file: &File| File::open(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let anew = |file: &File| {
+            OpenOptions::new()
+                .read(true)
+                .custom_flags(no_access_time)
+                .open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+        };
         Ok([anew(&self.data)?, anew(self.side.file())?])
     }
 

@@ -126,6 +126,25 @@ impl Beside {
         }
     }
 
+    /// Reads until the files are open, which the one who listens hands over.
+    async fn open_by(&self, listener: &OwnedFd, range: BlockRange) -> OwnedFd {
+        let answering = async {
+            let (listener, engine) = (listener.try_clone().unwrap(), self.engine.clone());
+            let (revision, stripe) = (self.package.id(), range.stripe());
+            let answer = move || {
+                let peer = descriptors::accept_peer(listener.as_fd()).unwrap();
+                descriptors::receive(peer.as_fd()).unwrap().unwrap();
+                let [data, side] = engine.stripe_files(&revision, stripe).unwrap();
+                let letter = Some(from_cache_node::Letter::Opened(Opened {}));
+                let answer = FromCacheNode { letter }.encode_to_vec();
+                descriptors::send(peer.as_fd(), &answer, &[data.as_fd(), side.as_fd()]).unwrap();
+                peer
+            };
+            tokio::task::spawn_blocking(answer).await.unwrap()
+        };
+        tokio::join!(answering, self.open(range)).0
+    }
+
     fn bytes_nearby(&self) -> u64 {
         let text = self.metrics.text();
         let line = text
@@ -183,12 +202,13 @@ async fn the_next_window_is_on_its_way_before_a_sequential_reader_of_files_needs
     for at in (0..256 * MIB).step_by(MIB as usize) {
         let range = range(at, MIB);
         let on_its_way = beside.origin.asked().iter().any(|range| range.contains(&at));
+        let heard = Counters::get(&beside.engine.counters().hit_bytes);
         if beside.look(range) == TryRead::Miss {
             stalls += u32::from(!on_its_way);
             beside.fetch(range).await;
+            continue;
         }
         // It works with what it read for so long, now and then looking at it once more.
-        let heard = Counters::get(&beside.engine.counters().hit_bytes);
         until("the cache node hears of it", || {
             beside.look(range);
             Counters::get(&beside.engine.counters().hit_bytes) > heard
@@ -225,22 +245,39 @@ async fn what_is_damaged_or_cut_in_the_files_is_no_hit_and_is_made_good() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_are_read_while_their_cache_node_is_away_and_asked_for_again_when_it_is_back() {
-    let beside = Beside::start(200 * MIB).await;
-    beside.open(range(0, MIB)).await;
-    let first = beside.socket();
-    fs::remove_file(&first).unwrap();
+    let beside = Beside::silent(200 * MIB).await;
+    let listener = descriptors::listen_at(&beside.socket()).unwrap();
+    let asked = beside.open_by(&listener, range(0, MIB)).await;
+    // Its process ends.
+    drop((asked, listener));
     beside.serving.abort();
-    assert_eq!(beside.look(range(0, MIB)), TryRead::Hit);
-    drop(beside);
+    for _ in 0..1000 {
+        assert_eq!(beside.look(range(0, MIB)), TryRead::Hit);
+    }
 
     let beside = Beside::silent(200 * MIB).await;
-    beside.fetch(range(0, MIB)).await;
-    assert_eq!(beside.look(range(0, MIB)), TryRead::Miss);
-    neighbour::serve(beside.engine.clone(), &beside.socket()).unwrap();
-    beside.open(range(0, MIB)).await;
-    // As after a restart of its process.
+    let listener = descriptors::listen_at(&beside.socket()).unwrap();
+    let asked = beside.open_by(&listener, range(0, MIB)).await;
+    drop((asked, listener));
     neighbour::serve(beside.engine.clone(), &beside.socket()).unwrap();
     beside.open(range(100 * MIB, MIB)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_node_that_hangs_keeps_nobody_waiting() {
+    let beside = Beside::silent(200 * MIB).await;
+    let listener = descriptors::listen_at(&beside.socket()).unwrap();
+    let asked = beside.open_by(&listener, range(0, MIB)).await;
+    // It takes every letter from now on and answers none.
+    let begun = Instant::now();
+    for at in (0..128 * MIB).step_by(MIB as usize) {
+        if beside.look(range(at, MIB)) == TryRead::Miss {
+            beside.fetch(range(at, MIB)).await;
+        }
+        assert_eq!(beside.look(range(0, MIB)), TryRead::Hit);
+    }
+    assert!(begun.elapsed() < PATIENCE / 4, "{:?}", begun.elapsed());
+    drop((asked, listener));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -267,11 +304,13 @@ async fn a_cache_node_that_lies_is_not_believed_and_its_blocks_come_over_the_net
     beside.fetch(range(0, MIB)).await;
     beside.fetch(range(STRIPE_BYTES, MIB)).await;
     let (pipe, _other_end) = rustix::pipe::pipe().unwrap();
-    let open = |stripe, ending| OwnedFd::from(File::open(beside.file(stripe, ending)).unwrap());
+    let open = |stripe| beside.engine.stripe_files(&beside.package.id(), stripe).unwrap();
     let folder = OwnedFd::from(File::open(beside.folder.path()).unwrap());
     let opened = || from_cache_node::Letter::Opened(Opened {});
-    let (data, side, other) = (open(0, "data"), open(0, "side"), open(1, "side"));
-    let lies: [(_, Vec<BorrowedFd<'_>>); 8] = [
+    let ([data, side], [_, other]) = (open(0), open(1));
+    let with_access_time = File::open(beside.file(0, "data")).unwrap();
+    let lies: [(_, Vec<BorrowedFd<'_>>); 9] = [
+        (Some(opened()), vec![with_access_time.as_fd(), side.as_fd()]),
         (Some(opened()), vec![]),
         (Some(opened()), vec![data.as_fd()]),
         (Some(opened()), vec![data.as_fd(), side.as_fd(), side.as_fd()]),
@@ -282,6 +321,8 @@ async fn a_cache_node_that_lies_is_not_believed_and_its_blocks_come_over_the_net
         (None, vec![data.as_fd(), side.as_fd()]),
     ];
     let listener = descriptors::listen_at(&beside.socket()).unwrap();
+    // One that is believed is not followed by another question.
+    descriptors::be_patient(listener.as_fd(), Some(PATIENCE), None).unwrap();
     thread::scope(|scope| {
         let told = scope.spawn(|| {
             // And the truth at last: the lies are not held against it.

@@ -15,6 +15,7 @@ use penstock_e2e::origin::{S3Server, free_address};
 use penstock_e2e::wait::wait_for;
 
 const MINUTE: Duration = Duration::from_secs(60);
+const NEARBY: &str = "penstock_mounter_nearby_bytes_total";
 const BIG_BYTES: usize = 96 << 20;
 
 /// Points 2 to 7 of the story that a user would tell.
@@ -84,6 +85,7 @@ fn two_nodes_read_each_byte_once(ns: &str, proxy: &CountingProxy, sums: &Sums, b
         let ns = ns.to_owned();
         std::thread::spawn(move || exec(&ns, pod, SUM_LINE))
     };
+    let nearby_before = metrics::of_mounters(NEARBY)?;
     let started = Instant::now();
     let readers = [read("reader-n1"), read("reader-n2")];
     for reader in readers {
@@ -106,7 +108,7 @@ fn two_nodes_read_each_byte_once(ns: &str, proxy: &CountingProxy, sums: &Sums, b
         repeated.is_empty() && served == bytes,
         "served {served} bytes of {bytes}; repeated: {repeated:?}"
     );
-    let nearby = metrics::of_mounters("penstock_mounter_nearby_bytes_total")?;
+    let nearby = metrics::of_mounters(NEARBY)? - nearby_before;
     println!("  bytes from files of the cache node of the same node: {nearby}");
     ensure!(
         nearby > 0.0,

@@ -8,10 +8,9 @@ use std::os::unix::fs::FileExt;
 use penstock_protocol::checksum::first_mismatch;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
-use penstock_protocol::side::{CHECKSUMS_AT, HEADER_BYTES, PRESENCE_AT, header};
-use rustix::fs::{FileType, fstat, fstatfs};
-use rustix::io::{ReadWriteFlags, preadv2};
-use tokio::sync::OwnedSemaphorePermit;
+use penstock_protocol::side::{CHECKSUMS_AT, FILE_BYTES, HEADER_BYTES, PRESENCE_AT, header};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat, fstatfs};
+use rustix::io::{Errno, ReadWriteFlags, preadv2};
 
 /// What statfs(2) says of tmpfs (linux/magic.h).
 const TMPFS_MAGIC: i64 = 0x0102_1994;
@@ -22,7 +21,6 @@ const BLOCKS_MAX: usize = crate::limits::READ_BYTES_MAX / BLOCK_BYTES as usize +
 pub(super) struct NearStripe {
     data: Part,
     side: Part,
-    _room: OwnedSemaphorePermit,
 }
 
 /// What a look found.
@@ -32,29 +30,34 @@ pub(super) enum Look {
     Hit,
     /// Not all is there, or in memory, or right.
     Miss,
+    /// The kernel does not have the side file in memory, and nobody else reads it.
+    Cold,
     /// The file was cut: the cache node has removed it.
     Gone,
 }
 
 impl NearStripe {
     /// Checks that these are the files of this stripe. May wait for the disk.
-    pub(super) fn new(
-        [data, side]: [File; 2],
-        space: &SpaceId,
-        stripe: u64,
-        room: OwnedSemaphorePermit,
-    ) -> io::Result<Self> {
-        let (data, side) = (Part::new(data)?, Part::new(side)?);
-        let mut found = [0; HEADER_BYTES];
-        side.file.read_exact_at(&mut found, 0)?;
-        if found != header(space, stripe) {
+    pub(super) fn new([data, side]: [File; 2], space: &SpaceId, stripe: u64) -> io::Result<Self> {
+        let near = Self {
+            data: Part::new(data)?,
+            side: Part::new(side)?,
+        };
+        if near.read_side()?[..HEADER_BYTES] != header(space, stripe) {
             return Err(io::Error::other("the side file is of another stripe or version"));
         }
-        Ok(Self {
-            data,
-            side,
-            _room: room,
-        })
+        Ok(near)
+    }
+
+    /// Reads the side file, so that the kernel has it in memory. May wait for the disk.
+    pub(super) fn read_side(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; FILE_BYTES as usize];
+        self.side.file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    pub(super) fn into_files(self) -> [Part; 2] {
+        [self.data, self.side]
     }
 
     /// Reads whole blocks of the stripe and checks them, without waiting for the disk.
@@ -67,9 +70,11 @@ impl NearStripe {
         let (first, last) = (blocks.start / 8, (blocks.end - 1) / 8);
         let presence = &mut presence[..(last - first + 1) as usize];
         let sums = &mut sums[..blocks.len() * 4];
+        let cold = |look| if look == Look::Miss { Look::Cold } else { look };
         let looked = self
             .side
             .read_now(presence, PRESENCE_AT + u64::from(first))
+            .map_err(cold)
             .and_then(|()| {
                 let is_there = |block: u32| presence[(block / 8 - first) as usize] & (1 << (block % 8)) != 0;
                 if blocks.clone().all(is_there) {
@@ -78,7 +83,10 @@ impl NearStripe {
                     Err(Look::Miss)
                 }
             })
-            .and_then(|()| self.side.read_now(sums, CHECKSUMS_AT + u64::from(blocks.start) * 4))
+            .and_then(|()| {
+                let sums = self.side.read_now(sums, CHECKSUMS_AT + u64::from(blocks.start) * 4);
+                sums.map_err(cold)
+            })
             .and_then(|()| self.data.read_now(into, range.address() % STRIPE_BYTES));
         if let Err(look) = looked {
             return look;
@@ -96,7 +104,7 @@ impl NearStripe {
 }
 
 /// One of the two files.
-struct Part {
+pub(super) struct Part {
     file: File,
     /// Its file system is in memory: nothing has to be waited for, and it cannot say so (tmpfs has no RWF_NOWAIT).
     is_in_memory: bool,
@@ -106,6 +114,10 @@ impl Part {
     fn new(file: File) -> io::Result<Self> {
         if FileType::from_raw_mode(fstat(&file)?.st_mode) != FileType::RegularFile {
             return Err(io::Error::other("not a regular file"));
+        }
+        // Otherwise the first read after each write would wait for the file system's journal, RWF_NOWAIT or not.
+        if !fcntl_getfl(&file)?.contains(OFlags::NOATIME) {
+            return Err(io::Error::other("a file whose time of access would be written"));
         }
         let is_in_memory = fstatfs(&file)?.f_type == TMPFS_MAGIC;
         Ok(Self { file, is_in_memory })
@@ -120,10 +132,11 @@ impl Part {
         };
         match preadv2(&self.file, &mut [IoSliceMut::new(into)], offset, flags) {
             Ok(got) if got == into.len() => Ok(()),
-            // Short when the next page is not in memory, too.
             Ok(0) => Err(Look::Gone),
-            // Also of a file system that cannot do this.
-            Ok(_) | Err(_) => Err(Look::Miss),
+            // Short when the next page is not in memory, EAGAIN when the first is not.
+            Ok(_) | Err(Errno::AGAIN) => Err(Look::Miss),
+            // Also of a file system that cannot do this: there is no use in it.
+            Err(_) => Err(Look::Gone),
         }
     }
 }

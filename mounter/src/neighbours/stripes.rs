@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
@@ -11,158 +11,253 @@ use penstock_protocol::ids::{RevisionId, SpaceId};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::Neighbours;
-use super::neighbour::Neighbour;
+use super::neighbour::{Asking, Neighbour, Work};
 use super::stripe::{Look, NearStripe};
-use crate::limits::NEIGHBOUR_PAUSE;
+use crate::limits::{LOOK_MAX, LOOKS_MAX, NEIGHBOUR_MISSES_MAX, NEIGHBOUR_PAUSE};
 use crate::reader::TryRead;
 
 /// The stripes; clones are the same.
 #[derive(Clone)]
 pub(crate) struct Stripes(Arc<Inner>);
 
-struct Inner {
+pub(super) struct Inner {
     neighbours: Neighbours,
     revision: RevisionId,
     space: SpaceId,
     open: RwLock<HashMap<u64, Arc<Near>>>,
-    asking: Mutex<Asking>,
-    clock: AtomicU64,
+    asking: Mutex<Turn>,
+    looks: Looks,
 }
 
+/// An open stripe. Its files are closed on the thread of its neighbour.
 struct Near {
-    stripe: NearStripe,
-    /// Who gave it.
+    /// Taken when it is dropped.
+    files: Option<(NearStripe, OwnedSemaphorePermit)>,
     neighbour: Arc<Neighbour>,
     used_at: AtomicU64,
+    /// Looks in vain since the last hit.
+    misses: AtomicU32,
 }
 
-/// One question at a time: a session that reads in many stripes must not fill the process with them.
+/// One question at a time: a session that reads in many stripes must not fill the thread of a neighbour with them.
 #[derive(Default)]
-struct Asking {
-    is_asked: bool,
+struct Turn {
+    is_taken: bool,
     not_before: Option<Instant>,
-}
-
-/// What became of a question.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asked {
-    Got,
-    /// The owner is on another node.
-    Nobody,
-    InVain,
 }
 
 impl Stripes {
     /// None yet, of a revision and its space.
     pub(crate) fn new(neighbours: Neighbours, revision: RevisionId, space: SpaceId) -> Self {
-        Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             neighbours,
             revision,
             space,
             open: RwLock::default(),
             asking: Mutex::default(),
-            clock: AtomicU64::new(0),
-        }))
+            looks: Looks::new(),
+        });
+        let mut sessions = inner
+            .neighbours
+            .0
+            .sessions
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.push(Arc::downgrade(&inner));
+        drop(sessions);
+        Self(inner)
     }
 
     /// Reads whole blocks from the files that are open. Does not wait.
     pub(crate) fn try_read(&self, range: BlockRange, into: &mut [u8]) -> TryRead {
-        let Some(near) = self.0.open().get(&range.stripe()).cloned() else {
+        let near = self.0.stripes().get(&range.stripe()).cloned();
+        let (Some(near), Some(_looking)) = (near, self.0.looks.begin()) else {
             return TryRead::Miss;
         };
-        match near.stripe.read(&self.0.space, range, into) {
+        let Some((stripe, _)) = &near.files else {
+            return TryRead::Miss;
+        };
+        match stripe.read(&self.0.space, range, into) {
             Look::Hit => {
-                near.used_at.store(self.0.tick(), Ordering::Relaxed);
-                near.neighbour
-                    .note(&self.0.revision, range, &self.0.neighbours.0.runtime);
-                TryRead::Hit
+                near.used_at.store(self.0.neighbours.tick(), Ordering::Relaxed);
+                near.misses.store(0, Ordering::Relaxed);
+                near.neighbour.note(&self.0.revision, range);
+                return TryRead::Hit;
             }
-            Look::Miss => TryRead::Miss,
-            Look::Gone => {
-                self.0.open_mut().remove(&range.stripe());
-                TryRead::Miss
+            Look::Miss => {
+                // It may be another's by now, or its files may have been replaced without being cut.
+                if near.misses.fetch_add(1, Ordering::Relaxed) >= NEIGHBOUR_MISSES_MAX {
+                    self.0.close(range.stripe());
+                }
             }
+            Look::Cold if self.0.takes_turn() => near.neighbour.send(Work::Warm(self.0.clone(), range.stripe())),
+            Look::Cold => {}
+            Look::Gone => self.0.close(range.stripe()),
         }
+        TryRead::Miss
+    }
+
+    /// Whether the files of a stripe are not open.
+    pub(crate) fn lacks(&self, stripe: u64) -> bool {
+        !self.0.stripes().contains_key(&stripe)
     }
 
     /// Opens the files of a stripe in the background if its `owner` (`host:port`) is on this node.
-    pub(crate) fn want(&self, stripe: u64, owner: String) {
-        let is_wanted = !self.0.open().contains_key(&stripe) && self.0.neighbours.may_be_here(&owner);
-        if !is_wanted || !self.0.begin_to_ask() {
-            return;
+    pub(crate) fn want(&self, stripe: u64, owner: &str) {
+        if let Some(neighbour) = self.0.neighbours.find(owner)
+            && self.0.takes_turn()
+        {
+            neighbour.send(Work::Open(self.0.clone(), neighbour.clone(), stripe));
         }
-        let inner = self.0.clone();
-        self.0.neighbours.0.runtime.spawn_blocking(move || {
-            let asked = inner.ask(stripe, &owner).unwrap_or_else(|error| {
-                tracing::debug!(revision = %inner.revision, stripe, owner, %error, "ask a cache node of this node for a stripe");
-                Asked::InVain
-            });
-            *inner.asking() = Asking {
-                is_asked: false,
-                not_before: (asked == Asked::InVain).then(|| Instant::now() + NEIGHBOUR_PAUSE),
-            };
-        });
     }
 }
 
 impl Inner {
-    /// Whether nobody asks now, and a refusal is not too near.
-    fn begin_to_ask(&self) -> bool {
-        let mut asking = self.asking();
-        let is_time = asking.not_before.is_none_or(|time| Instant::now() >= time);
-        let begins = is_time && !asking.is_asked;
-        asking.is_asked |= begins;
-        begins
+    /// Whether nobody asks now, and a refusal is not too near. Who takes the turn gives it back.
+    fn takes_turn(&self) -> bool {
+        let mut turn = self.turn();
+        let is_time = turn.not_before.is_none_or(|time| Instant::now() >= time);
+        let takes = is_time && !turn.is_taken;
+        turn.is_taken |= takes;
+        takes
     }
 
-    fn ask(&self, stripe: u64, owner: &str) -> io::Result<Asked> {
-        let Some(neighbour) = self.neighbours.find(owner) else {
-            return Ok(Asked::Nobody);
+    fn give_turn_back(&self, was_in_vain: bool) {
+        *self.turn() = Turn {
+            is_taken: false,
+            not_before: was_in_vain.then(|| Instant::now() + NEIGHBOUR_PAUSE),
         };
-        let Some(files) = neighbour.open(&self.revision, stripe)? else {
-            return Ok(Asked::InVain);
+    }
+
+    /// Asks for the files of a stripe. On the thread of the neighbour.
+    pub(super) fn open(&self, neighbour: Arc<Neighbour>, stripe: u64, asking: &mut Asking<'_>) {
+        let asked = self.ask(neighbour, stripe, asking);
+        if let Err(error) = &asked {
+            tracing::debug!(revision = %self.revision, stripe, %error, "ask a cache node of this node for a stripe");
+        }
+        self.give_turn_back(!asked.unwrap_or(false));
+    }
+
+    /// False when it has none, or this process has too many open.
+    fn ask(&self, neighbour: Arc<Neighbour>, stripe: u64, asking: &mut Asking<'_>) -> io::Result<bool> {
+        let Some(files) = asking.files(&self.revision, stripe)? else {
+            return Ok(false);
         };
-        let Some(room) = self.room() else {
-            return Ok(Asked::InVain);
+        let files = NearStripe::new(files, &self.space, stripe)?;
+        let Some(room) = self.neighbours.room() else {
+            return Ok(false);
         };
         let near = Near {
-            stripe: NearStripe::new(files, &self.space, stripe, room)?,
+            files: Some((files, room)),
             neighbour,
-            used_at: AtomicU64::new(self.tick()),
+            used_at: AtomicU64::new(self.neighbours.tick()),
+            misses: AtomicU32::new(0),
         };
-        self.open_mut().insert(stripe, Arc::new(near));
-        Ok(Asked::Got)
+        let before = self.stripes_mut().insert(stripe, Arc::new(near));
+        drop(before);
+        Ok(true)
     }
 
-    /// The right to have one more open, from the stripe that was used longest ago if need be.
-    fn room(&self) -> Option<OwnedSemaphorePermit> {
-        let room = || self.neighbours.0.stripes.clone().try_acquire_owned().ok();
-        room().or_else(|| {
-            let mut open = self.open_mut();
-            let used_at = |near: &Near| near.used_at.load(Ordering::Relaxed);
-            let oldest = open
-                .iter()
-                .min_by_key(|(_, near)| used_at(near))
-                .map(|(stripe, _)| *stripe)?;
-            open.remove(&oldest);
-            // A reader may still have it.
-            room()
-        })
+    /// Has the kernel read the side file of a stripe. On the thread of the neighbour.
+    pub(super) fn warm(&self, stripe: u64) {
+        let near = self.stripes().get(&stripe).cloned();
+        let files = near.as_ref().and_then(|near| near.files.as_ref());
+        let is_read = files.is_some_and(|(files, _)| files.read_side().is_ok());
+        self.give_turn_back(!is_read);
     }
 
-    fn tick(&self) -> u64 {
-        self.clock.fetch_add(1, Ordering::Relaxed)
+    /// When the stripe that was used longest ago was, and which it is.
+    pub(super) fn oldest(&self) -> Option<(u64, u64)> {
+        let open = self.stripes();
+        let used = open
+            .iter()
+            .map(|(stripe, near)| (near.used_at.load(Ordering::Relaxed), *stripe));
+        used.min()
     }
 
-    fn asking(&self) -> MutexGuard<'_, Asking> {
+    /// Lets go of the files of a stripe.
+    pub(super) fn close(&self, stripe: u64) {
+        let near = self.stripes_mut().remove(&stripe);
+        drop(near);
+    }
+
+    fn turn(&self) -> MutexGuard<'_, Turn> {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open(&self) -> RwLockReadGuard<'_, HashMap<u64, Arc<Near>>> {
+    fn stripes(&self) -> RwLockReadGuard<'_, HashMap<u64, Arc<Near>>> {
         self.open.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn open_mut(&self) -> RwLockWriteGuard<'_, HashMap<u64, Arc<Near>>> {
+    fn stripes_mut(&self) -> RwLockWriteGuard<'_, HashMap<u64, Arc<Near>>> {
         self.open.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Near {
+    fn drop(&mut self) {
+        if let Some((files, room)) = self.files.take() {
+            self.neighbour.send(Work::Close(files.into_files(), room));
+        }
+    }
+}
+
+/// Keeps one thread of the session out of the files when all others hang in them: since Linux 6.12 a read with RWF_NOWAIT may
+/// begin to read ahead, and on a disk that answers nothing that waits.
+struct Looks {
+    begun: Instant,
+    active: AtomicUsize,
+    /// Milliseconds after `begun` at which the last one ended.
+    ended: AtomicU64,
+}
+
+struct Looking<'a>(&'a Looks);
+
+impl Looks {
+    fn new() -> Self {
+        Self {
+            begun: Instant::now(),
+            active: AtomicUsize::new(0),
+            ended: AtomicU64::new(0),
+        }
+    }
+
+    /// `None` when as many as may look, and none of them ended lately.
+    fn begin(&self) -> Option<Looking<'_>> {
+        let before = self.active.fetch_add(1, Ordering::Relaxed);
+        let looking = Looking(self);
+        let is_stuck = || self.now() - self.ended.load(Ordering::Relaxed).min(self.now()) > LOOK_MAX.as_millis() as u64;
+        (before < LOOKS_MAX || !is_stuck()).then_some(looking)
+    }
+
+    fn now(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        if self.0.active.fetch_sub(1, Ordering::Relaxed) <= LOOKS_MAX {
+            self.0.ended.store(self.0.now(), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_stays_out_of_files_in_which_the_others_hang() {
+        let looks = Looks::new();
+        let hanging: Vec<_> = (0..LOOKS_MAX).map(|_| looks.begin().unwrap()).collect();
+        while looks.now() <= LOOK_MAX.as_millis() as u64 {
+            std::hint::spin_loop();
+        }
+        assert!(looks.begin().is_none() && looks.begin().is_none());
+        drop(hanging);
+        let all: Vec<_> = (0..=LOOKS_MAX).map(|_| looks.begin()).collect();
+        assert!(all.iter().all(Option::is_some), "they do not hang");
     }
 }
