@@ -1,0 +1,315 @@
+//! Two small caches of a sample of the keys, one for each of the rules, that show which of them suits the traffic. It must
+//! not know what the cache itself holds or does.
+//!
+//! A sample of the keys, chosen by their hash, has the same hit ratio in a cache that is smaller by the same factor
+//! (Waldspurger and others, "Efficient MRC construction with SHARDS", FAST 2015). Both caches see the same keys, so what is
+//! particular about a sample is in both, and their difference is more exact than either ratio.
+//!
+//! A read that one of them has and the other has not is a point. Points are summed up as in Page's test for a change (CUSUM,
+//! 1954): an allowance is taken off at every read, the sum never falls below zero, and the rules change when it reaches what
+//! is needed, at once when the difference is large and later when it is small.
+
+use crate::Policy;
+use crate::ghost::Ghost;
+use crate::hash::hashed;
+use crate::hold::Hold;
+use crate::s3_fifo::S3Fifo;
+
+/// Units that one of the small caches may hold before the sample is halved: both together take 400 KB then. With fewer a
+/// change is seen later, measured in parts of the cache.
+const UNITS_MAX: u32 = 8192;
+
+/// Most times that the sample is halved; then it is of two thousand million units.
+const HALVINGS_MAX: u32 = 18;
+
+/// What a point counts; allowances are smaller.
+const POINT: u32 = 1024;
+
+/// Allowances and needs of the two leads: a difference of a sixteenth shows after 32 points, one of a 128th after 512. With
+/// allowance a, need n and variance v of a read's points a lead is there by chance once in exp(2 a n / v) times; v is 0.5 at
+/// the very most, where nothing is gained or lost by a change, and below 0.1 as a rule.
+const QUICK: Lead = Lead::new(16, 32);
+const SURE: Lead = Lead::new(128, 512);
+
+/// To leave off holding a quarter of both must be points of units that were read soon before.
+const SOON_QUICK: Lead = Lead::new(64, 8);
+const SOON_SURE: Lead = Lead::new(512, 128);
+
+/// Units that were read within one to two of these parts of the capacity were read soon before.
+const SOON_PART: u64 = 4;
+
+/// Points of one run that count: a scan of some records is one event and not a hundred.
+const RUN_POINTS_MAX: u32 = 8;
+
+/// Points by which holding is ahead, as a part of all units, that suffice even if they came in one run.
+const RUNS_PART: u32 = 4;
+
+/// The least that any number of points must be, whatever they are compared with.
+const POINTS_MIN: u32 = 64;
+
+/// Rules by which the cache can be run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rules {
+    /// Keep what is there.
+    Hold,
+    /// S3-FIFO.
+    S3Fifo,
+}
+
+/// The trial.
+#[derive(Debug)]
+pub(crate) struct Trial {
+    hold: Hold,
+    s3_fifo: S3Fifo,
+    capacity: u64,
+    /// One key of 2^halvings is in the sample.
+    halvings: u32,
+    /// What was read soon before.
+    recent: Ghost,
+    better: Rules,
+    leads: Leads,
+}
+
+impl Trial {
+    pub(crate) fn new(capacity: u64) -> Self {
+        Self {
+            hold: Hold::new(capacity),
+            s3_fifo: S3Fifo::new(capacity),
+            capacity,
+            halvings: 0,
+            recent: Ghost::default(),
+            // Until something is known of the traffic: what is there may have been paid for by an epoch before a restart.
+            better: Rules::Hold,
+            leads: Leads::default(),
+        }
+    }
+
+    /// The rules that suit the traffic better, as far as is known.
+    pub(crate) fn better(&self) -> Rules {
+        self.better
+    }
+
+    /// Tries a read out.
+    pub(crate) fn read(&mut self, key: u64, bytes: u32) {
+        if !self.takes(key) {
+            return;
+        }
+        let held = self.hold.content.shelves.find(key).is_some();
+        let kept = self.s3_fifo.content.shelves.find(key).is_some();
+        let soon = self.recent.knows(key);
+        let capacity = self.capacity >> self.halvings;
+        let units = self.s3_fifo.content.shelves.units();
+        let expected = u64::from(units) / SOON_PART;
+        self.recent.remember(key, bytes, capacity / SOON_PART, expected);
+        let point = i32::from(kept) - i32::from(held);
+        let changes = match self.better {
+            Rules::Hold => self.leads.end_holding(point, soon, units),
+            Rules::S3Fifo => self.leads.begin_holding(-point, units),
+        };
+        if changes {
+            self.better = match self.better {
+                Rules::Hold => Rules::S3Fifo,
+                Rules::S3Fifo => Rules::Hold,
+            };
+            self.leads = Leads::default();
+        }
+        run(&mut self.hold, key, bytes, held);
+        run(&mut self.s3_fifo, key, bytes, kept);
+        self.fit();
+    }
+
+    /// A unit is in the cache. What was read is known here; what comes unread was found on disk after a restart.
+    pub(crate) fn inserted(&mut self, key: u64, bytes: u32) {
+        let holds = |content: &crate::content::Content| content.shelves.find(key).is_some();
+        if self.takes(key) && !holds(&self.hold.content) && !holds(&self.s3_fifo.content) {
+            self.hold.inserted(key, bytes);
+            self.s3_fifo.inserted(key, bytes);
+            self.fit();
+        }
+    }
+
+    pub(crate) fn resize(&mut self, capacity: u64) {
+        let units = u128::from(self.s3_fifo.content.shelves.units());
+        let mut expected = units * u128::from(capacity) / u128::from(self.capacity.max(1));
+        self.capacity = capacity;
+        // A small cache that is nearly empty tells nothing.
+        while self.halvings > 0 && expected < u128::from(UNITS_MAX) / 4 {
+            self.halvings -= 1;
+            expected *= 2;
+        }
+        self.fit();
+    }
+
+    fn takes(&self, key: u64) -> bool {
+        // Other bits than those of which index, ghost and rounds make use, so that they see the sample as any other keys.
+        let bits = hashed(key).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        bits & ((1 << self.halvings) - 1) == 0
+    }
+
+    /// Halves the sample when it is too large, and evicts what is over the small capacity.
+    fn fit(&mut self) {
+        let units = self
+            .hold
+            .content
+            .shelves
+            .units()
+            .max(self.s3_fifo.content.shelves.units());
+        if units > UNITS_MAX && self.halvings < HALVINGS_MAX {
+            self.halvings += 1;
+            let hold = self.hold.content.shelves.keys().filter(|key| !self.takes(*key));
+            let s3_fifo = self.s3_fifo.content.shelves.keys().filter(|key| !self.takes(*key));
+            let (hold, s3_fifo): (Vec<u64>, Vec<u64>) = (hold.collect(), s3_fifo.collect());
+            hold.into_iter().for_each(|key| self.hold.removed(key));
+            s3_fifo.into_iter().for_each(|key| self.s3_fifo.removed(key));
+        }
+        let capacity = self.capacity >> self.halvings;
+        self.hold.resize(capacity);
+        self.s3_fifo.resize(capacity);
+        while self.hold.content.shelves.bytes() > capacity && evict(&mut self.hold) {}
+        while self.s3_fifo.content.shelves.bytes() > capacity && evict(&mut self.s3_fifo) {}
+    }
+}
+
+fn run(policy: &mut impl Policy, key: u64, bytes: u32, is_there: bool) {
+    if policy.read(key, bytes) && !is_there {
+        policy.inserted(key, bytes);
+    }
+}
+
+fn evict(policy: &mut impl Policy) -> bool {
+    let victim = policy.victim();
+    victim.into_iter().for_each(|victim| policy.removed(victim));
+    victim.is_some()
+}
+
+/// A sum of points, less an allowance for each read, that is not below zero.
+#[derive(Clone, Copy, Debug)]
+struct Lead {
+    allowance: u32,
+    needs: u32,
+    sum: u32,
+}
+
+impl Lead {
+    const fn new(reads_per_point: u32, points: u32) -> Self {
+        Self {
+            allowance: POINT / reads_per_point,
+            needs: points.saturating_mul(POINT),
+            sum: 0,
+        }
+    }
+
+    fn count(&mut self, point: i32) {
+        let sum = self.sum.saturating_add_signed(point * POINT as i32);
+        self.sum = sum.saturating_sub(self.allowance).min(self.needs);
+    }
+
+    fn suffices(&self) -> bool {
+        self.sum >= self.needs
+    }
+}
+
+/// By how much the rules that are not in force are ahead.
+#[derive(Debug)]
+struct Leads {
+    quick: Lead,
+    sure: Lead,
+    /// By the points of units that were read soon before.
+    soon_quick: Lead,
+    soon_sure: Lead,
+    /// By all points; what it needs is said when it is asked.
+    whole: Lead,
+    /// The sign of the last point, and how many came in a row.
+    run: (i32, u32),
+}
+
+impl Default for Leads {
+    fn default() -> Self {
+        Self {
+            quick: QUICK,
+            sure: SURE,
+            soon_quick: SOON_QUICK,
+            soon_sure: SOON_SURE,
+            whole: Lead::new(64, u32::MAX),
+            run: (0, 0),
+        }
+    }
+}
+
+impl Leads {
+    /// Counts a point for S3-FIFO. True when holding should end.
+    ///
+    /// A scan of the part that S3-FIFO happens to have gives it a point for each read, until it comes to the part that is
+    /// held. So either some of the points must be of units that were read soon before, which no scan of more than the cache
+    /// does, or there must be more points than S3-FIFO has units.
+    fn end_holding(&mut self, point: i32, soon: bool, units: u32) -> bool {
+        self.quick.count(point);
+        self.sure.count(point);
+        self.soon_quick.count(if soon { point } else { 0 });
+        self.soon_sure.count(if soon { point } else { 0 });
+        self.whole.count(point);
+        let quick = self.quick.suffices() && self.soon_quick.suffices();
+        let sure = self.sure.suffices() && self.soon_sure.suffices();
+        quick || sure || self.whole.sum >= units.max(POINTS_MIN).saturating_mul(POINT)
+    }
+
+    /// Counts a point for holding. True when it should begin.
+    ///
+    /// Of a run of points some count, as long as they are not a good part of all that is held: short scans are a part of
+    /// mixed traffic.
+    fn begin_holding(&mut self, point: i32, units: u32) -> bool {
+        self.whole.count(point);
+        self.run = match (point, self.run) {
+            (0, run) => run,
+            (point, (sign, length)) if point == sign => (sign, length.saturating_add(1)),
+            (point, _) => (point, 1),
+        };
+        let point = if self.run.1 > RUN_POINTS_MAX { 0 } else { point };
+        self.quick.count(point);
+        self.sure.count(point);
+        let enough = (units / RUNS_PART).max(POINTS_MIN).saturating_mul(POINT);
+        self.quick.suffices() || self.sure.suffices() || self.whole.sum >= enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The number of the first read at which `count` says that the rules should change.
+    fn first(mut count: impl FnMut(u32) -> bool) -> Option<u32> {
+        (1..100_000).find(|read| count(*read))
+    }
+
+    #[test]
+    fn the_larger_a_difference_the_sooner_it_shows() {
+        for (one_in, soonest, latest) in [(2, 32, 120), (8, 200, 800), (32, 10_000, 25_000)] {
+            let mut leads = Leads::default();
+            let read = first(|read| leads.end_holding(i32::from(read % one_in == 0), true, 1 << 20));
+            assert!(
+                (soonest..latest).contains(&read.unwrap()),
+                "{read:?} for one in {one_in}"
+            );
+        }
+        let mut leads = Leads::default();
+        let alternating = |read: u32| leads.end_holding(if read.is_multiple_of(2) { 1 } else { -1 }, true, 1 << 20);
+        assert_eq!(first(alternating), None);
+    }
+
+    #[test]
+    fn a_scan_of_what_s3_fifo_has_does_not_end_holding_and_more_reads_than_it_has_units_do() {
+        let mut leads = Leads::default();
+        let read = first(|_| leads.end_holding(1, false, 5000));
+        assert!((5000..5200).contains(&read.unwrap()), "{read:?}");
+    }
+
+    #[test]
+    fn short_scans_are_a_part_of_mixed_traffic_and_do_not_begin_holding() {
+        let mut leads = Leads::default();
+        let scans = |read: u32| leads.begin_holding(if (read / 100).is_multiple_of(2) { 1 } else { -1 }, 5000);
+        assert_eq!(first(scans), None);
+        let mut leads = Leads::default();
+        let read = first(|_| leads.begin_holding(1, 5000));
+        assert!((1250..1300).contains(&read.unwrap()), "{read:?}");
+    }
+}
