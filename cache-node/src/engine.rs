@@ -11,9 +11,8 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use penstock_buffer::{Buffer, BufferPool};
 use penstock_protocol::checksum::block_checksum;
@@ -24,16 +23,21 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
+use crate::evictor::{self, Evictor};
 use crate::fetch::{Fetch, Source};
 use crate::follow::FollowedReads;
-use crate::inflight::{self, Arrived, InFlight, Unit};
+use crate::inflight::{self, Arrived, Fate, InFlight, Unit};
+use crate::keeping::{Admission, Cell, Keeping};
 use crate::limits::{
     DRIFTS_REPORTED_MAX, ORIGIN_BUFFERS_KEPT, ORIGIN_REQUESTS_MAX, SOURCE_REQUESTS_MAX, UNIT_BYTES_MAX,
+    WALK_FETCHES_MAX, WHOLE_OBJECT_BYTES_MAX,
 };
 use crate::origin::{Origin, OriginError};
 use crate::plan::Reach;
 use crate::report::{Counters, Drift, Report};
-use crate::store::{Known, Look, Store, Stored, Stripe, Waiting};
+use crate::store::{Found, Known, Look, Store, Stored, Stripe, Waiting};
+use crate::walk::Walks;
+use crate::walker;
 pub use miss::Miss;
 
 /// One tier of a node.
@@ -113,6 +117,8 @@ pub struct Engine(Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) store: Store,
+    pub(crate) keeping: Arc<Keeping>,
+    pub(crate) evictor: Evictor,
     pub(crate) in_flight: InFlight,
     pub(crate) counters: Counters,
     pub(crate) origin_requests: Arc<Semaphore>,
@@ -124,14 +130,28 @@ pub(crate) struct Inner {
     /// Where what nobody waits for is done.
     runtime: Handle,
     drifts: Mutex<VecDeque<Drift>>,
-    sharded: AtomicBool,
+    /// Which stripes are this node's; all if it is not said.
+    owned: RwLock<Option<Owns>>,
+    pub(crate) walks: Walks,
+    /// How many more objects may be on their way ahead of readers.
+    pub(crate) ahead: Arc<Semaphore>,
 }
+
+/// Whether a stripe of a space is this node's.
+pub type Owns = Box<dyn Fn(&SpaceId, u64) -> bool + Send + Sync>;
 
 pub(crate) struct Announced {
     id: RevisionId,
-    package: Package,
+    pub(crate) package: Package,
     /// By the number of the source in the package; `None` when the Dataset no longer has it.
     sources: Vec<Option<Source>>,
+}
+
+impl Announced {
+    /// Where an object is read; `None` when the Dataset no longer has its source.
+    fn source_of(&self, extent: &Extent) -> Option<Source> {
+        self.sources.get(extent.object.source as usize).cloned().flatten()
+    }
 }
 
 /// The parts of a read that need not come from the store.
@@ -150,9 +170,17 @@ impl Engine {
     /// When the folder cannot be used.
     pub fn open(config: EngineConfig) -> Result<Self, OpenError> {
         let path = config.tier.path.clone();
-        let store = Store::open(config.tier).map_err(|source| OpenError { path, source })?;
-        Ok(Self(Arc::new(Inner {
-            store,
+        let failed = |source| OpenError { path, source };
+        let keeping = Arc::new(Keeping::new(evictor::room(config.tier.capacity_bytes)));
+        let store = Store::open(config.tier, found(keeping.clone()));
+        let (evictor, woken) = Evictor::new();
+        let inner = Arc::new(Inner {
+            store: match store {
+                Ok(store) => store,
+                Err(error) => return Err(failed(error)),
+            },
+            keeping,
+            evictor,
             in_flight: InFlight::default(),
             counters: Counters::default(),
             origin_requests: Arc::new(Semaphore::new(ORIGIN_REQUESTS_MAX)),
@@ -162,8 +190,12 @@ impl Engine {
             followed: FollowedReads::default(),
             runtime: Handle::current(),
             drifts: Mutex::default(),
-            sharded: AtomicBool::new(false),
-        })))
+            owned: RwLock::default(),
+            walks: Walks::default(),
+            ahead: Arc::new(Semaphore::new(WALK_FETCHES_MAX)),
+        });
+        woken.start(Arc::downgrade(&inner)).map_err(failed)?;
+        Ok(Self(inner))
     }
 
     /// Replaces what may be read. Removes the spaces of other revisions unless `keep_other_spaces`, which is right while a
@@ -196,12 +228,16 @@ impl Engine {
         }
         *lock(&self.0.requests) = requests;
         *self.0.revisions.write().unwrap_or_else(PoisonError::into_inner) = revisions;
+        if !keep_other_spaces {
+            self.0.keeping.keep_only(&spaces);
+            self.0.walks.keep_only(&spaces);
+        }
         self.0.store.keep_only((!keep_other_spaces).then_some(spaces));
     }
 
-    /// Says whether neighbouring stripes may belong to other nodes, so that nothing is fetched for them here.
-    pub fn set_sharded(&self, sharded: bool) {
-        self.0.sharded.store(sharded, Ordering::Relaxed);
+    /// Says which stripes belong to other nodes, so that nothing is fetched ahead for them here; `None`: none does.
+    pub fn set_owned(&self, owned: Option<Owns>) {
+        *self.0.owned.write().unwrap_or_else(PoisonError::into_inner) = owned;
     }
 
     /// The package of an announced revision.
@@ -350,6 +386,7 @@ impl Inner {
 
     fn note_hit(self: &Arc<Self>, announced: &Arc<Announced>, range: BlockRange) {
         Counters::add(&self.counters.hit_bytes, range.bytes());
+        self.note_cells(announced, range);
         let marked = self.followed.takes_mark(&announced.package.space(), range);
         // Of a long run that was read, only what begins the next window.
         let marked = marked.and_then(|page| {
@@ -358,6 +395,73 @@ impl Inner {
         });
         if let Some(marked) = marked {
             self.go_on(announced.clone(), marked);
+        }
+    }
+
+    /// Tells the policy of the stored cells that a read touches.
+    fn note_cells(self: &Arc<Self>, announced: &Arc<Announced>, range: BlockRange) {
+        let space = &announced.package.space();
+        let Known::Open(stripe) = self.store.known(space, range.stripe()) else {
+            return;
+        };
+        let wanted = range.blocks_in_stripe();
+        for blocks in stripe.cells(wanted.clone()) {
+            let is_through = blocks.end <= wanted.end;
+            let stripe = range.stripe();
+            let address = stripe * STRIPE_BYTES + u64::from(blocks.start) * BLOCK_BYTES;
+            self.keeping.hit(space, &Cell { stripe, blocks }, is_through);
+            self.note_walk(announced, self.walks.hit(space, address, Instant::now()));
+        }
+    }
+
+    /// Makes the cells of these blocks missing.
+    fn evict(&self, space: &SpaceId, stripe: u64, blocks: impl Iterator<Item = u32>) {
+        for block in blocks {
+            let blocks = self.store.evict(space, stripe, block);
+            if !blocks.is_empty() {
+                self.keeping.removed(space, &Cell { stripe, blocks });
+            }
+        }
+    }
+
+    /// Stores a unit; false when it could not be.
+    pub(crate) fn store(
+        &self,
+        space: &SpaceId,
+        range: BlockRange,
+        (bytes, checksums): (&[u8], &[u32]),
+        fate: Fate,
+    ) -> bool {
+        let is_stored = self.store.store(space, range, bytes, checksums).is_ok();
+        if is_stored {
+            let admission = match fate {
+                Fate::Kept => Admission::Kept,
+                Fate::Passes | Fate::GivenOn => Admission::Passes,
+            };
+            let (stripe, blocks) = (range.stripe(), range.blocks_in_stripe());
+            self.keeping.stored(space, &Cell { stripe, blocks }, admission);
+        }
+        let (capacity, used) = self.store.capacity_and_used();
+        if used > evictor::room(capacity) || !is_stored {
+            self.evictor.wake();
+        }
+        is_stored
+    }
+
+    /// What becomes of a missing run when it has arrived for this read.
+    fn fate(&self, space: &SpaceId, piece: &Range<u64>, range: BlockRange) -> Fate {
+        let ends = piece.start >= range.end() || piece.end <= range.address();
+        let cell = BlockRange::new(piece.start, piece.end - piece.start).map(|piece| Cell {
+            stripe: piece.stripe(),
+            blocks: piece.blocks_in_stripe(),
+        });
+        match cell {
+            Ok(cell) if !ends => match self.keeping.missed(space, &cell) {
+                Admission::Kept => Fate::Kept,
+                Admission::Passes if piece.start >= range.address() && piece.end <= range.end() => Fate::GivenOn,
+                Admission::Passes => Fate::Passes,
+            },
+            _ => Fate::Passes,
         }
     }
 
@@ -402,12 +506,11 @@ impl Inner {
                 Counters::add(&self.counters.damaged_blocks, blocks.len() as u64);
                 let stripe_number = range.stripe();
                 tracing::warn!(%space, stripe = stripe_number, ?blocks, "stored blocks do not match their checksums; they are fetched anew");
-                self.store.forget(space, stripe_number, &stripe, &blocks);
+                self.evict(space, stripe_number, blocks.into_iter());
             }
             Look::Fault(error) => {
                 tracing::warn!(%space, stripe = range.stripe(), %error, "read a stripe; its blocks are fetched anew");
-                let blocks: Vec<u32> = range.blocks_in_stripe().collect();
-                self.store.forget(space, range.stripe(), &stripe, &blocks);
+                self.evict(space, range.stripe(), range.blocks_in_stripe());
             }
         }
         Some(TryRead::Miss)
@@ -438,16 +541,84 @@ impl Inner {
         Ok(())
     }
 
+    /// Whether a stripe is this node's.
+    pub(crate) fn owns(&self, space: &SpaceId, stripe: u64) -> bool {
+        let owned = self.owned.read().unwrap_or_else(PoisonError::into_inner);
+        owned.as_ref().is_none_or(|owns| owns(space, stripe))
+    }
+
+    /// Whether what is brought ahead of its readers would be kept.
+    pub(crate) fn has_room_ahead(&self, space: &SpaceId, bytes: u64) -> bool {
+        let (capacity, used) = self.store.capacity_and_used();
+        used + bytes <= evictor::room(capacity) && self.keeping.has_room(space, bytes)
+    }
+
+    /// Starts a fetch of what is missing of a small object that nobody waits for, to be kept; returns its units. May wait for
+    /// the disk.
+    pub(crate) fn start_ahead(self: &Arc<Self>, announced: &Announced, extent: &Extent) -> Vec<Arc<Unit>> {
+        let space = announced.package.space();
+        let Some(source) = announced.source_of(extent) else {
+            return Vec::new();
+        };
+        let wanted = extent.address..extent.address + round_up_to_block(extent.bytes);
+        let stripe = self.store.stripe(&space, extent.address / STRIPE_BYTES);
+        let mut units = self.in_flight.lock();
+        let mut fetches = Vec::new();
+        for hole in self.holes(&units, &space, wanted, |_| stripe.clone()) {
+            let pieces = cut(hole, 0);
+            let begun = pieces
+                .map(|piece| inflight::begin(&mut units, &space, piece, Fate::Kept))
+                .collect();
+            fetches.push(self.fetch(announced, extent, &source, begun));
+        }
+        drop(units);
+        let begun = fetches.iter().flat_map(|fetch| fetch.units.iter().cloned()).collect();
+        for fetch in fetches {
+            self.runtime.spawn(fetch.run());
+        }
+        begun
+    }
+
+    fn fetch(
+        self: &Arc<Self>,
+        announced: &Announced,
+        extent: &Extent,
+        source: &Source,
+        units: VecDeque<Arc<Unit>>,
+    ) -> Fetch {
+        Fetch {
+            engine: self.clone(),
+            revision: announced.id,
+            space: announced.package.space(),
+            extent: extent.clone(),
+            source: source.clone(),
+            units,
+        }
+    }
+
+    /// Has small objects brought ahead if somebody walks through them.
+    fn note_walk(self: &Arc<Self>, announced: &Arc<Announced>, begins: bool) {
+        if begins {
+            self.runtime.spawn(walker::run(Arc::downgrade(self), announced.clone()));
+        }
+    }
+
     /// Starts fetches for what `range` needs and what should come along; returns the units that have blocks of `range`.
     fn start(
         self: &Arc<Self>,
-        announced: &Announced,
+        announced: &Arc<Announced>,
         extents: &[Extent],
         range: BlockRange,
     ) -> Result<Vec<Arc<Unit>>, ReadError> {
         let space = announced.package.space();
         // What is wanted ends within the next stripe. Opening one reads files, so it is done before the lock.
         let stripes = [0, 1].map(|next| self.store.stripe(&space, range.stripe() + next));
+        self.note_cells(announced, range);
+        let is_small = |extent: &&Extent| extent.bytes <= WHOLE_OBJECT_BYTES_MAX;
+        for small in extents.iter().filter(is_small) {
+            let object = small.address..small.address + round_up_to_block(small.bytes);
+            self.note_walk(announced, self.walks.missed(&space, object, Instant::now()));
+        }
         let mut fetches = Vec::new();
         let mut units = self.in_flight.lock();
         for extent in extents {
@@ -458,7 +629,7 @@ impl Inner {
                 opened.flatten().or_else(|| self.store.stripe(&space, number))
             };
             for hole in self.holes(&units, &space, wanted, stripe) {
-                let Some(source) = announced.sources.get(extent.object.source as usize).cloned().flatten() else {
+                let Some(source) = announced.source_of(extent) else {
                     // What only comes along may be missing.
                     if hole.start >= range.end() || hole.end <= range.address() {
                         continue;
@@ -469,16 +640,12 @@ impl Inner {
                     )));
                 };
                 let units = cut(hole, range.end())
-                    .map(|piece| inflight::begin(&mut units, &space, piece))
+                    .map(|piece| {
+                        let fate = self.fate(&space, &piece, range);
+                        inflight::begin(&mut units, &space, piece, fate)
+                    })
                     .collect();
-                fetches.push(Fetch {
-                    engine: self.clone(),
-                    revision: announced.id,
-                    space,
-                    extent: extent.clone(),
-                    source,
-                    units,
-                });
+                fetches.push(self.fetch(announced, extent, &source, units));
             }
         }
         let needed = inflight::overlapping(&units, &space, &(range.address()..range.end()));
@@ -492,11 +659,8 @@ impl Inner {
     fn wanted(&self, space: &SpaceId, extent: &Extent, range: BlockRange) -> Range<u64> {
         let end = extent.address + round_up_to_block(extent.bytes);
         let (start, end) = (range.address().max(extent.address), range.end().min(end));
-        let reach = if self.sharded.load(Ordering::Relaxed) {
-            Reach::Stripe
-        } else {
-            Reach::Space
-        };
+        let is_shared = self.owned.read().unwrap_or_else(PoisonError::into_inner).is_some();
+        let reach = if is_shared { Reach::Stripe } else { Reach::Space };
         let plan = self.followed.plan(space, extent, start, end, reach);
         if !self.store.takes(plan.wanted.end - plan.wanted.start) {
             // What is fetched beyond the read could not be kept.
@@ -592,6 +756,15 @@ impl Inner {
             seen_at_unix_seconds,
         });
     }
+}
+
+/// Has kept what an earlier process stored.
+fn found(keeping: Arc<Keeping>) -> Found {
+    Box::new(move |space, stripe, cells| {
+        for blocks in cells {
+            keeping.stored(space, &Cell { stripe, blocks }, Admission::Kept);
+        }
+    })
 }
 
 const BLOCK: usize = BLOCK_BYTES as usize;

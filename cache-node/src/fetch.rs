@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use crate::engine::{Inner, ReadError};
-use crate::inflight::{Arrived, Unit};
+use crate::inflight::{Arrived, Fate, Unit};
 use crate::limits::{ORIGIN_ATTEMPTS_MAX, ORIGIN_RETRY_PAUSE, ORIGIN_SILENCE_MAX};
 use crate::origin::{Origin, OriginError};
 use crate::report::Counters;
@@ -239,9 +239,10 @@ fn store(engine: &Inner, space: &SpaceId, unit: &Unit, mut filling: Filling) -> 
         .map(|(address, block)| block_checksum(space, address, block))
         .collect();
     // A unit lies within a page, so within a stripe.
-    let stored = BlockRange::new(unit.range.start, bytes as u64)
-        .is_ok_and(|range| engine.store.store(space, range, content, &checksums).is_ok());
-    if !stored {
+    let is_stored = unit.fate != Fate::GivenOn
+        && BlockRange::new(unit.range.start, bytes as u64)
+            .is_ok_and(|range| engine.store(space, range, (content, &checksums), unit.fate));
+    if !is_stored {
         Counters::add(&engine.counters.passed_bytes, bytes as u64);
     }
     Arrived::Here(Arc::new(filling.buffer))

@@ -22,10 +22,23 @@ pub(crate) enum Arrived {
     Failed(ReadError),
 }
 
+/// What becomes of a unit that has arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is stored and kept.
+    Kept,
+    /// It is stored until it was read.
+    Passes,
+    /// All of it was waited for, and it is not worth keeping.
+    GivenOn,
+}
+
 /// A run of blocks on its way.
 pub(crate) struct Unit {
     /// Addresses in the space, whole blocks.
     pub(crate) range: Range<u64>,
+    /// What becomes of it in the store.
+    pub(crate) fate: Fate,
     outcome: watch::Sender<Option<Arrived>>,
 }
 
@@ -74,9 +87,10 @@ pub(crate) fn overlapping(units: &Units, space: &SpaceId, range: &Range<u64>) ->
 }
 
 /// Puts a new unit on its way.
-pub(crate) fn begin(units: &mut Units, space: &SpaceId, range: Range<u64>) -> Arc<Unit> {
+pub(crate) fn begin(units: &mut Units, space: &SpaceId, range: Range<u64>, fate: Fate) -> Arc<Unit> {
     let unit = Arc::new(Unit {
         range,
+        fate,
         outcome: watch::Sender::new(None),
     });
     units.insert((*space, unit.range.start), unit.clone());
@@ -124,9 +138,9 @@ mod tests {
         let (space, other) = (SpaceId([1; 16]), SpaceId([2; 16]));
         let mut units = Units::new();
         for range in [0..10, 10..20, 30..40] {
-            begin(&mut units, &space, range);
+            begin(&mut units, &space, range, Fate::Kept);
         }
-        begin(&mut units, &other, 5..25);
+        begin(&mut units, &other, 5..25, Fate::Kept);
         let starts = |range: Range<u64>| -> Vec<u64> {
             overlapping(&units, &space, &range)
                 .iter()

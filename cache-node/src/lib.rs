@@ -15,9 +15,11 @@
 
 pub mod builder;
 pub mod engine;
+mod evictor;
 mod fetch;
 mod follow;
 mod inflight;
+mod keeping;
 pub mod limits;
 pub mod origin;
 pub mod packages;
@@ -25,5 +27,7 @@ mod plan;
 pub mod report;
 pub mod server;
 mod store;
+mod walk;
+mod walker;
 
 pub use engine::{Dataset, Engine, EngineConfig, OpenError, ReadError, TierConfig, TryRead};

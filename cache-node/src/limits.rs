@@ -68,6 +68,48 @@ pub const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
 /// in use, and far below the usual 20,000 descriptors.
 pub const OPEN_STRIPES_MAX: usize = 1024;
 
+/// The part of the capacity that is kept free, so that what arrives finds room while old cells are evicted in the background.
+/// What finds none is not cached this time; a larger part would cost as much hit ratio always.
+pub const FREE_PART: u64 = 128;
+
+/// ... and at most so much: what a fast origin brings within a second.
+pub const FREE_BYTES_MAX: u64 = 1 << 30;
+
+/// The part of the capacity that is for what only passes: windows that were fetched ahead of readers. With the part that is
+/// free it takes less than 0.02 of the hit ratio.
+pub const PASSING_PART: u64 = 100;
+
+/// ... at most: the largest windows of a hundred readers.
+pub const PASSING_BYTES_MAX: u64 = 2 << 30;
+
+/// The part of the capacity that is fetched ahead of one reader at the most.
+pub const AHEAD_PART: u64 = 128;
+
+/// Cells that are evicted before the disk gets back what they took up, and it is looked again how much has to go.
+pub const EVICTIONS_AT_ONCE: usize = 64;
+
+/// How often the evictor looks by itself: policies hear what others left them.
+pub const EVICTOR_INTERVAL: Duration = Duration::from_secs(1);
+
+/// ... and how soon when the place of evicted cells is still being sent from.
+pub const EVICTOR_PAUSE: Duration = Duration::from_millis(20);
+
+/// Small objects of a space that are read, each once, before as many are brought ahead of their readers, four times as many, and
+/// all. A subset that is chosen at random looks like an epoch; the steps bound what it can cost.
+pub const WALK_READS: [u64; 3] = [64, 128, 256];
+
+/// One in so many of them may have been read before.
+pub const WALK_REPEATS_MAX: u64 = 20;
+
+/// What is brought is looked for in pieces of so many addresses.
+pub const WALK_CHUNK_BYTES: u64 = 8 << 20;
+
+/// Without a read for so long nobody walks any more: the time between two batches of a slow trainer.
+pub const WALK_IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// Objects that are brought at the same time: half of the requests of a source, so that a reader's own never waits for them.
+pub const WALK_FETCHES_MAX: usize = SOURCE_REQUESTS_MAX / 2;
+
 /// Times that a read goes back to the origin because a stored block did not match its checksum.
 pub const DAMAGED_BLOCK_ATTEMPTS_MAX: u32 = 3;
 

@@ -94,8 +94,13 @@ fn metrics(node: &Node) -> String {
         ),
         (
             "penstock_cache_passed_bytes_total",
-            "Bytes that could not be stored.",
+            "Bytes that were not stored: not worth it, or there was no room.",
             &counters.passed_bytes,
+        ),
+        (
+            "penstock_cache_evicted_bytes_total",
+            "Bytes that made room for others.",
+            &counters.evicted_bytes,
         ),
         (
             "penstock_cache_damaged_blocks_total",

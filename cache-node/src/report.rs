@@ -17,7 +17,9 @@ pub struct Counters {
     pub origin_bytes: AtomicU64,
     /// Stored blocks that did not match their checksum.
     pub damaged_blocks: AtomicU64,
-    /// Bytes that could not be stored and were passed through.
+    /// Bytes that were evicted.
+    pub evicted_bytes: AtomicU64,
+    /// Bytes that were passed through without being stored: there was no room, or they were not worth it.
     pub passed_bytes: AtomicU64,
 }
 

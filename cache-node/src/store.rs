@@ -21,16 +21,18 @@ mod stripe;
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use penstock_protocol::ids::SpaceId;
+use penstock_protocol::side::BLOCKS;
 
 use crate::engine::TierConfig;
-use crate::limits::OPEN_STRIPES_MAX;
+use crate::limits::{AHEAD_PART, OPEN_STRIPES_MAX};
 use crate::report::TierReport;
 pub use stored::Stored;
 pub(crate) use stripe::{Look, Stripe, Waiting};
@@ -51,10 +53,15 @@ pub(crate) struct Store {
     wanted: RwLock<Option<HashSet<SpaceId>>>,
     open: RwLock<HashMap<Key, Arc<Open>>>,
     clock: AtomicU64,
+    /// Stripes of which cells were evicted that still take up the disk.
+    owing: Mutex<HashMap<Key, Arc<Stripe>>>,
     fault: Mutex<Option<String>>,
-    /// The last write did not fit.
-    full: AtomicBool,
+    /// Who is told of the cells of a stripe that an earlier process stored, when it is opened for the first time.
+    found: Found,
 }
+
+/// Called with a space, a stripe, and its cells.
+pub(crate) type Found = Box<dyn Fn(&SpaceId, u64, &mut dyn Iterator<Item = Range<u32>>) + Send + Sync>;
 
 /// Who holds how much. The total is the sum of the stripes, whatever happens to their files.
 #[derive(Default)]
@@ -75,6 +82,12 @@ impl Usage {
     fn add(&mut self, key: Key, bytes: u64) {
         let before = self.stripes.get(&key).copied().unwrap_or(0);
         self.set(key, before + bytes);
+    }
+
+    fn remove(&mut self, key: Key) {
+        self.set(key, 0);
+        self.stripes.remove(&key);
+        self.estimates.remove(&key);
     }
 
     /// Of a stripe that was removed there is nothing to subtract.
@@ -117,7 +130,8 @@ pub(crate) struct NotStored;
 
 impl Store {
     /// Adopts what the folder of a tier holds. Looks at names and lengths only, so that it takes seconds for terabytes.
-    pub(crate) fn open(tier: TierConfig) -> io::Result<Self> {
+    /// `found` is told of every stripe before anything more is stored in it.
+    pub(crate) fn open(tier: TierConfig, found: Found) -> io::Result<Self> {
         let TierConfig {
             name,
             path,
@@ -133,8 +147,9 @@ impl Store {
             wanted: RwLock::default(),
             open: RwLock::default(),
             clock: AtomicU64::new(0),
+            owing: Mutex::default(),
             fault: Mutex::default(),
-            full: AtomicBool::new(false),
+            found,
         };
         store.adopt()?;
         Ok(store)
@@ -215,7 +230,6 @@ impl Store {
         {
             let mut usage = write(&self.usage);
             if usage.total + range.bytes() > self.capacity_bytes {
-                self.full.store(true, Ordering::Relaxed);
                 return Err(NotStored);
             }
             usage.add(key, range.bytes());
@@ -237,18 +251,77 @@ impl Store {
         }
     }
 
-    /// Forgets blocks whose bytes did not match, in increasing order.
-    pub(crate) fn forget(&self, space: &SpaceId, number: u64, stripe: &Stripe, blocks: &[u32]) {
-        let forgotten = stripe.forget(blocks);
-        if forgotten > 0 {
-            write(&self.usage).subtract((*space, number), forgotten * BLOCK_BYTES);
-            self.full.store(false, Ordering::Relaxed);
+    /// Makes the cell of a block missing; returns its blocks. What it took up is given back to the disk by [`Store::punch`].
+    pub(crate) fn evict(&self, space: &SpaceId, number: u64, block: u32) -> Range<u32> {
+        let Some(stripe) = self.stripe(space, number) else {
+            return block..block;
+        };
+        let cell = stripe.evict(block);
+        if !cell.is_empty() {
+            write(&self.usage).subtract((*space, number), cell.len() as u64 * BLOCK_BYTES);
+            lock(&self.owing).entry((*space, number)).or_insert(stripe);
         }
+        cell
+    }
+
+    /// Gives the disk what evicted cells took up, and removes stripes of which nothing is left. False when somebody still sends
+    /// some of it: then it is to be done again.
+    pub(crate) fn punch(&self) -> bool {
+        let owing = std::mem::take(&mut *lock(&self.owing));
+        let mut is_done = true;
+        for (key, stripe) in owing {
+            let is_punched = stripe.punch().unwrap_or_else(|error| {
+                // The blocks are missing all the same; the next who store there use the place.
+                tracing::warn!(space = %key.0, stripe = key.1, %error, "punch holes into a stripe");
+                true
+            });
+            if !is_punched {
+                is_done = false;
+                lock(&self.owing).entry(key).or_insert(stripe);
+            } else if stripe.present_blocks() == 0 {
+                drop(stripe);
+                self.remove_if_empty(key);
+            }
+        }
+        is_done
+    }
+
+    /// Removes the files of a stripe that has no blocks, unless somebody has it.
+    fn remove_if_empty(&self, key: Key) {
+        // Nobody opens or stores meanwhile.
+        let _wanted = write(&self.wanted);
+        let mut places = write(&self.open);
+        let is_empty = |open: &Arc<Open>| open.stripe.get().is_some_and(|stripe| stripe.present_blocks() == 0);
+        if !places.get(&key).is_some_and(|open| open.is_idle() && is_empty(open)) {
+            return;
+        }
+        places.remove(&key);
+        drop(places);
+        let folder = self.folder.join(key.0.to_string());
+        for ending in ["data", "side"] {
+            if let Err(error) = remove_file(&folder.join(format!("{}.{ending}", key.1))) {
+                tracing::warn!(space = %key.0, stripe = key.1, %error, "remove a stripe of which nothing is left");
+            }
+        }
+        write(&self.usage).remove(key);
     }
 
     /// Whether `bytes` more would be kept: otherwise nothing beyond what a reader needs is worth fetching.
     pub(crate) fn takes(&self, bytes: u64) -> bool {
-        read(&self.usage).total.saturating_add(bytes) <= self.capacity_bytes && lock(&self.fault).is_none()
+        bytes <= self.capacity_bytes / AHEAD_PART && lock(&self.fault).is_none()
+    }
+
+    /// Bytes that it may hold, and holds.
+    pub(crate) fn capacity_and_used(&self) -> (u64, u64) {
+        (self.capacity_bytes, read(&self.usage).total)
+    }
+
+    /// Stripes that an earlier process stored and this one has not opened yet.
+    pub(crate) fn unknown_stripes(&self) -> Vec<Key> {
+        let wanted = read(&self.wanted);
+        let usage = read(&self.usage);
+        let unknown = usage.estimates.keys().filter(|(space, _)| is_wanted(&wanted, space));
+        unknown.copied().collect()
     }
 
     /// Removes every space that is not in `wanted` and takes no more of it; `None` keeps and takes all. Waits for what is
@@ -270,13 +343,8 @@ impl Store {
             }
             let mut usage = write(&self.usage);
             let keys: Vec<Key> = usage.stripes.keys().filter(|(of, _)| *of == space).copied().collect();
-            for key in keys {
-                usage.set(key, 0);
-                usage.stripes.remove(&key);
-                usage.estimates.remove(&key);
-            }
+            keys.into_iter().for_each(|key| usage.remove(key));
             drop(usage);
-            self.full.store(false, Ordering::Relaxed);
             tracing::info!(%space, "removed a space that no revision uses");
         }
     }
@@ -290,17 +358,11 @@ impl Store {
     }
 
     pub(crate) fn report(&self) -> TierReport {
-        let full = self.full.load(Ordering::Relaxed).then(|| {
-            format!(
-                "tier {} is full: new data is passed through without being cached; raise spec.tiers capacity or add cache nodes",
-                self.name
-            )
-        });
         TierReport {
             name: self.name.clone(),
             capacity_bytes: self.capacity_bytes,
             used_bytes: read(&self.usage).total,
-            fault: lock(&self.fault).clone().or(full),
+            fault: lock(&self.fault).clone(),
         }
     }
 
@@ -320,7 +382,8 @@ impl Store {
             }
         };
         let mut usage = write(&self.usage);
-        if let Some(estimate) = usage.estimates.remove(&key) {
+        let estimate = usage.estimates.remove(&key);
+        if let Some(estimate) = estimate {
             // A crash may have lost blocks, or their presence.
             usage.subtract(key, estimate);
             usage.add(key, stripe.present_blocks() * BLOCK_BYTES);
@@ -328,6 +391,9 @@ impl Store {
             usage.add(key, 0);
         }
         drop(usage);
+        if estimate.is_some() {
+            (self.found)(&key.0, key.1, &mut stripe.cells(0..BLOCKS));
+        }
         Ok(open.stripe.get_or_init(|| stripe).clone())
     }
 
@@ -362,16 +428,22 @@ fn is_wanted(wanted: &Option<HashSet<SpaceId>>, space: &SpaceId) -> bool {
     wanted.as_ref().is_none_or(|wanted| wanted.contains(space))
 }
 
-/// Removes the folder of a space. Its files are cut first: a mounter that was handed them keeps them open, and what it does not
-/// use any more would take up the disk unseen.
+/// Removes the folder of a space. Files are cut before they are unlinked: a mounter that was handed them keeps them open, and
+/// what it does not use any more would take up the disk unseen.
 fn remove_space(folder: &Path) -> io::Result<()> {
     for file in fs::read_dir(folder)? {
-        // What cannot be cut is removed all the same.
-        if let Ok(file) = OpenOptions::new().write(true).open(file?.path()) {
-            file.set_len(0)?;
-        }
+        // What is no file, or is gone by now, is the next line's business.
+        let _ = remove_file(&file?.path());
     }
     fs::remove_dir_all(folder)
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    // What cannot be cut is removed all the same.
+    if let Ok(file) = OpenOptions::new().write(true).open(path) {
+        file.set_len(0)?;
+    }
+    fs::remove_file(path)
 }
 
 /// Closes the stripe that was used longest ago among those that nobody has; false when there is none.
@@ -426,7 +498,7 @@ mod tests {
             path: folder.into(),
             capacity_bytes,
         };
-        Store::open(tier).unwrap()
+        Store::open(tier, Box::new(|_, _, _| {})).unwrap()
     }
 
     /// Stores the first `blocks` blocks of a stripe.
@@ -482,11 +554,13 @@ mod tests {
         fs::remove_dir_all(store.folder.join(SPACE.to_string())).unwrap();
         store.keep_only(Some(HashSet::new()));
         assert_eq!((store.spaces(), store.report().used_bytes), (vec![], 0));
-        store.forget(&SPACE, 0, &held, &[0, 1]);
+        store.evict(&SPACE, 0, 0);
+        drop(held);
+        assert!(store.punch());
         assert_eq!(
             (store.spaces(), store.report().used_bytes),
             (vec![], 0),
-            "a reader forgot blocks of it"
+            "blocks of it were evicted"
         );
     }
 
@@ -500,34 +574,94 @@ mod tests {
         assert_eq!(handed_over.map(|file| file.metadata().unwrap().blocks()), [0, 0]);
     }
 
-    #[test]
-    fn a_full_tier_stays_full_when_what_nobody_wants_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store_in(folder.path(), BLOCK_BYTES);
-        store.keep_only(Some(HashSet::from([SPACE])));
-        fill(&store, SPACE, 0, 1).unwrap();
-        assert_eq!(fill(&store, SPACE, 1, 1), Err(NotStored));
-        assert!(store.report().fault.is_some());
-        assert_eq!(fill(&store, SpaceId([2; 16]), 0, 1), Err(NotStored));
-        assert!(store.report().fault.is_some());
+    /// Stores cells of these blocks of a stripe.
+    fn fill_cells(store: &Store, cells: impl IntoIterator<Item = Range<u64>>) {
+        for cell in cells {
+            let blocks = (cell.end - cell.start) as usize;
+            let range = BlockRange::new(cell.start * BLOCK_BYTES, (blocks * BLOCK) as u64).unwrap();
+            store
+                .store(&SPACE, range, &vec![7; blocks * BLOCK], &vec![7; blocks])
+                .unwrap();
+        }
+    }
+
+    fn disk_bytes(store: &Store, file: &str) -> u64 {
+        fs::metadata(store.folder.join(SPACE.to_string()).join(file))
+            .unwrap()
+            .blocks()
+            * 512
     }
 
     #[test]
-    fn blocks_are_forgotten_together_and_only_these() {
-        let folder = tempfile::tempdir().unwrap();
+    fn what_was_stored_as_one_is_evicted_as_one_also_after_a_restart() {
+        // On a disk, unlike /tmp of many machines.
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let store = store_in(folder.path(), 1 << 40);
-        fill(&store, SPACE, 0, 300).unwrap();
-        let stripe = store.stripe(&SPACE, 0).unwrap();
-        let forgotten: Vec<u32> = (3..200).chain([299]).collect();
-        for _ in 0..2 {
-            store.forget(&SPACE, 0, &stripe, &forgotten);
-            assert_eq!(store.spaces(), [(SPACE, (300 - 198) * BLOCK_BYTES)]);
-        }
-        drop((stripe, store));
+        fill_cells(&store, [0..3, 10..37, 3..10, 250..256, 256..300]);
+        let before = disk_bytes(&store, "0.data");
+        assert_eq!(store.evict(&SPACE, 0, 20), 10..37);
+        assert_eq!(store.evict(&SPACE, 0, 20), 20..20, "it is gone");
+        assert!(store.punch());
+        assert_eq!(disk_bytes(&store, "0.data"), before - 27 * BLOCK_BYTES);
+        drop(store);
+
+        let (found, cells) = std::sync::mpsc::channel();
+        let tier = TierConfig {
+            name: "ssd".into(),
+            path: folder.path().into(),
+            capacity_bytes: 1 << 40,
+        };
+        let tell: Found = Box::new(move |space, stripe, cells| {
+            cells.for_each(|cell| found.send((*space, stripe, cell)).unwrap());
+        });
+        let store = Store::open(tier, tell).unwrap();
+        assert_eq!(store.unknown_stripes(), [(SPACE, 0)]);
+        store.stripe(&SPACE, 0).unwrap();
+        assert_eq!(store.unknown_stripes(), []);
+        let cells: Vec<_> = cells.try_iter().collect();
+        assert_eq!(cells, [0..3, 3..10, 250..256, 256..300].map(|cell| (SPACE, 0, cell)));
+        assert_eq!(store.spaces(), [(SPACE, 60 * BLOCK_BYTES)]);
+    }
+
+    #[test]
+    fn the_place_of_a_cell_is_not_given_away_while_it_is_sent_and_not_after_it_was_stored_again() {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let store = store_in(folder.path(), 1 << 40);
-        let stripe = store.stripe(&SPACE, 0).unwrap();
-        let left = stripe.present(BlockRange::new(0, 400 * BLOCK_BYTES).unwrap());
-        let at = |blocks: std::ops::Range<u64>| blocks.start * BLOCK_BYTES..blocks.end * BLOCK_BYTES;
-        assert_eq!(left, [at(0..3), at(200..299)]);
+        fill_cells(&store, Some(0..20));
+        let full = disk_bytes(&store, "0.data");
+        let range = BlockRange::new(0, 20 * BLOCK_BYTES).unwrap();
+        let sent = store.stripe(&SPACE, 0).unwrap().stored(range).unwrap();
+        assert_eq!(store.evict(&SPACE, 0, 5), 0..20);
+        assert!(!store.punch(), "somebody sends it");
+        assert!(
+            store.stripe(&SPACE, 0).unwrap().stored(range).is_none(),
+            "nobody else begins to"
+        );
+        assert_eq!(disk_bytes(&store, "0.data"), full);
+        fill_cells(&store, Some(5..10));
+        drop(sent);
+        assert!(store.punch());
+        assert_eq!(disk_bytes(&store, "0.data"), 5 * BLOCK_BYTES);
+        assert_eq!(store.spaces(), [(SPACE, 5 * BLOCK_BYTES)]);
+    }
+
+    #[test]
+    fn a_stripe_of_which_nothing_is_left_has_no_files_unless_somebody_reads_it() {
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let store = store_in(folder.path(), 1 << 40);
+        fill_cells(&store, Some(0..20));
+        let files = || fs::read_dir(store.folder.join(SPACE.to_string())).unwrap().count();
+        let held = store.stripe(&SPACE, 0).unwrap();
+        store.evict(&SPACE, 0, 0);
+        assert!(store.punch());
+        assert_eq!(files(), 2);
+        drop(held);
+        fill_cells(&store, Some(0..20));
+        store.evict(&SPACE, 0, 0);
+        assert!(store.punch());
+        assert_eq!((files(), store.spaces()), (0, vec![]));
+        assert!(matches!(store.known(&SPACE, 0), Known::Absent));
+        fill_cells(&store, Some(3..4));
+        assert_eq!(store.spaces(), [(SPACE, BLOCK_BYTES)]);
     }
 }

@@ -31,7 +31,7 @@ pub mod condition {
     pub const SOURCE_DRIFTED: &str = "SourceDrifted";
     /// What a deletion waits for.
     pub const DELETION_BLOCKED: &str = "DeletionBlocked";
-    /// A tier is full or broken.
+    /// The disk of a tier is full or broken.
     pub const CACHE_DEGRADED: &str = "CacheDegraded";
 }
 

@@ -1,12 +1,14 @@
 //! The layout of a stripe's side file, which a cache node writes and the mounter of its node reads.
 //!
 //! ```text
-//! 0 header: magic "PSTKSIDE", version u32, 0 u32, space (16), stripe u64    4096 presence, 2 KiB    8192 checksums, 64 KiB
+//! 0 header: magic "PSTKSIDE", version u32, 0 u32, space (16), stripe u64    4096 presence, 2 KiB    6144 begins, 2 KiB
+//! 8192 checksums, 64 KiB
 //! ```
 //!
-//! Presence has a bit a block in little-endian words of 64, checksums a `u32` a block ([`crate::checksum`]). What is written
-//! is the data first, then its checksums, then its presence; what is forgotten loses its presence first. A block counts only
-//! if its checksum matches.
+//! Presence has a bit a block in little-endian words of 64, checksums a `u32` a block ([`crate::checksum`]), and *begins* a bit
+//! for each block with which a cell begins: what was stored as one is evicted as one. What is written is the data first, then
+//! its checksums, then where it begins, then its presence; what is forgotten loses its presence first. A block counts only if
+//! its checksum matches. Without any *begins* the cells are the runs of present blocks of a page.
 
 use crate::geometry::{BLOCK_BYTES, STRIPE_BYTES};
 use crate::ids::SpaceId;
@@ -15,6 +17,8 @@ use crate::ids::SpaceId;
 pub const BLOCKS: u32 = (STRIPE_BYTES / BLOCK_BYTES) as u32;
 /// Offset of the presence.
 pub const PRESENCE_AT: u64 = 4096;
+/// Offset of where cells begin.
+pub const BEGINS_AT: u64 = 6144;
 /// Offset of the checksums.
 pub const CHECKSUMS_AT: u64 = 8192;
 /// Length of the file.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use penstock_cache_client::CacheClient;
 use penstock_protocol::control::cache_node as wire;
-use penstock_protocol::ids::RevisionId;
+use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_protocol::ring::{Member, Ring};
 use penstock_revision::Package;
 use penstock_revision::limits::PACKAGE_BYTES_MAX;
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_blocking};
 
 use crate::builder::Source;
-use crate::engine::{Dataset, Engine};
+use crate::engine::{Dataset, Engine, Owns};
 use crate::limits::{MISSING_PACKAGES_INTERVAL, PACKAGE_FETCHES_MAX, PEER_PATIENCE, UNANNOUNCED_PACKAGE_AGE_MAX};
 use crate::origin::{Origin, OriginError};
 use crate::packages::PackageStore;
@@ -338,7 +338,18 @@ impl Inner {
     }
 
     fn set_ring(&self, epoch: u64, members: Vec<Member>) {
-        self.engine.set_sharded(members.len() > 1);
+        let ring = Ring {
+            epoch,
+            members: members.clone(),
+        };
+        // A pod is called like its member.
+        let own_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let owns = move |space: &SpaceId, stripe| {
+            let owners = ring.owners(space, stripe);
+            owners.first().is_some_and(|member| member.name == own_name)
+        };
+        let is_shared = members.len() > 1;
+        self.engine.set_owned(is_shared.then(|| Box::new(owns) as Owns));
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Ring { epoch, members };
         self.ring_epoch.store(epoch, Ordering::Relaxed);
     }

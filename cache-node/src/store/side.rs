@@ -1,4 +1,4 @@
-//! The side file of a stripe: which blocks are there, and their checksums ([`penstock_protocol::side`]).
+//! The side file of a stripe: which blocks are there, in which cells, and their checksums ([`penstock_protocol::side`]).
 //!
 //! Kept in memory while the stripe is open and written through. A side file that makes no sense is begun anew, which makes
 //! its blocks missing.
@@ -9,14 +9,17 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use penstock_protocol::geometry::{BLOCK_BYTES, PAGE_BYTES};
 use penstock_protocol::ids::SpaceId;
-use penstock_protocol::side::{BLOCKS, CHECKSUMS_AT, FILE_BYTES, PRESENCE_AT, header};
+use penstock_protocol::side::{BEGINS_AT, BLOCKS, CHECKSUMS_AT, FILE_BYTES, PRESENCE_AT, header};
 
 const WORDS: usize = BLOCKS as usize / 64;
+const BLOCKS_OF_PAGE: u32 = (PAGE_BYTES / BLOCK_BYTES) as u32;
 
 pub(super) struct Side {
     file: File,
-    presence: Vec<AtomicU64>,
+    presence: Bits,
+    begins: Bits,
     checksums: Vec<AtomicU32>,
 }
 
@@ -31,13 +34,14 @@ impl Side {
             file.write_all_at(&header, 0)?;
             bytes.fill(0);
         }
-        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[PRESENCE_AT as usize + at * 8 + i]));
         let sum = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[CHECKSUMS_AT as usize + at * 4 + i]));
-        let presence = (0..WORDS).map(|at| AtomicU64::new(word(at))).collect();
+        let presence = Bits::read(&bytes, PRESENCE_AT);
+        let begins = Bits::read(&bytes, BEGINS_AT);
         let checksums = (0..BLOCKS as usize).map(|at| AtomicU32::new(sum(at))).collect();
         Ok(Self {
             file,
             presence,
+            begins,
             checksums,
         })
     }
@@ -47,7 +51,7 @@ impl Side {
     }
 
     pub(super) fn is_present(&self, block: u32) -> bool {
-        self.presence[block as usize / 64].load(Ordering::Acquire) & (1 << (block % 64)) != 0
+        self.presence.has(block)
     }
 
     pub(super) fn are_present(&self, mut blocks: Range<u32>) -> bool {
@@ -55,18 +59,46 @@ impl Side {
     }
 
     pub(super) fn present_blocks(&self) -> u64 {
-        self.presence
-            .iter()
-            .map(|word| u64::from(word.load(Ordering::Relaxed).count_ones()))
-            .sum()
+        self.presence.count()
+    }
+
+    /// The cell of a block; empty when it is not present.
+    pub(super) fn cell(&self, block: u32) -> Range<u32> {
+        if !self.is_present(block) {
+            return block..block;
+        }
+        let page = block / BLOCKS_OF_PAGE * BLOCKS_OF_PAGE..(block / BLOCKS_OF_PAGE + 1) * BLOCKS_OF_PAGE;
+        let (mut first, mut end) = (block, block + 1);
+        while first > page.start && !self.begins.has(first) && self.is_present(first - 1) {
+            first -= 1;
+        }
+        while end < page.end && !self.begins.has(end) && self.is_present(end) {
+            end += 1;
+        }
+        first..end
+    }
+
+    /// The cells that have a block of a run, in order.
+    pub(super) fn cells(&self, blocks: Range<u32>) -> impl Iterator<Item = Range<u32>> {
+        let mut at = blocks.start;
+        std::iter::from_fn(move || {
+            while at < blocks.end {
+                let cell = self.cell(at);
+                at = cell.end.max(at + 1);
+                if !cell.is_empty() {
+                    return Some(cell);
+                }
+            }
+            None
+        })
     }
 
     pub(super) fn checksum(&self, block: u32) -> u32 {
         self.checksums[block as usize].load(Ordering::Relaxed)
     }
 
-    /// Writes checksums, then presence; the data must be written already. Returns how many blocks are new. The caller
-    /// makes sure that nobody else writes to the stripe.
+    /// Writes checksums, where the cell begins, then presence; the data must be written already. The blocks become one cell in
+    /// each page. Returns how many are new. The caller makes sure that nobody else writes to the stripe.
     pub(super) fn set(&self, blocks: Range<u32>, checksums: &[u32]) -> io::Result<u64> {
         for (block, sum) in blocks.clone().zip(checksums) {
             self.checksums[block as usize].store(*sum, Ordering::Relaxed);
@@ -74,37 +106,69 @@ impl Side {
         let bytes: Vec<u8> = checksums.iter().flat_map(|sum| sum.to_le_bytes()).collect();
         self.file
             .write_all_at(&bytes, CHECKSUMS_AT + u64::from(blocks.start) * 4)?;
-        let mut new = 0;
-        for block in blocks.clone() {
-            let before = self.presence[block as usize / 64].fetch_or(1 << (block % 64), Ordering::AcqRel);
-            new += u64::from(before & (1 << (block % 64)) == 0);
+        self.begins.set(blocks.start);
+        for block in blocks.start + 1..blocks.end {
+            self.begins.clear(block);
         }
-        self.write_presence(blocks)?;
+        // Whatever is behind it was stored apart.
+        if !blocks.end.is_multiple_of(BLOCKS_OF_PAGE) {
+            self.begins.set(blocks.end);
+        }
+        self.begins
+            .write(&self.file, BEGINS_AT, blocks.start..(blocks.end + 1).min(BLOCKS))?;
+        let new = blocks.clone().map(|block| u64::from(self.presence.set(block))).sum();
+        self.presence.write(&self.file, PRESENCE_AT, blocks)?;
         Ok(new)
     }
 
-    /// Clears blocks, in increasing order, with one write; returns how many were present until now.
-    pub(super) fn clear(&self, blocks: &[u32]) -> u64 {
-        let (Some(first), Some(last)) = (blocks.first(), blocks.last()) else {
-            return 0;
-        };
-        let mut cleared = 0;
-        for block in blocks {
-            let before = self.presence[*block as usize / 64].fetch_and(!(1 << (block % 64)), Ordering::AcqRel);
-            cleared += u64::from(before & (1 << (block % 64)) != 0);
-        }
-        if let Err(error) = self.write_presence(*first..last + 1) {
+    /// Clears a run of blocks; returns how many were present until now.
+    pub(super) fn clear(&self, blocks: Range<u32>) -> u64 {
+        let cleared = blocks.clone().map(|block| u64::from(self.presence.clear(block))).sum();
+        if let Err(error) = self.presence.write(&self.file, PRESENCE_AT, blocks) {
             tracing::warn!(%error, "write a side file; the blocks are checked again after a restart");
         }
         cleared
     }
+}
 
-    fn write_presence(&self, blocks: Range<u32>) -> io::Result<()> {
+/// A bit for each block of a stripe.
+struct Bits(Vec<AtomicU64>);
+
+impl Bits {
+    fn read(file: &[u8], offset: u64) -> Self {
+        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| file[offset as usize + at * 8 + i]));
+        Self((0..WORDS).map(|at| AtomicU64::new(word(at))).collect())
+    }
+
+    /// The words that have these blocks, to their place in a file.
+    fn write(&self, file: &File, offset: u64, blocks: Range<u32>) -> io::Result<()> {
         let words = blocks.start as usize / 64..(blocks.end as usize).div_ceil(64);
-        let bytes: Vec<u8> = self.presence[words.clone()]
+        let bytes: Vec<u8> = self.0[words.clone()]
             .iter()
             .flat_map(|word| word.load(Ordering::Acquire).to_le_bytes())
             .collect();
-        self.file.write_all_at(&bytes, PRESENCE_AT + words.start as u64 * 8)
+        file.write_all_at(&bytes, offset + words.start as u64 * 8)
+    }
+
+    fn has(&self, block: u32) -> bool {
+        // Sequentially consistent for presence: see `Stripe::punch`.
+        self.0[block as usize / 64].load(Ordering::SeqCst) & (1 << (block % 64)) != 0
+    }
+
+    /// Whether it was not set before.
+    fn set(&self, block: u32) -> bool {
+        self.0[block as usize / 64].fetch_or(1 << (block % 64), Ordering::SeqCst) & (1 << (block % 64)) == 0
+    }
+
+    /// Whether it was set before.
+    fn clear(&self, block: u32) -> bool {
+        self.0[block as usize / 64].fetch_and(!(1 << (block % 64)), Ordering::SeqCst) & (1 << (block % 64)) != 0
+    }
+
+    fn count(&self) -> u64 {
+        self.0
+            .iter()
+            .map(|word| u64::from(word.load(Ordering::Relaxed).count_ones()))
+            .sum()
     }
 }

@@ -3,16 +3,15 @@
 
 use std::io;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
 use rustix::fs::sendfile;
 
-use super::Stripe;
+use super::stripe::Sender;
 
-/// The blocks. They can be sent even when they are forgotten meanwhile, because an address never gets other bytes.
+/// The blocks. They can be sent even when they are evicted meanwhile: their place in the file is kept until this is dropped.
 pub struct Stored {
-    pub(super) stripe: Arc<Stripe>,
+    pub(super) sender: Sender,
     pub(super) range: BlockRange,
     pub(super) checksums: Vec<u32>,
 }
@@ -30,6 +29,6 @@ impl Stored {
     pub fn send(&self, socket: impl AsFd, skip: usize) -> io::Result<usize> {
         let mut at = self.range.address() % STRIPE_BYTES + skip as u64;
         let left = self.range.bytes() as usize - skip;
-        Ok(sendfile(socket, self.stripe.file(), Some(&mut at), left)?)
+        Ok(sendfile(socket, self.sender.file(), Some(&mut at), left)?)
     }
 }

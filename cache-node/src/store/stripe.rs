@@ -1,18 +1,28 @@
 //! One stripe: a sparse file of data and its side file.
 //!
 //! *Order of a write*: data, checksums, presence. A reader that sees a block present finds its data and its checksum.
+//!
+//! ```text
+//! a block:  missing ──data, checksum, presence──► present ──evicted──► missing, a hole is owed ──nobody sends──► missing
+//!                                                                        │ stored again: owed no more
+//! ```
+//!
+//! *Order of an eviction*: presence, then, when nobody sends the blocks unread any more, the hole in the file. Who reads them
+//! beside us (into a buffer, or a mounter that was handed the files) finds that they do not match, which is a miss.
 
 use std::fs::{File, OpenOptions, create_dir_all};
 use std::io::{self, IoSliceMut};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use penstock_protocol::checksum::block_checksum;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
-use rustix::fs::{OFlags, fstatfs};
+use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatfs};
 use rustix::io::{ReadWriteFlags, preadv2};
 
 use super::resident::is_resident;
@@ -28,7 +38,10 @@ pub(crate) struct Stripe {
     /// Its file system is in memory: nothing has to be waited for, and it cannot say so (tmpfs has no RWF_NOWAIT).
     is_in_memory: bool,
     side: Side,
-    writing: Mutex<()>,
+    /// Blocks that are missing and still take up the disk. Held by whoever writes or punches holes.
+    owed: Mutex<Vec<Range<u32>>>,
+    /// How many send blocks unread.
+    senders: AtomicUsize,
 }
 
 /// Whether a look may wait for the disk.
@@ -76,7 +89,8 @@ impl Stripe {
             is_in_memory: fstatfs(&data)?.f_type == TMPFS_MAGIC,
             data,
             side,
-            writing: Mutex::default(),
+            owed: Mutex::default(),
+            senders: AtomicUsize::new(0),
         })
     }
 
@@ -128,18 +142,21 @@ impl Stripe {
     /// Blocks that are present and in the kernel's memory, for whoever passes them on unread; `None` also when the kernel
     /// cannot say so.
     pub(crate) fn stored(self: &Arc<Self>, range: BlockRange) -> Option<Stored> {
+        // Counted before presence is looked at: see `Stripe::punch`.
+        let sender = Sender::of(self.clone());
         let blocks = range.blocks_in_stripe();
         let is_here = self.side.are_present(blocks.clone())
             && is_resident(&self.data, range.address() % STRIPE_BYTES, range.bytes()).unwrap_or(false);
         is_here.then(|| Stored {
-            stripe: self.clone(),
+            sender,
             range,
             checksums: blocks.map(|block| self.side.checksum(block)).collect(),
         })
     }
 
-    pub(super) fn file(&self) -> &File {
-        &self.data
+    /// The cells that have present blocks of a range, as blocks of the stripe.
+    pub(crate) fn cells(&self, blocks: Range<u32>) -> impl Iterator<Item = Range<u32>> {
+        self.side.cells(blocks)
     }
 
     /// Data and side file, opened anew for reading only, and so that no reading writes when it was (see open(2), O_NOATIME).
@@ -156,8 +173,8 @@ impl Stripe {
     }
 
     /// The present parts of `range`, as addresses.
-    pub(crate) fn present(&self, range: BlockRange) -> Vec<std::ops::Range<u64>> {
-        let mut present: Vec<std::ops::Range<u64>> = Vec::new();
+    pub(crate) fn present(&self, range: BlockRange) -> Vec<Range<u64>> {
+        let mut present: Vec<Range<u64>> = Vec::new();
         for (block, address) in range
             .blocks_in_stripe()
             .zip((range.address()..).step_by(BLOCK_BYTES as usize))
@@ -173,11 +190,13 @@ impl Stripe {
         present
     }
 
-    /// Writes whole blocks; returns how many are new.
+    /// Writes whole blocks, which become a cell; returns how many are new.
     pub(super) fn store(&self, range: BlockRange, bytes: &[u8], checksums: &[u32]) -> io::Result<u64> {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut owed = self.owed();
+        let blocks = range.blocks_in_stripe();
+        *owed = owed.iter().flat_map(|hole| without(hole, &blocks)).collect();
         self.data.write_all_at(bytes, range.address() % STRIPE_BYTES)?;
-        self.side.set(range.blocks_in_stripe(), checksums)
+        self.side.set(blocks, checksums)
     }
 
     /// How many blocks are present.
@@ -185,9 +204,65 @@ impl Stripe {
         self.side.present_blocks()
     }
 
-    /// Makes blocks missing, in increasing order; returns how many were present.
-    pub(super) fn forget(&self, blocks: &[u32]) -> u64 {
-        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.side.clear(blocks)
+    /// Makes the cell of a block missing; returns the blocks of it that were present.
+    pub(super) fn evict(&self, block: u32) -> Range<u32> {
+        let mut owed = self.owed();
+        let cell = self.side.cell(block);
+        if !cell.is_empty() {
+            self.side.clear(cell.clone());
+            owed.push(cell.clone());
+        }
+        cell
     }
+
+    /// Gives the disk what evicted blocks took up; false when somebody still sends some of this stripe.
+    ///
+    /// A sender counts itself and then looks at presence; here presence was cleared, and then it is looked who sends. So a
+    /// sender that is not seen here has not seen the blocks.
+    pub(super) fn punch(&self) -> io::Result<bool> {
+        let mut owed = self.owed();
+        if self.senders.load(Ordering::SeqCst) > 0 {
+            return Ok(owed.is_empty());
+        }
+        for hole in std::mem::take(&mut *owed) {
+            let (at, bytes) = (u64::from(hole.start) * BLOCK_BYTES, hole.len() as u64 * BLOCK_BYTES);
+            fallocate(
+                &self.data,
+                FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+                at,
+                bytes,
+            )?;
+        }
+        Ok(true)
+    }
+
+    fn owed(&self) -> MutexGuard<'_, Vec<Range<u32>>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One who sends blocks of a stripe unread.
+pub(crate) struct Sender(Arc<Stripe>);
+
+impl Sender {
+    fn of(stripe: Arc<Stripe>) -> Self {
+        stripe.senders.fetch_add(1, Ordering::SeqCst);
+        Self(stripe)
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.0.data
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.senders.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The parts of `run` before and behind `taken`.
+fn without(run: &Range<u32>, taken: &Range<u32>) -> impl Iterator<Item = Range<u32>> {
+    let parts = [run.start..run.end.min(taken.start), run.start.max(taken.end)..run.end];
+    parts.into_iter().filter(|part| !part.is_empty())
 }

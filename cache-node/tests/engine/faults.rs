@@ -128,20 +128,18 @@ async fn damaged_cut_and_foreign_files_are_missing_data_and_nothing_worse() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_tier_passes_through_and_says_so() {
-    let scene = Scene::with_capacity(&[("a", 3 << 20), ("b", 500_000), ("c", 40 << 20)], 1 << 20).await;
-    for (seed, (key, bytes)) in [("a", 3 << 20), ("b", 500_000), ("c", 40 << 20)]
-        .into_iter()
-        .enumerate()
-    {
-        assert!(scene.read(key).await.unwrap() == content(seed as u64, bytes), "{key}");
+async fn a_tier_smaller_than_what_is_read_gives_every_byte_and_stays_within_its_bounds() {
+    let objects = [("a", 3 << 20), ("b", 500_000), ("c", 40 << 20)];
+    for capacity in [0, 4096, 1 << 20, 8 << 20] {
+        let scene = Scene::with_capacity(&objects, capacity).await;
+        for _ in 0..3 {
+            for (seed, (key, bytes)) in objects.into_iter().enumerate() {
+                assert!(scene.read(key).await.unwrap() == content(seed as u64, bytes), "{key}");
+            }
+        }
+        let tier = &scene.engine.report().tiers[0];
+        assert!(tier.fault.is_none() && tier.used_bytes <= capacity, "{tier:?}");
     }
-    let tier = &scene.engine.report().tiers[0];
-    assert!(
-        tier.fault.as_ref().is_some_and(|fault| fault.contains("full")),
-        "{tier:?}"
-    );
-    assert!(tier.used_bytes < 8 << 20, "{tier:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ mod bucket;
 mod bulk;
 mod control;
 mod disk;
+mod epochs;
 mod faults;
 mod generated;
 mod leaks;

@@ -51,8 +51,8 @@ fn model(scene: &Scene) -> Vec<u8> {
     space
 }
 
-async fn run(steps: Vec<Step>) {
-    let scene = Scene::with(&OBJECTS).await;
+async fn run(steps: Vec<Step>, capacity_bytes: u64) {
+    let scene = Scene::with_capacity(&OBJECTS, capacity_bytes).await;
     let model = model(&scene);
     let mut engine = scene.engine.clone();
     for step in steps {
@@ -110,6 +110,17 @@ async fn run(steps: Vec<Step>) {
         "{:?}",
         engine.report()
     );
+    let tier = &engine.report().tiers[0];
+    assert!(tier.used_bytes <= capacity_bytes, "{tier:?}");
+}
+
+fn run_all(steps: Vec<Step>, capacity_bytes: u64) {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(run(steps, capacity_bytes));
 }
 
 proptest! {
@@ -117,6 +128,11 @@ proptest! {
 
     #[test]
     fn readers_get_the_bytes_of_the_objects_whatever_happens(steps in prop::collection::vec(step(), 1..40)) {
-        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(run(steps));
+        run_all(steps, 1 << 40);
+    }
+
+    #[test]
+    fn and_whatever_is_evicted_meanwhile(steps in prop::collection::vec(step(), 1..40), capacity in 0u64..24 << 20) {
+        run_all(steps, capacity);
     }
 }

@@ -21,6 +21,8 @@ use penstock_protocol::control::neighbour::{FromCacheNode, Opened, from_cache_no
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
 use penstock_revision::Package;
 use prost::Message;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -50,6 +52,11 @@ impl Beside {
 
     /// Nobody listens for neighbours yet.
     async fn silent(object_bytes: u64) -> Self {
+        Self::with_capacity(object_bytes, 1 << 40).await
+    }
+
+    /// The same, with a tier of so many bytes.
+    async fn with_capacity(object_bytes: u64, capacity_bytes: u64) -> Self {
         let origin = Generated::one(object_bytes);
         let package = origin.package().await;
         // On a disk, unlike /tmp of many machines.
@@ -58,7 +65,7 @@ impl Beside {
         let empty = tempfile::tempdir().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let engine = origin.engine(&package, &folder.path().join("tier"), 1 << 40);
+        let engine = origin.engine(&package, &folder.path().join("tier"), capacity_bytes);
         let node = Node::open(engine.clone(), empty.path()).unwrap();
         let config = wire::NodeConfig {
             generation: 1,
@@ -359,4 +366,41 @@ async fn what_a_cache_node_does_not_have_it_does_not_hand_over() {
     beside.open(range(0, MIB)).await;
     beside.engine.set_datasets(&[], false);
     assert_eq!(beside.look(range(0, MIB)), TryRead::Miss, "it was removed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_evicted_while_it_is_sent_or_read_from_files_is_never_wrong() {
+    const OBJECT: u64 = 128 * MIB;
+    let beside = Beside::with_capacity(OBJECT, 32 * MIB).await;
+    neighbour::serve(beside.engine.clone(), &beside.socket()).unwrap();
+    let reading = (0..4).map(|reader| {
+        let beside = &beside;
+        async move {
+            let mut random = StdRng::seed_from_u64(reader);
+            for _ in 0..400 {
+                // Some is read again and again.
+                let among = if random.random_bool(0.5) { OBJECT / 16 } else { OBJECT };
+                let bytes = random.random_range(1..=256) * 4096;
+                let address = random.random_range(0..(among - bytes) / 4096) * 4096;
+                let range = BlockRange::covering(address, bytes).next().unwrap();
+                if beside.look(range) == TryRead::Miss {
+                    beside.fetch(range).await;
+                }
+            }
+        }
+    });
+    futures::future::join_all(reading).await;
+    let counters = beside.engine.counters();
+    let (evicted, hit) = (
+        Counters::get(&counters.evicted_bytes),
+        Counters::get(&counters.hit_bytes),
+    );
+    assert!(
+        evicted > 8 * MIB && hit > 8 * MIB,
+        "{evicted} bytes were evicted, {hit} were hits"
+    );
+    // What is being sent keeps its place, so that nobody takes an eviction for damage.
+    assert_eq!(Counters::get(&counters.damaged_blocks), 0);
+    let tier = &beside.engine.report().tiers[0];
+    assert!(tier.used_bytes <= tier.capacity_bytes, "{tier:?}");
 }

@@ -17,6 +17,7 @@ pub struct Scene {
     pub engine: Engine,
     pub package: Package,
     pub folder: tempfile::TempDir,
+    pub capacity_bytes: u64,
 }
 
 /// Bytes that differ from block to block.
@@ -50,12 +51,13 @@ impl Scene {
             engine,
             package,
             folder,
+            capacity_bytes,
         }
     }
 
     /// The same folder in a new engine, as after a restart.
     pub fn restarted(&self) -> Engine {
-        open(self.folder.path(), 1 << 40, &self.origin, &self.package)
+        open(self.folder.path(), self.capacity_bytes, &self.origin, &self.package)
     }
 
     pub fn extent(&self, key: &str) -> Extent {

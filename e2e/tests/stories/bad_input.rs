@@ -7,7 +7,7 @@ use penstock_e2e::cluster::{
     Namespace, apply, condition, exec, get, kubectl, reader_pod, wait_condition, wait_pod_ready,
 };
 use penstock_e2e::counting_proxy::CountingProxy;
-use penstock_e2e::dataset::{self, SUM_LINE, Sums, parse_sums};
+use penstock_e2e::dataset::{self, SUM_LINE, parse_sums};
 use penstock_e2e::manifests::{dataset as dataset_yaml, runtime, secret, secret_with};
 use penstock_e2e::origin::{S3Server, free_address};
 use penstock_e2e::wait::wait_for;
@@ -305,70 +305,6 @@ fn refused_by(ns: &str, kind: &str, name: &str, quota: &str) -> Result<()> {
             Ok(())
         } else {
             Err(object["status"]["conditions"].to_string())
-        })
-    })
-}
-
-/// A tier far smaller than the dataset: everything is read right, and the CacheRuntime says that it is full, until there is
-/// room.
-pub fn full_cache() -> Result<()> {
-    let namespace = Namespace::create("full-cache")?;
-    let ns = &namespace.name;
-    let origin = S3Server::rclone()?;
-    dataset::write(&origin.buckets().join("b"), 200, 48 << 20)?;
-    let sums = dataset::sums(&origin.buckets().join("b"))?;
-    apply(&secret(ns))?;
-    apply(&runtime(ns, "pool", 1, "16Mi"))?;
-    apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
-    wait_ready(ns, "d")?;
-    reads_all(ns, "reader", "n1", &sums)?;
-    let (reason, message) = wait_condition("cacheruntime", ns, "pool", ("CacheDegraded", "True"), MINUTE)?;
-    println!("  told: {reason}: {message}");
-    for words in ["pool-0", "is full", "capacity"] {
-        ensure!(message.contains(words), "the message does not name {words}: {message}");
-    }
-    let runtime_now = get("cacheruntime", ns, "pool")?.context("the CacheRuntime")?;
-    let ready = condition(&runtime_now, "Ready").unwrap_or_default();
-    ensure!(ready.0 == "True", "a full tier serves, and Ready is {ready:?}");
-
-    apply(&runtime(ns, "pool", 1, "1Gi"))?;
-    wait_room(ns)?;
-    wait_ready(ns, "d")?;
-    // Another node, so that nothing of it is in the kernel's memory.
-    reads_all(ns, "newcomer", "n2", &sums)?;
-    let bytes = dataset::total_bytes(&origin.buckets().join("b"))?;
-    wait_for("everything to be cached", MINUTE, || {
-        let status = get("dataset", ns, "d")?.unwrap_or_default()["status"].clone();
-        // The percent is rounded down and the bytes are those of the moment when it was reached.
-        let cached = status["cachedBytes"].as_u64().unwrap_or(0);
-        Ok(if cached >= bytes && status["cached"] == "100%" {
-            Ok(())
-        } else {
-            Err(format!("{} ({cached} of {bytes} bytes)", status["cached"]))
-        })
-    })?;
-    wait_room(ns)?;
-    namespace.finish(MINUTE)
-}
-
-/// A new pod on a node reads every file of the Dataset `d` as it is in the bucket.
-fn reads_all(ns: &str, pod: &str, node: &str, sums: &Sums) -> Result<()> {
-    apply(&reader_pod(ns, pod, node, Some("d")))?;
-    wait_pod_ready(ns, pod, MINUTE)?;
-    expect_sums(&parse_sums(&exec(ns, pod, SUM_LINE)?), sums)
-}
-
-/// Waits until the CacheRuntime `pool` serves as its spec wants it now, and no tier is full.
-fn wait_room(ns: &str) -> Result<()> {
-    wait_for("the CacheRuntime to have room", 2 * MINUTE, || {
-        let pool = get("cacheruntime", ns, "pool")?.context("the CacheRuntime")?;
-        let is_seen = pool["status"]["observedGeneration"] == pool["metadata"]["generation"];
-        let is_ready = condition(&pool, "Ready").is_some_and(|(status, ..)| status == "True");
-        let is_degraded = condition(&pool, "CacheDegraded").is_some_and(|(status, ..)| status == "True");
-        Ok(if is_seen && is_ready && !is_degraded {
-            Ok(())
-        } else {
-            Err(pool["status"].to_string())
         })
     })
 }

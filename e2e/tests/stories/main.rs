@@ -11,6 +11,7 @@ mod leaving;
 mod mishaps;
 mod read_suite;
 mod replaced;
+mod small_cache;
 mod ways_to_mount;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -79,8 +80,8 @@ const STORIES: &[Story] = &[
     ),
     ("what a quota forbids is named and heals", bad_input::refused_by_quota),
     (
-        "a full cache disk slows but never fails a read, and is told until there is room",
-        bad_input::full_cache,
+        "a cache smaller than its data gives every byte, and each epoch what fits",
+        small_cache::story,
     ),
     (
         "an object deleted under a running pod fails alone",

@@ -155,7 +155,7 @@ fn updated(set: &StatefulSet) -> i32 {
     seen.and_then(|status| status.updated_replicas).unwrap_or(0)
 }
 
-/// Tiers that are full or broken; a new leader goes on saying what the one before said until it knows better.
+/// Tiers whose disks are full or broken; a new leader goes on saying what the one before said until it knows better.
 fn degraded(before: &CacheRuntimeStatus, observed: &Observed<'_>) -> Option<Wanted> {
     let Pool {
         reports,

@@ -1,0 +1,158 @@
+//! What a tier smaller than its Datasets keeps of them, by the bytes that the origin is asked for.
+
+use std::sync::Arc;
+
+use penstock_cache_node::Engine;
+use penstock_cache_node::report::Counters;
+use penstock_protocol::geometry::BlockRange;
+use penstock_revision::{Extent, Package};
+use rand::seq::SliceRandom;
+use rand::{SeedableRng, rngs::StdRng};
+
+use crate::generated::{Generated, bytes};
+
+const MIB: u64 = 1 << 20;
+
+/// Objects in a tier, read through the engine.
+struct Epochs {
+    origin: Generated,
+    package: Package,
+    engine: Engine,
+    extents: Vec<Extent>,
+    _folder: tempfile::TempDir,
+}
+
+impl Epochs {
+    async fn new(objects: u64, object_bytes: u64, capacity_bytes: u64) -> Self {
+        let named = (0..objects).map(|number| (format!("object-{number:05}"), object_bytes));
+        let origin = Generated::new("generated://", named);
+        let package = origin.package().await;
+        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+        let engine = origin.engine(&package, folder.path(), capacity_bytes);
+        let extents = package.all_extents().map(Result::unwrap).collect();
+        Self {
+            origin,
+            package,
+            engine,
+            extents,
+            _folder: folder,
+        }
+    }
+
+    /// Reads objects whole, as the kernel asks: up to 1 MiB at once.
+    async fn read(&self, objects: &[usize]) {
+        for object in objects {
+            let extent = &self.extents[*object];
+            for range in BlockRange::covering(extent.address, extent.bytes) {
+                for at in (range.address()..range.end()).step_by(MIB as usize) {
+                    let piece = BlockRange::new(at, MIB.min(range.end() - at)).unwrap();
+                    let mut into = vec![0; piece.bytes() as usize];
+                    self.engine
+                        .read(&self.package.id(), piece, &mut into, None)
+                        .await
+                        .unwrap();
+                    let start = at - extent.address;
+                    let end = (start + piece.bytes()).min(extent.bytes);
+                    assert!(into[..(end - start) as usize] == bytes(start..end), "wrong bytes");
+                }
+            }
+        }
+    }
+
+    /// Reads everything once, with so many readers who share the objects; returns the part that the origin did not send.
+    async fn epoch(self: &Arc<Self>, order: &[usize], readers: usize) -> f64 {
+        let before = Counters::get(&self.engine.counters().origin_bytes);
+        let parts: Vec<Vec<usize>> = (0..readers)
+            .map(|reader| order.iter().copied().skip(reader).step_by(readers).collect())
+            .collect();
+        let reading = parts.into_iter().map(|part| {
+            let epochs = self.clone();
+            tokio::spawn(async move { epochs.read(&part).await })
+        });
+        for reader in reading.collect::<Vec<_>>() {
+            reader.await.unwrap();
+        }
+        let sent = Counters::get(&self.engine.counters().origin_bytes) - before;
+        1.0 - sent as f64 / self.bytes() as f64
+    }
+
+    fn bytes(&self) -> u64 {
+        self.extents.iter().map(|extent| extent.bytes).sum()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_the_third_epoch_on_a_tier_gives_what_it_can_hold_whatever_the_order() {
+    let capacity = 128 * MIB;
+    for (objects, object_bytes, readers, shuffled) in [
+        (2000, 110_000, 1, true),
+        (2000, 110_000, 8, true),
+        (2000, 110_000, 1, false),
+        (24, 10 * MIB, 1, false),
+        (24, 10 * MIB, 4, true),
+    ] {
+        let epochs = Arc::new(Epochs::new(objects, object_bytes, capacity).await);
+        let mut random = StdRng::seed_from_u64(7);
+        let mut order: Vec<usize> = (0..objects as usize).collect();
+        let mut ratios = Vec::new();
+        for _ in 0..5 {
+            if shuffled {
+                order.shuffle(&mut random);
+            }
+            ratios.push(epochs.epoch(&order, readers).await);
+        }
+        let holds = capacity as f64 / epochs.bytes() as f64;
+        println!(
+            "{objects} objects of {object_bytes}, {readers} readers, shuffled: {shuffled}: {holds:.3} fits, {ratios:.3?}"
+        );
+        for ratio in &ratios[2..] {
+            assert!(
+                *ratio >= holds - 0.02,
+                "{holds:.3} of the data fits, and {ratios:.3?} was not fetched"
+            );
+        }
+        let tier = &epochs.engine.report().tiers[0];
+        assert!(tier.fault.is_none() && tier.used_bytes <= capacity, "{tier:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_small_objects_one_after_the_other_finds_the_others_cached() {
+    let epochs = Epochs::new(2000, 30_000, 1 << 40).await;
+    let mut order: Vec<usize> = (0..2000).collect();
+    order.shuffle(&mut StdRng::seed_from_u64(7));
+    let (first, rest) = order.split_at(300);
+    epochs.read(&first[..60]).await;
+    assert_eq!(epochs.origin.asked().len(), 60, "nobody knows yet where this goes");
+    epochs.read(&first[60..]).await;
+    // All between the first and the last that was read.
+    let (lowest, highest) = (first.iter().min().unwrap(), first.iter().max().unwrap());
+    let begun = std::time::Instant::now();
+    while epochs.origin.asked().len() < highest - lowest + 1 {
+        assert!(
+            begun.elapsed().as_secs() < 20,
+            "{} were asked for",
+            epochs.origin.asked().len()
+        );
+        tokio::task::yield_now().await;
+    }
+    epochs.read(rest).await;
+    assert_eq!(epochs.origin.asked_bytes(), epochs.bytes(), "each once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_brought_ahead_that_would_not_be_kept() {
+    let epochs = Epochs::new(2000, 30_000, 16 * MIB).await;
+    let mut order: Vec<usize> = (0..2000).collect();
+    for seed in 0..3 {
+        order.shuffle(&mut StdRng::seed_from_u64(seed));
+        let before = epochs.origin.asked_bytes();
+        epochs.read(&order).await;
+        let asked = epochs.origin.asked_bytes() - before;
+        assert!(
+            asked <= epochs.bytes(),
+            "{asked} bytes for an epoch of {}",
+            epochs.bytes()
+        );
+    }
+}
