@@ -9,6 +9,7 @@ use penstock_e2e::cluster::{Namespace, apply, condition, exec, get, kubectl, rea
 use penstock_e2e::counting_proxy::CountingProxy;
 use penstock_e2e::dataset::{self, SUM_LINE, Sums, parse_sums};
 use penstock_e2e::manifests::{dataset as dataset_yaml, runtime, secret};
+use penstock_e2e::node;
 use penstock_e2e::origin::{S3Server, free_address};
 use penstock_e2e::wait::wait_for;
 
@@ -16,7 +17,7 @@ use crate::first_line::{expect_sums, wait_ready};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const BIG_BYTES: usize = 48 << 20;
-/// Of each cache node.
+/// 16Mi.
 const CAPACITY_BYTES: u64 = 16 << 20;
 const BLOCK_BYTES: u64 = 4096;
 
@@ -30,13 +31,13 @@ pub fn story() -> Result<()> {
     let (sums, bytes) = (dataset::sums(&bucket)?, dataset::total_bytes(&bucket)?);
     let proxy = CountingProxy::start(free_address()?, origin.address)?;
     apply(&secret(ns))?;
-    apply(&runtime(ns, "pool", 2, &CAPACITY_BYTES.to_string()))?;
+    apply(&runtime(ns, "pool", 1, "16Mi"))?;
     apply(&yaml(ns, &proxy.address, origin.region))?;
     wait_ready(ns, "d")?;
 
     // Small files take whole blocks.
     let whole_blocks = bytes + sums.len() as u64 * BLOCK_BYTES;
-    let fits = (2 * CAPACITY_BYTES) as f64 / whole_blocks as f64;
+    let fits = CAPACITY_BYTES as f64 / whole_blocks as f64;
     for number in 1..=4 {
         let ratio = 1.0 - epoch(ns, number, &proxy, &sums)? as f64 / bytes as f64;
         println!("  epoch {number}: {ratio:.3} came from the cache, of {fits:.3} that fit");
@@ -46,7 +47,7 @@ pub fn story() -> Result<()> {
         );
     }
 
-    apply(&runtime(ns, "pool", 2, "1Gi"))?;
+    apply(&runtime(ns, "pool", 1, "1Gi"))?;
     wait_seen(ns)?;
     let fetched = epoch(ns, 5, &proxy, &sums)?;
     println!("  in a larger cache: {fetched} of {bytes} bytes from the origin, then");
@@ -72,6 +73,11 @@ fn epoch(ns: &str, number: u32, proxy: &CountingProxy, sums: &Sums) -> Result<u6
     wait_pod_ready(ns, &pod, MINUTE)?;
     expect_sums(&parse_sums(&exec(ns, &pod, SUM_LINE)?), sums)?;
     kubectl(["delete", "pod", &pod, "-n", ns, "--wait=true"])?;
+    // The pod has no grace period: it is gone from the API before it is gone from the node.
+    wait_for("its volume to go", MINUTE, || {
+        let mounted = node::shell("n1", "grep csi.penstock.io/revisions /proc/self/mountinfo; true")?;
+        Ok(if mounted.is_empty() { Ok(()) } else { Err(mounted) })
+    })?;
     Ok(proxy.bytes())
 }
 
