@@ -5,6 +5,7 @@ mod cached;
 mod cold;
 mod data;
 mod download;
+mod far;
 mod figure;
 mod first_touch;
 mod flat;
@@ -21,7 +22,7 @@ mod shown;
 mod volume;
 mod warm;
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,7 +58,7 @@ struct Arguments {
     /// Little data and few rounds: shows that everything runs, says little about speed
     #[arg(long)]
     quick: bool,
-    /// Only figures whose group is named: revision, warm, fuse, first-touch, own-node, other-node, cold
+    /// Only figures whose group is named: revision, warm, fuse, first-touch, own-node, other-node, cold, far
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the figures are written as JSON
@@ -134,22 +135,36 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let server = S3Server::public_rclone_on(Ipv4Addr::LOCALHOST.into(), scratch)?;
     let data = Data::write(&server.buckets().join(BUCKET), sizes)?;
-    let source = Source {
-        path: String::new(),
-        origin: Arc::new(S3Origin::new(S3Config {
+    let source_at = |address: SocketAddr| {
+        let origin = S3Origin::new(S3Config {
             bucket: BUCKET.into(),
             prefix: String::new(),
             region: server.region.into(),
-            endpoint: format!("http://{}", server.address),
+            endpoint: format!("http://{address}"),
             virtual_host_style: false,
             credentials: None,
-        })?),
+        })?;
+        anyhow::Ok(Source {
+            path: String::new(),
+            origin: Arc::new(origin),
+        })
     };
+    let source = source_at(server.address)?;
     if wanted("cold") {
         let sources = [source.clone()];
         print(cold::figures(
             scratch,
             (server.address, BUCKET, &sources),
+            &data,
+            &runtime,
+            &rounds,
+        )?);
+    }
+
+    if wanted("far") {
+        print(far::figures(
+            scratch,
+            (server.address, source_at),
             &data,
             &runtime,
             &rounds,

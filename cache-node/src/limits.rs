@@ -101,6 +101,9 @@ pub const WALK_READS: [u64; 3] = [64, 128, 256];
 /// One in so many of them may have been read before.
 pub const WALK_REPEATS_MAX: u64 = 20;
 
+/// Objects in which readers may be at the same time: reading on in one of them is no second read.
+pub const WALK_LAST_READS: usize = 32;
+
 /// What is brought is looked for in pieces of so many addresses.
 pub const WALK_CHUNK_BYTES: u64 = 8 << 20;
 

@@ -13,7 +13,7 @@
 //! What is brought lies between the lowest and the highest address that was read. Addresses are in the order of the keys, so
 //! whoever reads one folder gets that folder.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -21,7 +21,7 @@ use std::time::Instant;
 use penstock_protocol::geometry::STRIPE_BYTES;
 use penstock_protocol::ids::SpaceId;
 
-use crate::limits::{WALK_CHUNK_BYTES, WALK_IDLE_MAX, WALK_READS, WALK_REPEATS_MAX};
+use crate::limits::{WALK_CHUNK_BYTES, WALK_IDLE_MAX, WALK_LAST_READS, WALK_READS, WALK_REPEATS_MAX};
 
 /// The walks of all spaces.
 #[derive(Default)]
@@ -33,6 +33,8 @@ struct Walk {
     seen: HashSet<u64>,
     /// Objects that were brought and not read, for as long.
     brought: HashSet<u64>,
+    /// The objects that were read last: a file is read in several pieces.
+    last: VecDeque<u64>,
     repeats: u32,
     brought_count: u64,
     /// From the lowest to behind the highest object that was read.
@@ -109,6 +111,7 @@ impl Walk {
         Self {
             seen: HashSet::new(),
             brought: HashSet::new(),
+            last: VecDeque::new(),
             repeats: 0,
             brought_count: 0,
             span: address..address,
@@ -136,6 +139,13 @@ impl Walk {
     }
 
     fn note(&mut self, address: u64) {
+        if self.last.contains(&address) {
+            return;
+        }
+        if self.last.len() == WALK_LAST_READS {
+            self.last.pop_front();
+        }
+        self.last.push_back(address);
         if self.seen.len() < WALK_READS[2] as usize && !self.seen.insert(address) {
             self.repeats += 1;
         }
@@ -273,6 +283,13 @@ mod tests {
             assert!(!read(&walks, 0..63, now), "{round}");
         }
         assert!(!read(&walks, 0..300, now), "it has been mixed so far");
+    }
+
+    #[test]
+    fn a_file_that_is_read_in_pieces_is_read_once() {
+        let (walks, now) = (Walks::default(), Instant::now());
+        let pieces = (0..64).flat_map(|number| [number, number, number / 2 * 2, number]);
+        assert!(read(&walks, pieces, now));
     }
 
     #[test]
