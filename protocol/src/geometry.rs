@@ -4,7 +4,7 @@ use std::ops::Range;
 
 /// The unit of presence and of checksum, and the block size of the EROFS images.
 pub const BLOCK_BYTES: u64 = 4096;
-/// The unit of eviction.
+/// What is fetched and stored as one lies within it.
 pub const PAGE_BYTES: u64 = 1 << 20;
 /// The unit of placement on cache nodes.
 pub const STRIPE_BYTES: u64 = 64 << 20;
