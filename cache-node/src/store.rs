@@ -392,6 +392,8 @@ impl Store {
         }
         drop(usage);
         if estimate.is_some() {
+            stripe.owe_what_is_missing();
+            lock(&self.owing).insert(key, stripe.clone());
             (self.found)(&key.0, key.1, &mut stripe.cells(0..BLOCKS));
         }
         Ok(open.stripe.get_or_init(|| stripe).clone())
@@ -616,7 +618,13 @@ mod tests {
         });
         let store = Store::open(tier, tell).unwrap();
         assert_eq!(store.unknown_stripes(), [(SPACE, 0)]);
+        // As if the process had ended between an eviction and its hole.
+        let data = folder.path().join(format!("v1/{SPACE}/0.data"));
+        let data = OpenOptions::new().write(true).open(data).unwrap();
+        std::os::unix::fs::FileExt::write_all_at(&data, &[1; 40 * BLOCK], 400 * BLOCK_BYTES).unwrap();
         store.stripe(&SPACE, 0).unwrap();
+        assert!(store.punch());
+        assert_eq!(disk_bytes(&store, "0.data"), before - 27 * BLOCK_BYTES);
         assert_eq!(store.unknown_stripes(), []);
         let cells: Vec<_> = cells.try_iter().collect();
         assert_eq!(cells, [0..3, 3..10, 250..256, 256..300].map(|cell| (SPACE, 0, cell)));

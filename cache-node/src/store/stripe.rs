@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use penstock_protocol::checksum::block_checksum;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
+use penstock_protocol::side::BLOCKS;
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatfs};
 use rustix::io::{ReadWriteFlags, preadv2};
 
@@ -213,6 +214,23 @@ impl Stripe {
             owed.push(cell.clone());
         }
         cell
+    }
+
+    /// Owes the disk all that is not present: an earlier process may have ended between an eviction and its hole, or between the
+    /// data of a block and its presence.
+    pub(super) fn owe_what_is_missing(&self) {
+        let mut owed = self.owed();
+        let mut at = 0;
+        while at < BLOCKS {
+            let is_present = self.side.is_present(at);
+            let end = (at..BLOCKS)
+                .find(|block| self.side.is_present(*block) != is_present)
+                .unwrap_or(BLOCKS);
+            if !is_present {
+                owed.push(at..end);
+            }
+            at = end;
+        }
     }
 
     /// Gives the disk what evicted blocks took up; false when somebody still sends some of this stripe.

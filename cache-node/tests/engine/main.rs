@@ -10,6 +10,7 @@ mod faults;
 mod generated;
 mod leaks;
 mod listing;
+mod long_run;
 mod lying_server;
 mod model;
 mod neighbours;
