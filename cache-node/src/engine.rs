@@ -36,7 +36,7 @@ use crate::origin::{Origin, OriginError};
 use crate::plan::Reach;
 use crate::report::{Counters, Drift, Report};
 use crate::store::{Found, Known, Look, Store, Stored, Stripe, Waiting};
-use crate::walk::Walks;
+use crate::walk::{Kind, Walks};
 use crate::walker;
 pub use miss::Miss;
 
@@ -354,7 +354,7 @@ impl Engine {
 }
 
 impl Inner {
-    fn announced(&self, revision: &RevisionId) -> Option<Arc<Announced>> {
+    pub(crate) fn announced(&self, revision: &RevisionId) -> Option<Arc<Announced>> {
         self.revisions
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -417,9 +417,10 @@ impl Inner {
     /// Makes the cells of these blocks missing.
     fn evict(&self, space: &SpaceId, stripe: u64, blocks: impl Iterator<Item = u32>) {
         for block in blocks {
-            let blocks = self.store.evict(space, stripe, block);
-            if !blocks.is_empty() {
+            // Told before it is done: what is stored there next is another cell.
+            if let Some(blocks) = self.store.cell(space, stripe, block) {
                 self.keeping.removed(space, &Cell { stripe, blocks });
+                self.store.evict(space, stripe, block);
             }
         }
     }
@@ -442,7 +443,9 @@ impl Inner {
             self.keeping.stored(space, &Cell { stripe, blocks }, admission);
         }
         let (capacity, used) = self.store.capacity_and_used();
-        if used > evictor::room(capacity) || !is_stored {
+        if !is_stored {
+            self.evictor.make_room_for(range.bytes());
+        } else if used > evictor::room(capacity) {
             self.evictor.wake();
         }
         is_stored
@@ -550,7 +553,7 @@ impl Inner {
     /// Whether what is brought ahead of its readers would be kept.
     pub(crate) fn has_room_ahead(&self, space: &SpaceId, bytes: u64) -> bool {
         let (capacity, used) = self.store.capacity_and_used();
-        used + bytes <= evictor::room(capacity) && self.keeping.has_room(space, bytes)
+        self.store.takes(0) && used + bytes <= evictor::room(capacity) && self.keeping.has_room(space, bytes)
     }
 
     /// Starts a fetch of what is missing of a small object that nobody waits for, to be kept; returns its units. May wait for
@@ -569,7 +572,7 @@ impl Inner {
             let begun = pieces
                 .map(|piece| inflight::begin(&mut units, &space, piece, Fate::Kept))
                 .collect();
-            fetches.push(self.fetch(announced, extent, &source, begun));
+            fetches.push(self.fetch(announced, extent, &source, begun, true));
         }
         drop(units);
         let begun = fetches.iter().flat_map(|fetch| fetch.units.iter().cloned()).collect();
@@ -585,6 +588,7 @@ impl Inner {
         extent: &Extent,
         source: &Source,
         units: VecDeque<Arc<Unit>>,
+        is_ahead: bool,
     ) -> Fetch {
         Fetch {
             engine: self.clone(),
@@ -592,6 +596,7 @@ impl Inner {
             space: announced.package.space(),
             extent: extent.clone(),
             source: source.clone(),
+            is_ahead,
             units,
         }
     }
@@ -599,7 +604,9 @@ impl Inner {
     /// Has small objects brought ahead if somebody walks through them.
     fn note_walk(self: &Arc<Self>, announced: &Arc<Announced>, begins: bool) {
         if begins {
-            self.runtime.spawn(walker::run(Arc::downgrade(self), announced.clone()));
+            let space = announced.package.space();
+            self.runtime
+                .spawn(walker::run(Arc::downgrade(self), announced.id, space));
         }
     }
 
@@ -617,7 +624,8 @@ impl Inner {
         let is_small = |extent: &&Extent| extent.bytes <= WHOLE_OBJECT_BYTES_MAX;
         for small in extents.iter().filter(is_small) {
             let object = small.address..small.address + round_up_to_block(small.bytes);
-            self.note_walk(announced, self.walks.missed(&space, object, Instant::now()));
+            let kind = Kind::of(&small.object.key, small.bytes);
+            self.note_walk(announced, self.walks.missed(&space, object, kind, Instant::now()));
         }
         let mut fetches = Vec::new();
         let mut units = self.in_flight.lock();
@@ -645,7 +653,7 @@ impl Inner {
                         inflight::begin(&mut units, &space, piece, fate)
                     })
                     .collect();
-                fetches.push(self.fetch(announced, extent, &source, units));
+                fetches.push(self.fetch(announced, extent, &source, units, false));
             }
         }
         let needed = inflight::overlapping(&units, &space, &(range.address()..range.end()));

@@ -2,19 +2,24 @@
 //! earlier process stored, so that it can go too.
 
 use std::sync::Weak;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::Instant;
 use std::{io, thread};
 
 use penstock_protocol::geometry::BLOCK_BYTES;
 
 use crate::engine::Inner;
-use crate::keeping::Cell;
+use crate::keeping::{Admission, Cell};
 use crate::limits::{EVICTIONS_AT_ONCE, EVICTOR_INTERVAL, EVICTOR_PAUSE, FREE_BYTES_MAX, FREE_PART};
 use crate::report::Counters;
 
 /// How to reach the evictor's thread, which ends when this is dropped.
-pub(crate) struct Evictor(SyncSender<()>);
+pub(crate) struct Evictor {
+    wake: SyncSender<()>,
+    /// The largest unit that found no room since it was last looked.
+    refused_bytes: AtomicU64,
+}
 
 /// Wakes the thread, which has to be started.
 pub(crate) struct Woken(Receiver<()>);
@@ -27,13 +32,20 @@ pub(crate) fn room(capacity: u64) -> u64 {
 impl Evictor {
     pub(crate) fn new() -> (Self, Woken) {
         let (wake, woken) = sync_channel(1);
-        (Self(wake), Woken(woken))
+        let refused_bytes = AtomicU64::new(0);
+        (Self { wake, refused_bytes }, Woken(woken))
+    }
+
+    /// A unit found no room.
+    pub(crate) fn make_room_for(&self, bytes: u64) {
+        self.refused_bytes.fetch_max(bytes, Ordering::Relaxed);
+        self.wake();
     }
 
     /// Something was stored.
     pub(crate) fn wake(&self) {
         // It is woken already if the channel is full.
-        let _ = self.0.try_send(());
+        let _ = self.wake.try_send(());
     }
 }
 
@@ -42,9 +54,21 @@ impl Woken {
     pub(crate) fn start(self, engine: Weak<Inner>) -> io::Result<()> {
         let work = move || {
             let mut pause = EVICTOR_INTERVAL;
-            while let Ok(()) | Err(RecvTimeoutError::Timeout) = self.0.recv_timeout(pause) {
+            loop {
+                let is_time = match self.0.recv_timeout(pause) {
+                    Ok(()) => false,
+                    Err(RecvTimeoutError::Timeout) => true,
+                    Err(RecvTimeoutError::Disconnected) => return,
+                };
+                if is_time {
+                    look_at_unknown(&engine);
+                }
                 let Some(engine) = engine.upgrade() else { return };
-                pause = work(&engine);
+                pause = if make_room(&engine) {
+                    EVICTOR_INTERVAL
+                } else {
+                    EVICTOR_PAUSE
+                };
             }
         };
         thread::Builder::new().name("evict".into()).spawn(work)?;
@@ -52,49 +76,52 @@ impl Woken {
     }
 }
 
-/// Evicts until there is room; returns when it is to be called again at the latest.
-fn work(engine: &Inner) -> Duration {
-    for (space, stripe) in engine.store.unknown_stripes() {
-        // To open it is enough: its cells become known.
-        drop(engine.store.stripe(&space, stripe));
-        make_room(engine);
-    }
-    if make_room(engine) {
-        EVICTOR_INTERVAL
-    } else {
-        EVICTOR_PAUSE
+/// Looks once at each stripe that an earlier process stored. Whoever holds the engine for long keeps it from being closed.
+fn look_at_unknown(engine: &Weak<Inner>) {
+    let unknown = engine.upgrade().map(|engine| engine.store.unknown_stripes());
+    for key in unknown.into_iter().flatten() {
+        let Some(engine) = engine.upgrade() else { return };
+        engine.store.look_at(key);
+        make_room(&engine);
     }
 }
 
 /// False when some of the disk could not be given back yet.
 fn make_room(engine: &Inner) -> bool {
-    engine.keeping.resize();
-    loop {
-        let is_done = evict_some(engine);
-        if !engine.store.punch() {
-            return false;
-        }
-        if is_done {
-            return true;
-        }
+    engine.keeping.resize(Instant::now());
+    let refused = engine.evictor.refused_bytes.swap(0, Ordering::Relaxed);
+    let mut is_punched = true;
+    while !evict_some(engine, refused) {
+        is_punched = engine.store.punch();
     }
+    is_punched & engine.store.punch()
 }
 
-/// Whether there is room, or nothing that could go.
-fn evict_some(engine: &Inner) -> bool {
+/// Whether there is room, also for a unit of so many bytes, or nothing that could go.
+fn evict_some(engine: &Inner, refused_bytes: u64) -> bool {
     for _ in 0..EVICTIONS_AT_ONCE {
         let (capacity, used) = engine.store.capacity_and_used();
-        if used <= room(capacity) {
+        if used <= room(capacity).min(capacity.saturating_sub(refused_bytes)) {
             return true;
         }
         let Some((space, stripe, first)) = engine.keeping.victim() else {
             return true;
         };
-        let blocks = engine.store.evict(&space, stripe, first);
-        Counters::add(&engine.counters.evicted_bytes, blocks.len() as u64 * BLOCK_BYTES);
-        // Named by its first block, also when nothing of it is left.
-        let blocks = first..blocks.end.max(first);
-        engine.keeping.removed(&space, &Cell { stripe, blocks });
+        // Told before it is done: what is stored there next is another cell. Named by its first block, also when nothing of
+        // it is left.
+        let named = Cell {
+            stripe,
+            blocks: first..first,
+        };
+        engine.keeping.removed(&space, &named);
+        match engine.store.evict(&space, stripe, first) {
+            Some(blocks) => Counters::add(&engine.counters.evicted_bytes, blocks.len() as u64 * BLOCK_BYTES),
+            // The stripe cannot be opened now; the cell is stored all the same.
+            None => {
+                engine.keeping.stored(&space, &named, Admission::Kept);
+                return true;
+            }
+        }
     }
     false
 }

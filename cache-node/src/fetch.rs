@@ -32,6 +32,8 @@ pub(crate) struct Fetch {
     pub(crate) space: SpaceId,
     pub(crate) extent: Extent,
     pub(crate) source: Source,
+    /// Nobody has asked for it yet: what goes wrong is told to who does.
+    pub(crate) is_ahead: bool,
     /// In order; those that have ended are taken out.
     pub(crate) units: std::collections::VecDeque<Arc<Unit>>,
 }
@@ -136,9 +138,14 @@ impl Fetch {
     }
 
     fn fail(mut self, error: &OriginError) {
-        tracing::warn!(key = self.extent.object.key, revision = %self.revision, %error, "fetch from the origin");
-        if let OriginError::Drifted(_) = error {
-            self.engine.note_drift(self.revision, &self.extent.object.key);
+        let key = &self.extent.object.key;
+        if self.is_ahead {
+            tracing::debug!(key, revision = %self.revision, %error, "bring from the origin");
+        } else {
+            tracing::warn!(key, revision = %self.revision, %error, "fetch from the origin");
+            if let OriginError::Drifted(_) = error {
+                self.engine.note_drift(self.revision, key);
+            }
         }
         let error = ReadError::from(error.clone());
         for unit in std::mem::take(&mut self.units) {

@@ -1,4 +1,4 @@
-//! Which cells are kept: pure bookkeeping over the policies. It must not know files, origins or clocks.
+//! Which cells are kept: pure bookkeeping over the policies. It must not know files or origins.
 //!
 //! ```text
 //!                   stored, and the policy admits it                    ┌──────────────┐
@@ -11,17 +11,18 @@
 //!
 //! A policy answers which units of its Dataset are worth keeping and never sees what only passes: bytes that were fetched ahead
 //! and wait for their reader, or the rest of a unit that was not admitted. Each space has a policy of its own. Of several that
-//! want more than there is, the one that holds most gives: so all get the same, and what one does not use is the others'.
+//! are read and want more than there is, the one that holds most gives: so all get the same. One that nobody reads gives first.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Instant;
 
 use penstock_policy::{Auto, Policy};
 use penstock_protocol::geometry::{BLOCK_BYTES, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
 
-use crate::limits::{PASSING_BYTES_MAX, PASSING_PART};
+use crate::limits::{PASSING_BYTES_MAX, PASSING_PART, SHARE_IDLE_MAX};
 
 /// Blocks of a stripe, as a power of two.
 const STRIPE_BITS: u32 = (STRIPE_BYTES / BLOCK_BYTES).trailing_zeros();
@@ -51,6 +52,10 @@ struct Share {
     policy: Auto,
     /// What the policy may hold, as it was last told.
     capacity: u64,
+    /// When somebody read, as of the last look.
+    read_at: Instant,
+    was_read: bool,
+    is_idle: bool,
     passing: Passing,
     /// By a hash of the key.
     last_read: [u64; LAST_READ_CELLS],
@@ -145,7 +150,14 @@ impl Keeping {
             let (space, share) = most(|share| share.passing.waiting_bytes)?;
             return Some((space, lock(share).passing.oldest()?));
         }
-        let (space, share) = most(|share| share.policy.bytes())?;
+        let held = |share: &Share| share.policy.bytes();
+        let idle = shares
+            .iter()
+            .filter(|(_, share)| lock(share).is_idle && held(&lock(share)) > 0);
+        let (space, share) = match idle.max_by_key(|(_, share)| held(&lock(share))) {
+            Some(idle) => idle,
+            None => most(held)?,
+        };
         let mut share = lock(share);
         let victim = share.policy.victim();
         drop(share);
@@ -157,11 +169,15 @@ impl Keeping {
         }
     }
 
-    /// Tells each policy what it may hold: what is left when every other has no more than is fair.
-    pub(crate) fn resize(&self) {
+    /// Tells each policy what it may hold: what is left when every other that is read has no more than is fair. To be called now
+    /// and then, because it also finds out who is read.
+    pub(crate) fn resize(&self, now: Instant) {
         let shares = self.shares();
+        for (_, share) in &shares {
+            lock(share).look(now);
+        }
         let room = self.room - self.passing_max();
-        let held: Vec<u64> = shares.iter().map(|(_, share)| lock(share).policy.bytes()).collect();
+        let held: Vec<u64> = shares.iter().map(|(_, share)| lock(share).wants()).collect();
         for (at, (_, share)) in shares.iter().enumerate() {
             let others = held.iter().enumerate().filter(|(other, _)| *other != at);
             lock(share).resize(fair_room(room, others.map(|(_, bytes)| *bytes).collect()));
@@ -198,9 +214,26 @@ impl Share {
         Self {
             policy: Auto::new(capacity),
             capacity,
+            read_at: Instant::now(),
+            was_read: true,
+            is_idle: false,
             passing: Passing::default(),
             last_read: [u64::MAX; LAST_READ_CELLS],
         }
+    }
+
+    fn look(&mut self, now: Instant) {
+        if std::mem::take(&mut self.was_read) {
+            self.read_at = now;
+            self.is_idle = false;
+        } else {
+            self.is_idle = now.duration_since(self.read_at) > SHARE_IDLE_MAX;
+        }
+    }
+
+    /// Bytes that it holds and uses.
+    fn wants(&self) -> u64 {
+        if self.is_idle { 0 } else { self.policy.bytes() }
     }
 
     fn resize(&mut self, capacity: u64) {
@@ -211,16 +244,15 @@ impl Share {
     /// Whether it is kept, or should be.
     fn read(&mut self, key: u64, bytes: u32) -> bool {
         self.last_read[place(key)] = key;
+        self.was_read = true;
         self.policy.read(key, bytes)
     }
 
     fn hit(&mut self, key: u64, bytes: u32, is_through: bool) {
+        self.was_read = true;
         let is_new = self.last_read[place(key)] != key;
-        let is_admitted = is_new && self.read(key, bytes);
-        if !self.passing.cells.contains_key(&key) {
-            return;
-        }
-        if is_admitted {
+        if is_new && self.read(key, bytes) {
+            // Also of one that the policy does not know: it is stored, so it must be able to go.
             self.keep(key, bytes);
         } else if is_through {
             self.passing.spend(key);
@@ -366,6 +398,25 @@ mod tests {
         keeping.keep_only(&HashSet::from([SPACES[1]]));
         assert_eq!(evict(&keeping, 20), [0, 20]);
         assert_eq!(keeping.victim(), None);
+    }
+
+    #[test]
+    fn a_space_that_nobody_reads_gives_first_and_until_then_keeps_what_it_has() {
+        let keeping = Keeping::new(ROOM);
+        let now = Instant::now();
+        for number in 0..40 {
+            keeping.stored(&SPACES[0], &cell(number), Admission::Kept);
+        }
+        keeping.resize(now);
+        let later = now + 2 * SHARE_IDLE_MAX;
+        for number in 0..100 {
+            keeping.missed(&SPACES[1], &cell(number));
+            keeping.stored(&SPACES[1], &cell(number), Admission::Kept);
+        }
+        keeping.resize(later);
+        assert!(keeping.has_room(&SPACES[1], ROOM / 10 * 8), "the other wants nothing");
+        assert_eq!(evict(&keeping, 40), [40, 0]);
+        assert_eq!(evict(&keeping, 10), [0, 10]);
     }
 
     #[test]

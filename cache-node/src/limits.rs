@@ -82,6 +82,9 @@ pub const PASSING_PART: u64 = 100;
 /// ... at most: the largest windows of a hundred readers.
 pub const PASSING_BYTES_MAX: u64 = 2 << 30;
 
+/// A space that nobody has read for so long gives up its place before others do: longer than an evaluation between two epochs.
+pub const SHARE_IDLE_MAX: Duration = Duration::from_secs(15 * 60);
+
 /// The part of the capacity that is fetched ahead of one reader at the most.
 pub const AHEAD_PART: u64 = 128;
 
@@ -95,8 +98,14 @@ pub const EVICTOR_INTERVAL: Duration = Duration::from_secs(1);
 pub const EVICTOR_PAUSE: Duration = Duration::from_millis(20);
 
 /// Small objects of a space that are read, each once, before as many are brought ahead of their readers, four times as many, and
-/// all. A subset that is chosen at random looks like an epoch; the steps bound what it can cost.
+/// sixteen times. A subset that is chosen at random looks like an epoch; the steps bound what it can cost.
 pub const WALK_READS: [u64; 3] = [64, 128, 256];
+
+/// Objects of a walk whose reads are told apart: 32 MB of memory for a million. Reads beyond are not counted.
+pub const WALK_OBJECTS_MAX: usize = 1 << 20;
+
+/// Pause of a walk after an object could not be brought: who reads meets the same error and is told of it.
+pub const WALK_FAILURE_PAUSE: Duration = Duration::from_secs(60);
 
 /// One in so many of them may have been read before.
 pub const WALK_REPEATS_MAX: u64 = 20;
@@ -110,7 +119,7 @@ pub const WALK_CHUNK_BYTES: u64 = 8 << 20;
 /// Without a read for so long nobody walks any more: the time between two batches of a slow trainer.
 pub const WALK_IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// Objects that are brought at the same time: half of the requests of a source, so that a reader's own never waits for them.
+/// Objects that are brought at the same time: half of the requests of a source; the other half is for readers.
 pub const WALK_FETCHES_MAX: usize = SOURCE_REQUESTS_MAX / 2;
 
 /// Times that a read goes back to the origin because a stored block did not match its checksum.

@@ -251,17 +251,41 @@ impl Store {
         }
     }
 
-    /// Makes the cell of a block missing; returns its blocks. What it took up is given back to the disk by [`Store::punch`].
-    pub(crate) fn evict(&self, space: &SpaceId, number: u64, block: u32) -> Range<u32> {
+    /// The cell of a block, if it is there.
+    pub(crate) fn cell(&self, space: &SpaceId, number: u64, block: u32) -> Option<Range<u32>> {
+        let stripe = self.stripe(space, number)?;
+        Some(stripe.cell(block)).filter(|cell| !cell.is_empty())
+    }
+
+    /// Makes the cell of a block missing; returns its blocks, none if it was missing already, `None` when it cannot be told. What
+    /// it took up is given back to the disk by [`Store::punch`].
+    pub(crate) fn evict(&self, space: &SpaceId, number: u64, block: u32) -> Option<Range<u32>> {
+        let key = (*space, number);
         let Some(stripe) = self.stripe(space, number) else {
-            return block..block;
+            let is_gone = !read(&self.usage).stripes.contains_key(&key);
+            return is_gone.then_some(block..block);
         };
         let cell = stripe.evict(block);
         if !cell.is_empty() {
-            write(&self.usage).subtract((*space, number), cell.len() as u64 * BLOCK_BYTES);
-            lock(&self.owing).entry((*space, number)).or_insert(stripe);
+            write(&self.usage).subtract(key, cell.len() as u64 * BLOCK_BYTES);
+            lock(&self.owing).entry(key).or_insert(stripe);
         }
-        cell
+        Some(cell)
+    }
+
+    /// Opens a stripe that an earlier process stored, so that its cells become known, and closes it if nobody else has it. Done
+    /// once, whether it can be opened or not.
+    pub(crate) fn look_at(&self, key: Key) {
+        let looked = self.stripe(&key.0, key.1).is_some();
+        if !looked {
+            write(&self.usage).estimates.remove(&key);
+            return;
+        }
+        self.punch();
+        let mut places = write(&self.open);
+        if places.get(&key).is_some_and(Open::is_idle) {
+            places.remove(&key);
+        }
     }
 
     /// Gives the disk what evicted cells took up, and removes stripes of which nothing is left. False when somebody still sends
@@ -278,22 +302,27 @@ impl Store {
             if !is_punched {
                 is_done = false;
                 lock(&self.owing).entry(key).or_insert(stripe);
-            } else if stripe.present_blocks() == 0 {
-                drop(stripe);
-                self.remove_if_empty(key);
+            } else if stripe.present_blocks() == 0 && !self.remove_if_empty(key, stripe) {
+                // Somebody has it. Looked at again with the next round.
+                if let Known::Open(stripe) = self.known(&key.0, key.1) {
+                    lock(&self.owing).entry(key).or_insert(stripe);
+                }
             }
         }
         is_done
     }
 
-    /// Removes the files of a stripe that has no blocks, unless somebody has it.
-    fn remove_if_empty(&self, key: Key) {
+    /// Removes the files of a stripe that has no blocks; false when somebody else has it.
+    fn remove_if_empty(&self, key: Key, stripe: Arc<Stripe>) -> bool {
+        drop(stripe);
         // Nobody opens or stores meanwhile.
         let _wanted = write(&self.wanted);
         let mut places = write(&self.open);
         let is_empty = |open: &Arc<Open>| open.stripe.get().is_some_and(|stripe| stripe.present_blocks() == 0);
-        if !places.get(&key).is_some_and(|open| open.is_idle() && is_empty(open)) {
-            return;
+        match places.get(&key) {
+            Some(open) if !is_empty(open) => return true,
+            Some(open) if !open.is_idle() => return false,
+            _ => {}
         }
         places.remove(&key);
         drop(places);
@@ -304,6 +333,7 @@ impl Store {
             }
         }
         write(&self.usage).remove(key);
+        true
     }
 
     /// Whether `bytes` more would be kept: otherwise nothing beyond what a reader needs is worth fetching.
@@ -601,8 +631,8 @@ mod tests {
         let store = store_in(folder.path(), 1 << 40);
         fill_cells(&store, [0..3, 10..37, 3..10, 250..256, 256..300]);
         let before = disk_bytes(&store, "0.data");
-        assert_eq!(store.evict(&SPACE, 0, 20), 10..37);
-        assert_eq!(store.evict(&SPACE, 0, 20), 20..20, "it is gone");
+        assert_eq!(store.evict(&SPACE, 0, 20), Some(10..37));
+        assert_eq!(store.evict(&SPACE, 0, 20), Some(20..20), "it is gone");
         assert!(store.punch());
         assert_eq!(disk_bytes(&store, "0.data"), before - 27 * BLOCK_BYTES);
         drop(store);
@@ -639,7 +669,7 @@ mod tests {
         let full = disk_bytes(&store, "0.data");
         let range = BlockRange::new(0, 20 * BLOCK_BYTES).unwrap();
         let sent = store.stripe(&SPACE, 0).unwrap().stored(range).unwrap();
-        assert_eq!(store.evict(&SPACE, 0, 5), 0..20);
+        assert_eq!(store.evict(&SPACE, 0, 5), Some(0..20));
         assert!(!store.punch(), "somebody sends it");
         assert!(
             store.stripe(&SPACE, 0).unwrap().stored(range).is_none(),

@@ -5,13 +5,14 @@
 //! shuffled order nobody knows which file is next, but all of them are read before the epoch ends.
 //!
 //! ```text
-//! few reads ─64 objects, hardly one twice─► as many ahead as were read ─128─► four times as many ─256─► all between the first
-//!     ▲                                                                            and the last that was read
-//!     └── nobody reads any more, there is no room, or all are brought ◄──────────────────┘
+//! few reads ─64 objects, hardly one twice─► as many ahead as were read ─128─► four times as many ─256─► sixteen times as many
+//!     ▲                                                                                                │
+//!     └── nobody reads any more, there is no room, one cannot be had, or all are brought ◄─────────────┘
 //! ```
 //!
-//! What is brought lies between the lowest and the highest address that was read. Addresses are in the order of the keys, so
-//! whoever reads one folder gets that folder.
+//! What is brought lies between the lowest and the highest address that was read, and has a length and an ending like those that
+//! were read. Addresses are in the order of the keys, so whoever reads one folder gets that folder, and whoever reads the labels
+//! beside images gets the labels.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::ops::Range;
@@ -21,7 +22,16 @@ use std::time::Instant;
 use penstock_protocol::geometry::STRIPE_BYTES;
 use penstock_protocol::ids::SpaceId;
 
-use crate::limits::{WALK_CHUNK_BYTES, WALK_IDLE_MAX, WALK_LAST_READS, WALK_READS, WALK_REPEATS_MAX};
+use crate::limits::{
+    WALK_CHUNK_BYTES, WALK_FAILURE_PAUSE, WALK_IDLE_MAX, WALK_LAST_READS, WALK_OBJECTS_MAX, WALK_READS,
+    WALK_REPEATS_MAX,
+};
+
+/// Kinds of objects of one walk; who reads more of them gets those that were read first.
+const KINDS_MAX: usize = 64;
+
+/// Of the ending of a key.
+const ENDING_CHARS_MAX: usize = 8;
 
 /// The walks of all spaces.
 #[derive(Default)]
@@ -29,10 +39,11 @@ pub(crate) struct Walks(Mutex<HashMap<SpaceId, Walk>>);
 
 /// What is known of the readers of a space.
 struct Walk {
-    /// Objects that were read, while it is not clear yet what their readers do.
+    /// Objects that were read.
     seen: HashSet<u64>,
-    /// Objects that were brought and not read, for as long.
+    /// Objects that were brought and not read.
     brought: HashSet<u64>,
+    kinds: HashSet<Kind>,
     /// The objects that were read last: a file is read in several pieces.
     last: VecDeque<u64>,
     repeats: u32,
@@ -42,8 +53,27 @@ struct Walk {
     /// What was brought of it, or was there.
     covered: Range<u64>,
     last_read: Instant,
+    not_before: Instant,
     /// Somebody brings.
     is_running: bool,
+}
+
+/// What objects of a walk have in common: how their keys end, and their length as a power of two.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Kind {
+    ending: String,
+    length: u32,
+}
+
+impl Kind {
+    pub(crate) fn of(key: &str, bytes: u64) -> Self {
+        let name = key.rsplit('/').next().unwrap_or(key);
+        let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+        Self {
+            ending: ending.chars().take(ENDING_CHARS_MAX).collect(),
+            length: bytes.max(1).ilog2(),
+        }
+    }
 }
 
 /// What to do next for a walk.
@@ -57,11 +87,19 @@ pub(crate) enum Next {
 
 impl Walks {
     /// A small object that was missing was read. True when somebody should begin to bring others.
-    pub(crate) fn missed(&self, space: &SpaceId, object: Range<u64>, now: Instant) -> bool {
+    pub(crate) fn missed(&self, space: &SpaceId, object: Range<u64>, kind: Kind, now: Instant) -> bool {
         let mut walks = self.lock();
         let walk = walks.entry(*space).or_insert_with(|| Walk::new(object.start, now));
         walk.missed(object, now);
-        walk.begins()
+        if walk.kinds.len() < KINDS_MAX {
+            walk.kinds.insert(kind);
+        }
+        walk.begins(now)
+    }
+
+    /// Whether an object is like those that were read.
+    pub(crate) fn is_like_them(&self, space: &SpaceId, kind: &Kind) -> bool {
+        self.lock().get(space).is_some_and(|walk| walk.kinds.contains(kind))
     }
 
     /// A cell that was stored was read. True when somebody should begin to bring others.
@@ -69,7 +107,7 @@ impl Walks {
         let mut walks = self.lock();
         let Some(walk) = walks.get_mut(space) else { return false };
         walk.hit(address, now);
-        walk.begins()
+        walk.begins(now)
     }
 
     /// What whoever runs does next.
@@ -90,9 +128,21 @@ impl Walks {
         }
     }
 
-    /// Whoever ran ends without having been told to: there is no room.
-    pub(crate) fn stop(&self, space: &SpaceId) {
-        self.lock().remove(space);
+    /// Whoever ran ends, also without having been told to.
+    pub(crate) fn ended(&self, space: &SpaceId) {
+        if let Some(walk) = self.lock().get_mut(space) {
+            walk.is_running = false;
+        }
+    }
+
+    /// There is no room, or the origin does not give: nobody walks here for a while.
+    pub(crate) fn pause(&self, space: &SpaceId, now: Instant) {
+        if let Some(walk) = self.lock().get_mut(space) {
+            *walk = Walk {
+                not_before: now + WALK_FAILURE_PAUSE,
+                ..Walk::new(walk.covered.start, now)
+            };
+        }
     }
 
     /// Forgets all other spaces.
@@ -111,12 +161,14 @@ impl Walk {
         Self {
             seen: HashSet::new(),
             brought: HashSet::new(),
+            kinds: HashSet::new(),
             last: VecDeque::new(),
             repeats: 0,
             brought_count: 0,
             span: address..address,
             covered: chunk..chunk,
             last_read: now,
+            not_before: now,
             is_running: false,
         }
     }
@@ -124,7 +176,11 @@ impl Walk {
     fn missed(&mut self, object: Range<u64>, now: Instant) {
         // What was read long ago says nothing of who reads now.
         if now.duration_since(self.last_read) > WALK_IDLE_MAX && !self.is_running {
-            *self = Self::new(object.start, now);
+            let not_before = self.not_before;
+            *self = Self {
+                not_before,
+                ..Self::new(object.start, now)
+            };
         }
         self.last_read = now;
         self.span = self.span.start.min(object.start)..self.span.end.max(object.end);
@@ -146,7 +202,7 @@ impl Walk {
             self.last.pop_front();
         }
         self.last.push_back(address);
-        if self.seen.len() < WALK_READS[2] as usize && !self.seen.insert(address) {
+        if self.seen.len() < WALK_OBJECTS_MAX && !self.seen.insert(address) {
             self.repeats += 1;
         }
     }
@@ -158,7 +214,7 @@ impl Walk {
             return 0;
         }
         match reads {
-            _ if reads >= WALK_READS[2] => u64::MAX,
+            _ if reads >= WALK_READS[2] => 16 * reads,
             _ if reads >= WALK_READS[1] => 4 * reads,
             _ if reads >= WALK_READS[0] => reads,
             _ => 0,
@@ -166,8 +222,11 @@ impl Walk {
     }
 
     /// Whether somebody should begin; who is told so does.
-    fn begins(&mut self) -> bool {
-        let begins = !self.is_running && self.budget() > self.brought_count && self.uncovered().is_some();
+    fn begins(&mut self, now: Instant) -> bool {
+        let begins = !self.is_running
+            && now >= self.not_before
+            && self.budget() > self.brought_count
+            && self.uncovered().is_some();
         self.is_running |= begins;
         begins
     }
@@ -205,11 +264,8 @@ impl Walk {
 
     fn brought(&mut self, objects: &[u64], until: Range<u64>) {
         self.brought_count += objects.len() as u64;
-        if self.budget() < u64::MAX {
-            self.brought.extend(objects);
-        } else {
-            self.brought.clear();
-        }
+        let room = WALK_OBJECTS_MAX - self.brought.len().min(WALK_OBJECTS_MAX);
+        self.brought.extend(objects.iter().take(room));
         if until.start == self.covered.end {
             self.covered.end = until.end;
         } else if until.end == self.covered.start {
@@ -235,7 +291,7 @@ mod tests {
     fn read(walks: &Walks, objects: impl IntoIterator<Item = u64>, now: Instant) -> bool {
         let read = objects.into_iter();
         read.fold(false, |begins, number| {
-            begins | walks.missed(&SPACE, object(number), now)
+            begins | walks.missed(&SPACE, object(number), Kind::of("a.jpg", OBJECT), now)
         })
     }
 
@@ -272,6 +328,9 @@ mod tests {
         assert!(read(&walks, order.by_ref().take(128), now));
         let brought = bring(&walks, now);
         assert!(brought + 4 * 128 >= 990, "{brought} of all");
+        let (all, many) = (Walks::default(), (0..300).map(|step| step * 1000));
+        assert!(read(&all, many, now));
+        assert_eq!(bring(&all, now), 16 * 300);
         read(&walks, order, now);
         assert!(bring(&walks, now) <= 20, "only the ends were left");
     }
@@ -298,6 +357,34 @@ mod tests {
         assert!(read(&walks, (0..300).map(|step| 40_000 + step * 37 % 1000), now));
         let brought = bring(&walks, now);
         assert!((900..=1100).contains(&brought), "{brought}");
+    }
+
+    #[test]
+    fn what_is_brought_is_like_what_was_read() {
+        let (walks, now) = (Walks::default(), Instant::now());
+        walks.missed(&SPACE, object(1), Kind::of("a/b.c/1.jpg", 100_000), now);
+        for (key, bytes, is_like) in [
+            ("x/2.jpg", 70_000, true),
+            ("x/2.json", 100_000, false),
+            ("x/2.jpg", 1000, false),
+            ("x.jpg/2", 100_000, false),
+        ] {
+            assert_eq!(
+                walks.is_like_them(&SPACE, &Kind::of(key, bytes)),
+                is_like,
+                "{key} {bytes}"
+            );
+        }
+    }
+
+    #[test]
+    fn after_a_failure_nobody_walks_for_a_while() {
+        let (walks, now) = (Walks::default(), Instant::now());
+        assert!(read(&walks, 0..300, now));
+        walks.pause(&SPACE, now);
+        assert_eq!(walks.next(&SPACE, now), Next::Rest);
+        assert!(!read(&walks, 300..600, now));
+        assert!(read(&walks, 600..700, now + WALK_FAILURE_PAUSE));
     }
 
     #[test]

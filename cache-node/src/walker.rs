@@ -1,45 +1,81 @@
 //! Brings the small objects that [`walk`](crate::walk) says, a bounded number at a time, while there is room to keep them.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES, round_up_to_block};
+use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_revision::Extent;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 
 use crate::engine::{Announced, Inner};
+use crate::inflight::Arrived;
 use crate::limits::WHOLE_OBJECT_BYTES_MAX;
-use crate::walk::Next;
+use crate::walk::{Kind, Next};
 
 /// Walks until nothing is to be brought any more.
-pub(crate) async fn run(engine: Weak<Inner>, announced: Arc<Announced>) {
-    let space = announced.package.space();
-    // Whoever holds the engine for long keeps it from being closed.
-    while let Some(engine) = engine.upgrade() {
-        let Next::Bring { addresses, objects_max } = engine.walks.next(&space, Instant::now()) else {
+pub(crate) async fn run(engine: Weak<Inner>, revision: RevisionId, space: SpaceId) {
+    let walking = Walking { engine, space };
+    // Whoever holds the engine for long keeps it from being closed. The sources may be others by now.
+    while let Some(engine) = walking.engine.upgrade() {
+        let next = engine.walks.next(&space, Instant::now());
+        let (Next::Bring { addresses, objects_max }, Some(announced)) = (next, engine.announced(&revision)) else {
             return;
         };
-        if !bring(&engine, &announced, addresses, objects_max).await {
-            return engine.walks.stop(&space);
+        drop(engine);
+        if !bring(&walking, &announced, addresses, objects_max).await {
+            return walking.pause();
         }
     }
 }
 
-/// False when there is no room.
-async fn bring(engine: &Arc<Inner>, announced: &Arc<Announced>, addresses: Range<u64>, objects_max: u64) -> bool {
-    let space = announced.package.space();
-    let (mut objects, mut until) = (Vec::new(), addresses.clone());
-    for extent in extents(engine, announced, addresses.clone()).await {
-        if !engine.has_room_ahead(&space, extent.bytes) {
-            return false;
+/// Whatever happens to the task, another may walk.
+struct Walking {
+    engine: Weak<Inner>,
+    space: SpaceId,
+}
+
+impl Walking {
+    fn pause(&self) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.walks.pause(&self.space, Instant::now());
         }
+    }
+}
+
+impl Drop for Walking {
+    fn drop(&mut self) {
+        if let Some(engine) = self.engine.upgrade() {
+            engine.walks.ended(&self.space);
+        }
+    }
+}
+
+/// False when there is no room, or an object could not be had.
+async fn bring(walking: &Walking, announced: &Arc<Announced>, addresses: Range<u64>, objects_max: u64) -> bool {
+    let space = walking.space;
+    let Some(engine) = walking.engine.upgrade() else {
+        return false;
+    };
+    let has_failed = Arc::new(AtomicBool::new(false));
+    let extents = extents(&engine, announced, addresses.clone()).await;
+    let (mut objects, mut until, ahead) = (Vec::new(), addresses.clone(), engine.ahead.clone());
+    drop(engine);
+    for extent in extents {
         // Never closed.
-        let Ok(permit) = engine.ahead.clone().acquire_owned().await else {
+        let Ok(permit) = ahead.clone().acquire_owned().await else {
             return false;
         };
-        if begin(engine, announced, &extent, permit).await {
+        let Some(engine) = walking.engine.upgrade() else {
+            return false;
+        };
+        if has_failed.load(Ordering::Relaxed) || !engine.has_room_ahead(&space, extent.bytes) {
+            return false;
+        }
+        if begin(&engine, announced, &extent, (permit, has_failed.clone())).await {
             objects.push(extent.address);
         }
         if objects.len() as u64 == objects_max {
@@ -47,11 +83,13 @@ async fn bring(engine: &Arc<Inner>, announced: &Arc<Announced>, addresses: Range
             break;
         }
     }
-    engine.walks.brought(&space, &objects, until);
-    true
+    if let Some(engine) = walking.engine.upgrade() {
+        engine.walks.brought(&space, &objects, until);
+    }
+    !has_failed.load(Ordering::Relaxed)
 }
 
-/// The small objects that begin here and are wholly in a stripe of this node.
+/// The small objects that begin here, are wholly in a stripe of this node, and like those that were read.
 async fn extents(engine: &Arc<Inner>, announced: &Arc<Announced>, addresses: Range<u64>) -> Vec<Extent> {
     let (engine, announced) = (engine.clone(), announced.clone());
     let look = move || {
@@ -66,6 +104,9 @@ async fn extents(engine: &Arc<Inner>, announced: &Arc<Announced>, addresses: Ran
             extent.bytes <= WHOLE_OBJECT_BYTES_MAX
                 && addresses.contains(&extent.address)
                 && last / STRIPE_BYTES == extent.address / STRIPE_BYTES
+                && engine
+                    .walks
+                    .is_like_them(&space, &Kind::of(&extent.object.key, extent.bytes))
         });
         Some(extents)
     };
@@ -73,8 +114,13 @@ async fn extents(engine: &Arc<Inner>, announced: &Arc<Announced>, addresses: Ran
     spawn_blocking(look).await.ok().flatten().unwrap_or_default()
 }
 
-/// Whether something of the object was missing, and is on its way now.
-async fn begin(engine: &Arc<Inner>, announced: &Arc<Announced>, extent: &Extent, permit: OwnedSemaphorePermit) -> bool {
+/// Whether something of the object was missing, and is on its way now. What it is given with is held until it has arrived.
+async fn begin(
+    engine: &Arc<Inner>,
+    announced: &Arc<Announced>,
+    extent: &Extent,
+    (permit, has_failed): (OwnedSemaphorePermit, Arc<AtomicBool>),
+) -> bool {
     let (bringing, announced, extent) = (engine.clone(), announced.clone(), extent.clone());
     let begun = spawn_blocking(move || bringing.start_ahead(&announced, &extent)).await;
     let units = begun.unwrap_or_default();
@@ -82,7 +128,9 @@ async fn begin(engine: &Arc<Inner>, announced: &Arc<Announced>, extent: &Extent,
     if is_begun {
         tokio::spawn(async move {
             for unit in units {
-                unit.arrived().await;
+                if let Arrived::Failed(_) = unit.arrived().await {
+                    has_failed.store(true, Ordering::Relaxed);
+                }
             }
             drop(permit);
         });

@@ -117,8 +117,13 @@ impl Side {
         self.begins
             .write(&self.file, BEGINS_AT, blocks.start..(blocks.end + 1).min(BLOCKS))?;
         let new = blocks.clone().map(|block| u64::from(self.presence.set(block))).sum();
-        self.presence.write(&self.file, PRESENCE_AT, blocks)?;
-        Ok(new)
+        let written = self.presence.write(&self.file, PRESENCE_AT, blocks.clone());
+        if written.is_err() {
+            blocks.for_each(|block| {
+                self.presence.clear(block);
+            });
+        }
+        written.map(|()| new)
     }
 
     /// Clears a run of blocks; returns how many were present until now.

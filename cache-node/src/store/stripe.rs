@@ -155,6 +155,11 @@ impl Stripe {
         })
     }
 
+    /// The cell of a block; empty when it is not present.
+    pub(crate) fn cell(&self, block: u32) -> Range<u32> {
+        self.side.cell(block)
+    }
+
     /// The cells that have present blocks of a range, as blocks of the stripe.
     pub(crate) fn cells(&self, blocks: Range<u32>) -> impl Iterator<Item = Range<u32>> {
         self.side.cells(blocks)
@@ -195,9 +200,16 @@ impl Stripe {
     pub(super) fn store(&self, range: BlockRange, bytes: &[u8], checksums: &[u32]) -> io::Result<u64> {
         let mut owed = self.owed();
         let blocks = range.blocks_in_stripe();
-        *owed = owed.iter().flat_map(|hole| without(hole, &blocks)).collect();
-        self.data.write_all_at(bytes, range.address() % STRIPE_BYTES)?;
-        self.side.set(blocks, checksums)
+        let before = std::mem::take(&mut *owed);
+        *owed = before.iter().flat_map(|hole| without(hole, &blocks)).collect();
+        let stored = self
+            .data
+            .write_all_at(bytes, range.address() % STRIPE_BYTES)
+            .and_then(|()| self.side.set(blocks.clone(), checksums));
+        if stored.is_err() {
+            owed.push(blocks);
+        }
+        stored
     }
 
     /// How many blocks are present.
@@ -242,7 +254,7 @@ impl Stripe {
         if self.senders.load(Ordering::SeqCst) > 0 {
             return Ok(owed.is_empty());
         }
-        for hole in std::mem::take(&mut *owed) {
+        while let Some(hole) = owed.last() {
             let (at, bytes) = (u64::from(hole.start) * BLOCK_BYTES, hole.len() as u64 * BLOCK_BYTES);
             fallocate(
                 &self.data,
@@ -250,6 +262,7 @@ impl Stripe {
                 at,
                 bytes,
             )?;
+            owed.pop();
         }
         Ok(true)
     }

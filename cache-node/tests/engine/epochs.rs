@@ -1,6 +1,10 @@
 //! What a tier smaller than its Datasets keeps of them, by the bytes that the origin is asked for.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use penstock_cache_node::Engine;
 use penstock_cache_node::report::Counters;
@@ -10,6 +14,7 @@ use rand::seq::SliceRandom;
 use rand::{SeedableRng, rngs::StdRng};
 
 use crate::generated::{Generated, bytes};
+use crate::scene::{Scene, content};
 
 const MIB: u64 = 1 << 20;
 
@@ -19,7 +24,7 @@ struct Epochs {
     package: Package,
     engine: Engine,
     extents: Vec<Extent>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Epochs {
@@ -35,7 +40,7 @@ impl Epochs {
             package,
             engine,
             extents,
-            _folder: folder,
+            folder,
         }
     }
 
@@ -76,9 +81,37 @@ impl Epochs {
         1.0 - sent as f64 / self.bytes() as f64
     }
 
+    /// Waits until a part of the tier is free, as it should be, and the disk has no more than what is in it.
+    async fn settles(&self, capacity: u64) {
+        let begun = Instant::now();
+        loop {
+            let tier = &self.engine.report().tiers[0];
+            assert!(tier.fault.is_none(), "{tier:?}");
+            let on_disk = disk_bytes(&self.folder.path().join("v1"));
+            let is_settled = tier.used_bytes <= capacity - capacity / 128 && on_disk <= tier.used_bytes + MIB;
+            if is_settled {
+                return;
+            }
+            assert!(begun.elapsed().as_secs() < 20, "{tier:?}, {on_disk} bytes on the disk");
+            tokio::task::yield_now().await;
+        }
+    }
+
     fn bytes(&self) -> u64 {
         self.extents.iter().map(|extent| extent.bytes).sum()
     }
+}
+
+/// What the files below a folder take up.
+fn disk_bytes(folder: &Path) -> u64 {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let bytes = entries.map(|entry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => disk_bytes(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        // It has just been removed.
+        Err(_) => 0,
+    });
+    bytes.sum()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,9 +144,49 @@ async fn from_the_third_epoch_on_a_tier_gives_what_it_can_hold_whatever_the_orde
                 "{holds:.3} of the data fits, and {ratios:.3?} was not fetched"
             );
         }
-        let tier = &epochs.engine.report().tiers[0];
-        assert!(tier.fault.is_none() && tier.used_bytes <= capacity, "{tier:?}");
+        epochs.settles(capacity).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_smaller_tier_evicts_what_an_earlier_process_stored_and_the_disk_gets_it_back() {
+    let mut epochs = Epochs::new(300, 200_000, 1 << 40).await;
+    let order: Vec<usize> = (0..300).collect();
+    epochs.read(&order).await;
+    let capacity = 16 * MIB;
+    epochs.engine = epochs.origin.engine(&epochs.package, epochs.folder.path(), capacity);
+    epochs.settles(capacity).await;
+    let before = epochs.origin.asked_bytes();
+    epochs.read(&order).await;
+    let fetched = epochs.origin.asked_bytes() - before;
+    assert!(
+        fetched < epochs.bytes() - capacity / 2,
+        "what was left was not used: {fetched}"
+    );
+    epochs.settles(capacity).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walk_ends_where_the_origin_fails_and_tells_nobody_of_what_nobody_reads() {
+    let names: Vec<String> = (0..1000).map(|number| format!("object-{number:05}")).collect();
+    let objects: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), 10_000)).collect();
+    let scene = Scene::with(&objects).await;
+    let (read, gone): (Vec<usize>, Vec<usize>) = (0..1000).partition(|number| number % 3 == 0);
+    for number in &gone {
+        scene.origin.remove(&names[*number]);
+    }
+    for number in &read {
+        assert!(scene.read(&names[*number]).await.unwrap() == content(*number as u64, 10_000));
+    }
+    let asked = scene.origin.asked();
+    let in_vain = asked
+        .iter()
+        .filter(|(key, _)| gone.iter().any(|number| names[*number] == *key))
+        .count();
+    assert!(in_vain <= 64, "{in_vain} requests for what is gone");
+    assert_eq!(scene.engine.report().drifts, []);
+    assert!(scene.read(&names[1]).await.is_err());
+    assert_eq!(scene.engine.report().drifts.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +200,7 @@ async fn who_reads_small_objects_one_after_the_other_finds_the_others_cached() {
     epochs.read(&first[60..]).await;
     // All between the first and the last that was read.
     let (lowest, highest) = (first.iter().min().unwrap(), first.iter().max().unwrap());
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while epochs.origin.asked().len() < highest - lowest + 1 {
         assert!(
             begun.elapsed().as_secs() < 20,
