@@ -5,67 +5,37 @@
 //! cut or long body (`fetch` counts), two revisions with one address (a space never gives an address twice).
 
 mod miss;
+mod start;
+mod walker;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io;
-use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
-use penstock_buffer::{Buffer, BufferPool};
-use penstock_protocol::checksum::block_checksum;
-use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, PAGE_BYTES, STRIPE_BYTES, round_up_to_block};
+use penstock_protocol::geometry::{BlockRange, PAGE_BYTES};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_revision::{Extent, Package};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
-use crate::evictor::{self, Evictor};
-use crate::fetch::{Fetch, Source};
+use crate::error::{OpenError, ReadError};
+use crate::fetch::Source;
 use crate::follow::FollowedReads;
-use crate::inflight::{self, Arrived, Fate, InFlight, Unit};
-use crate::keeping::{Admission, Cell, Keeping};
-use crate::limits::{
-    DRIFTS_REPORTED_MAX, ORIGIN_BUFFERS_KEPT, ORIGIN_REQUESTS_MAX, SOURCE_REQUESTS_MAX, UNIT_BYTES_MAX,
-    WALK_FETCHES_MAX, WHOLE_OBJECT_BYTES_MAX,
-};
-use crate::origin::{Origin, OriginError};
-use crate::plan::Reach;
-use crate::report::{Counters, Drift, Report};
-use crate::store::{Found, Known, Look, Store, Stored, Stripe, Waiting};
-use crate::walk::{Kind, Walks};
-use crate::walker;
+use crate::intake::Intake;
+use crate::limits::{SOURCE_REQUESTS_MAX, WALK_FETCHES_MAX};
+use crate::origin::Origin;
+use crate::report::{Counters, Report};
+use crate::store::{Known, Stored, TierConfig, Waiting};
+use crate::tier::{Tier, TryRead};
+use crate::walk::Walks;
 pub use miss::Miss;
-
-/// One tier of a node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TierConfig {
-    /// Name in the CacheRuntime.
-    pub name: String,
-    /// Its folder; made if it is not there.
-    pub path: PathBuf,
-    /// Bytes that it may hold.
-    pub capacity_bytes: u64,
-}
 
 /// What an engine begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
     /// Where it stores.
     pub tier: TierConfig,
-}
-
-/// Why an engine cannot begin.
-#[derive(Debug, thiserror::Error)]
-#[error("open the cache folder {}: {source}; it has to be a folder that this user can write", .path.display())]
-pub struct OpenError {
-    /// The folder.
-    pub path: PathBuf,
-    /// What the system said.
-    pub source: io::Error,
 }
 
 /// A Dataset as far as reads go.
@@ -79,70 +49,31 @@ pub struct Dataset {
     pub revisions: Vec<Package>,
 }
 
-/// Why blocks cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// The revision was not announced here.
-    #[error("this cache node does not know revision {0}")]
-    UnknownRevision(RevisionId),
-    /// The origin no longer has the object in this version.
-    #[error("{0}")]
-    Drifted(String),
-    /// The origin cannot be reached or refuses; it may pass.
-    #[error("{0}")]
-    Unavailable(String),
-}
-
-impl From<OriginError> for ReadError {
-    fn from(error: OriginError) -> Self {
-        match error {
-            OriginError::Drifted(text) => Self::Drifted(text),
-            other => Self::Unavailable(other.to_string()),
-        }
-    }
-}
-
-/// What a look without waiting found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TryRead {
-    /// All bytes are in the buffer and match their checksums.
-    Hit,
-    /// Not all of it is stored.
-    Miss,
-}
-
 /// The engine; clones share everything.
 #[derive(Clone)]
 pub struct Engine(Arc<Inner>);
 
-pub(crate) struct Inner {
-    pub(crate) store: Store,
-    pub(crate) keeping: Arc<Keeping>,
-    pub(crate) evictor: Evictor,
-    pub(crate) in_flight: InFlight,
-    pub(crate) counters: Counters,
-    pub(crate) origin_requests: Arc<Semaphore>,
+struct Inner {
+    intake: Arc<Intake>,
     /// How many more requests each source may be sent, by its identity.
     requests: Mutex<HashMap<String, Arc<Semaphore>>>,
-    pub(crate) buffers: BufferPool,
     revisions: RwLock<HashMap<RevisionId, Arc<Announced>>>,
     followed: FollowedReads,
     /// Where what nobody waits for is done.
     runtime: Handle,
-    drifts: Mutex<VecDeque<Drift>>,
     /// Which stripes are this node's; all if it is not said.
     owned: RwLock<Option<Owns>>,
-    pub(crate) walks: Walks,
+    walks: Walks,
     /// How many more objects may be on their way ahead of readers.
-    pub(crate) ahead: Arc<Semaphore>,
+    ahead: Arc<Semaphore>,
 }
 
 /// Whether a stripe of a space is this node's.
 pub type Owns = Box<dyn Fn(&SpaceId, u64) -> bool + Send + Sync>;
 
-pub(crate) struct Announced {
+struct Announced {
     id: RevisionId,
-    pub(crate) package: Package,
+    package: Package,
     /// By the number of the source in the package; `None` when the Dataset no longer has it.
     sources: Vec<Option<Source>>,
 }
@@ -154,15 +85,6 @@ impl Announced {
     }
 }
 
-/// The parts of a read that need not come from the store.
-#[derive(Default)]
-pub(crate) struct Gathered {
-    /// Addresses that belong to no object: zeros.
-    gaps: Vec<Range<u64>>,
-    /// Units that were waited for.
-    arrived: Vec<(Arc<Unit>, Arc<Buffer>)>,
-}
-
 impl Engine {
     /// Adopts what the folder of the tier holds. Has to be called in a tokio runtime.
     ///
@@ -170,32 +92,18 @@ impl Engine {
     /// When the folder cannot be used.
     pub fn open(config: EngineConfig) -> Result<Self, OpenError> {
         let path = config.tier.path.clone();
-        let failed = |source| OpenError { path, source };
-        let keeping = Arc::new(Keeping::new(evictor::room(config.tier.capacity_bytes)));
-        let store = Store::open(config.tier, found(keeping.clone()));
-        let (evictor, woken) = Evictor::new();
-        let inner = Arc::new(Inner {
-            store: match store {
-                Ok(store) => store,
-                Err(error) => return Err(failed(error)),
-            },
-            keeping,
-            evictor,
-            in_flight: InFlight::default(),
-            counters: Counters::default(),
-            origin_requests: Arc::new(Semaphore::new(ORIGIN_REQUESTS_MAX)),
+        let counters = Arc::new(Counters::default());
+        let tier = Tier::open(config.tier, counters.clone()).map_err(|source| OpenError { path, source })?;
+        Ok(Self(Arc::new(Inner {
+            intake: Arc::new(Intake::new(tier, counters)),
             requests: Mutex::default(),
-            buffers: BufferPool::new(UNIT_BYTES_MAX as usize, ORIGIN_BUFFERS_KEPT),
             revisions: RwLock::default(),
             followed: FollowedReads::default(),
             runtime: Handle::current(),
-            drifts: Mutex::default(),
             owned: RwLock::default(),
             walks: Walks::default(),
             ahead: Arc::new(Semaphore::new(WALK_FETCHES_MAX)),
-        });
-        woken.start(Arc::downgrade(&inner)).map_err(failed)?;
-        Ok(Self(inner))
+        })))
     }
 
     /// Replaces what may be read. Removes the spaces of other revisions unless `keep_other_spaces`, which is right while a
@@ -229,10 +137,9 @@ impl Engine {
         *lock(&self.0.requests) = requests;
         *self.0.revisions.write().unwrap_or_else(PoisonError::into_inner) = revisions;
         if !keep_other_spaces {
-            self.0.keeping.keep_only(&spaces);
             self.0.walks.keep_only(&spaces);
         }
-        self.0.store.keep_only((!keep_other_spaces).then_some(spaces));
+        self.0.intake.tier.keep_only((!keep_other_spaces).then_some(spaces));
     }
 
     /// Says which stripes belong to other nodes, so that nothing is fetched ahead for them here; `None`: none does.
@@ -278,7 +185,13 @@ impl Engine {
     /// compared with their checksums here.
     pub fn stored(&self, revision: &RevisionId, range: BlockRange) -> Option<Stored> {
         let announced = self.0.announced(revision)?;
-        let Known::Open(stripe) = self.0.store.known(&announced.package.space(), range.stripe()) else {
+        let Known::Open(stripe) = self
+            .0
+            .intake
+            .tier
+            .store
+            .known(&announced.package.space(), range.stripe())
+        else {
             return None;
         };
         let stored = stripe.stored(range)?;
@@ -290,7 +203,7 @@ impl Engine {
     /// or nothing of the stripe is stored. May wait for the disk.
     pub fn stripe_files(&self, revision: &RevisionId, stripe: u64) -> Option<[File; 2]> {
         let space = self.0.announced(revision)?.package.space();
-        let files = self.0.store.stripe(&space, stripe)?.files();
+        let files = self.0.intake.tier.store.stripe(&space, stripe)?.files();
         let opened =
             files.inspect_err(|error| tracing::warn!(%space, stripe, %error, "open the files of a stripe anew"));
         opened.ok()
@@ -333,28 +246,27 @@ impl Engine {
     pub fn miss(&self, revision: &RevisionId, range: BlockRange) -> Result<Miss, ReadError> {
         let announced = self.0.announced(revision);
         let announced = announced.ok_or(ReadError::UnknownRevision(*revision))?;
-        Counters::add(&self.0.counters.miss_bytes, range.bytes());
+        Counters::add(&self.0.intake.counters.miss_bytes, range.bytes());
         Ok(Miss::new(self.0.clone(), announced, range))
     }
 
     /// The state at this moment.
     pub fn report(&self) -> Report {
-        let drifts = lock(&self.0.drifts).iter().cloned().collect();
         Report {
-            spaces: self.0.store.spaces(),
-            tiers: vec![self.0.store.report()],
-            drifts,
+            spaces: self.0.intake.tier.store.spaces(),
+            tiers: vec![self.0.intake.tier.store.report()],
+            drifts: self.0.intake.drifts(),
         }
     }
 
     /// The counters.
     pub fn counters(&self) -> &Counters {
-        &self.0.counters
+        &self.0.intake.counters
     }
 }
 
 impl Inner {
-    pub(crate) fn announced(&self, revision: &RevisionId) -> Option<Arc<Announced>> {
+    fn announced(&self, revision: &RevisionId) -> Option<Arc<Announced>> {
         self.revisions
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -377,7 +289,7 @@ impl Inner {
         waiting: Waiting,
     ) -> Option<TryRead> {
         let space = announced.package.space();
-        let look = self.look(&space, range, into, checksums, waiting);
+        let look = self.intake.tier.look(&space, range, into, checksums, waiting);
         if look == Some(TryRead::Hit) {
             self.note_hit(announced, range);
         }
@@ -385,7 +297,7 @@ impl Inner {
     }
 
     fn note_hit(self: &Arc<Self>, announced: &Arc<Announced>, range: BlockRange) {
-        Counters::add(&self.counters.hit_bytes, range.bytes());
+        Counters::add(&self.intake.counters.hit_bytes, range.bytes());
         self.note_cells(announced, range);
         let marked = self.followed.takes_mark(&announced.package.space(), range);
         // Of a long run that was read, only what begins the next window.
@@ -398,74 +310,12 @@ impl Inner {
         }
     }
 
-    /// Tells the policy of the stored cells that a read touches.
+    /// Tells those who want to know of the stored cells that a read touches.
     fn note_cells(self: &Arc<Self>, announced: &Arc<Announced>, range: BlockRange) {
         let space = &announced.package.space();
-        let Known::Open(stripe) = self.store.known(space, range.stripe()) else {
-            return;
-        };
-        let wanted = range.blocks_in_stripe();
-        for blocks in stripe.cells(wanted.clone()) {
-            let is_through = blocks.end <= wanted.end;
-            let stripe = range.stripe();
-            let address = stripe * STRIPE_BYTES + u64::from(blocks.start) * BLOCK_BYTES;
-            self.keeping.hit(space, &Cell { stripe, blocks }, is_through);
+        self.intake.tier.note_read(space, range, |address| {
             self.note_walk(announced, self.walks.hit(space, address, Instant::now()));
-        }
-    }
-
-    /// Makes the cells of these blocks missing.
-    fn evict(&self, space: &SpaceId, stripe: u64, blocks: impl Iterator<Item = u32>) {
-        for block in blocks {
-            // Told before it is done: what is stored there next is another cell.
-            if let Some(blocks) = self.store.cell(space, stripe, block) {
-                self.keeping.removed(space, &Cell { stripe, blocks });
-                self.store.evict(space, stripe, block);
-            }
-        }
-    }
-
-    /// Stores a unit; false when it could not be.
-    pub(crate) fn store(
-        &self,
-        space: &SpaceId,
-        range: BlockRange,
-        (bytes, checksums): (&[u8], &[u32]),
-        fate: Fate,
-    ) -> bool {
-        let is_stored = self.store.store(space, range, bytes, checksums).is_ok();
-        if is_stored {
-            let admission = match fate {
-                Fate::Kept => Admission::Kept,
-                Fate::Passes | Fate::GivenOn => Admission::Passes,
-            };
-            let (stripe, blocks) = (range.stripe(), range.blocks_in_stripe());
-            self.keeping.stored(space, &Cell { stripe, blocks }, admission);
-        }
-        let (capacity, used) = self.store.capacity_and_used();
-        if !is_stored {
-            self.evictor.make_room_for(range.bytes());
-        } else if used > evictor::room(capacity) {
-            self.evictor.wake();
-        }
-        is_stored
-    }
-
-    /// What becomes of a missing run when it has arrived for this read.
-    fn fate(&self, space: &SpaceId, piece: &Range<u64>, range: BlockRange) -> Fate {
-        let ends = piece.start >= range.end() || piece.end <= range.address();
-        let cell = BlockRange::new(piece.start, piece.end - piece.start).map(|piece| Cell {
-            stripe: piece.stripe(),
-            blocks: piece.blocks_in_stripe(),
         });
-        match cell {
-            Ok(cell) if !ends => match self.keeping.missed(space, &cell) {
-                Admission::Kept => Fate::Kept,
-                Admission::Passes if piece.start >= range.address() && piece.end <= range.end() => Fate::GivenOn,
-                Admission::Passes => Fate::Passes,
-            },
-            _ => Fate::Passes,
-        }
     }
 
     /// Starts the next window of a reader that is about to use up this one.
@@ -483,122 +333,10 @@ impl Inner {
         announced.package.extents(range).map_err(damaged)
     }
 
-    /// `None` when the disk would have to be asked.
-    fn look(
-        &self,
-        space: &SpaceId,
-        range: BlockRange,
-        into: &mut [u8],
-        checksums: Option<&mut [u32]>,
-        waiting: Waiting,
-    ) -> Option<TryRead> {
-        let stripe = match (self.store.known(space, range.stripe()), waiting) {
-            (Known::Open(stripe), _) => Some(stripe),
-            (Known::Absent, _) => None,
-            (Known::Closed, Waiting::Never) => return None,
-            (Known::Closed, Waiting::Allowed) => self.store.stripe(space, range.stripe()),
-        };
-        let Some(stripe) = stripe else {
-            return Some(TryRead::Miss);
-        };
-        match stripe.look(range, into, checksums, waiting) {
-            Look::Hit => return Some(TryRead::Hit),
-            Look::WouldWait => return None,
-            Look::Missing => {}
-            Look::Damaged(blocks) => {
-                Counters::add(&self.counters.damaged_blocks, blocks.len() as u64);
-                let stripe_number = range.stripe();
-                tracing::warn!(%space, stripe = stripe_number, ?blocks, "stored blocks do not match their checksums; they are fetched anew");
-                self.evict(space, stripe_number, blocks.into_iter());
-            }
-            Look::Fault(error) => {
-                tracing::warn!(%space, stripe = range.stripe(), %error, "read a stripe; its blocks are fetched anew");
-                self.evict(space, range.stripe(), range.blocks_in_stripe());
-            }
-        }
-        Some(TryRead::Miss)
-    }
-
-    /// Starts what is missing of `range` and waits for it.
-    async fn gather(
-        self: &Arc<Self>,
-        announced: &Arc<Announced>,
-        range: BlockRange,
-        gathered: &mut Gathered,
-    ) -> Result<(), ReadError> {
-        let extents = self.extents(announced, range)?;
-        let covered = extents
-            .iter()
-            .map(|extent| extent.address..extent.address + round_up_to_block(extent.bytes));
-        gathered.gaps = inflight::uncovered(range.address()..range.end(), covered);
-        // Opening a stripe can wait for the disk; the runtime's threads must not.
-        let (inner, announced) = (self.clone(), announced.clone());
-        let started = spawn_blocking(move || inner.start(&announced, &extents, range)).await;
-        let units = started.unwrap_or_else(|_| Err(ReadError::Unavailable("starting the fetch failed".to_owned())));
-        for unit in units? {
-            match unit.arrived().await {
-                Arrived::Here(buffer) => gathered.arrived.push((unit, buffer)),
-                Arrived::Failed(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
     /// Whether a stripe is this node's.
-    pub(crate) fn owns(&self, space: &SpaceId, stripe: u64) -> bool {
+    fn owns(&self, space: &SpaceId, stripe: u64) -> bool {
         let owned = self.owned.read().unwrap_or_else(PoisonError::into_inner);
         owned.as_ref().is_none_or(|owns| owns(space, stripe))
-    }
-
-    /// Whether what is brought ahead of its readers would be kept.
-    pub(crate) fn has_room_ahead(&self, space: &SpaceId, bytes: u64) -> bool {
-        let (capacity, used) = self.store.capacity_and_used();
-        self.store.takes(0) && used + bytes <= evictor::room(capacity) && self.keeping.has_room(space, bytes)
-    }
-
-    /// Starts a fetch of what is missing of a small object that nobody waits for, to be kept; returns its units. May wait for
-    /// the disk.
-    pub(crate) fn start_ahead(self: &Arc<Self>, announced: &Announced, extent: &Extent) -> Vec<Arc<Unit>> {
-        let space = announced.package.space();
-        let Some(source) = announced.source_of(extent) else {
-            return Vec::new();
-        };
-        let wanted = extent.address..extent.address + round_up_to_block(extent.bytes);
-        let stripe = self.store.stripe(&space, extent.address / STRIPE_BYTES);
-        let mut units = self.in_flight.lock();
-        let mut fetches = Vec::new();
-        for hole in self.holes(&units, &space, wanted, |_| stripe.clone()) {
-            let pieces = cut(hole, 0);
-            let begun = pieces
-                .map(|piece| inflight::begin(&mut units, &space, piece, Fate::Kept))
-                .collect();
-            fetches.push(self.fetch(announced, extent, &source, begun, true));
-        }
-        drop(units);
-        let begun = fetches.iter().flat_map(|fetch| fetch.units.iter().cloned()).collect();
-        for fetch in fetches {
-            self.runtime.spawn(fetch.run());
-        }
-        begun
-    }
-
-    fn fetch(
-        self: &Arc<Self>,
-        announced: &Announced,
-        extent: &Extent,
-        source: &Source,
-        units: VecDeque<Arc<Unit>>,
-        is_ahead: bool,
-    ) -> Fetch {
-        Fetch {
-            engine: self.clone(),
-            revision: announced.id,
-            space: announced.package.space(),
-            extent: extent.clone(),
-            source: source.clone(),
-            is_ahead,
-            units,
-        }
     }
 
     /// Has small objects brought ahead if somebody walks through them.
@@ -609,195 +347,6 @@ impl Inner {
                 .spawn(walker::run(Arc::downgrade(self), announced.id, space));
         }
     }
-
-    /// Starts fetches for what `range` needs and what should come along; returns the units that have blocks of `range`.
-    fn start(
-        self: &Arc<Self>,
-        announced: &Arc<Announced>,
-        extents: &[Extent],
-        range: BlockRange,
-    ) -> Result<Vec<Arc<Unit>>, ReadError> {
-        let space = announced.package.space();
-        // What is wanted ends within the next stripe. Opening one reads files, so it is done before the lock.
-        let stripes = [0, 1].map(|next| self.store.stripe(&space, range.stripe() + next));
-        self.note_cells(announced, range);
-        let is_small = |extent: &&Extent| extent.bytes <= WHOLE_OBJECT_BYTES_MAX;
-        for small in extents.iter().filter(is_small) {
-            let object = small.address..small.address + round_up_to_block(small.bytes);
-            let kind = Kind::of(&small.object.key, small.bytes);
-            self.note_walk(announced, self.walks.missed(&space, object, kind, Instant::now()));
-        }
-        let mut fetches = Vec::new();
-        let mut units = self.in_flight.lock();
-        for extent in extents {
-            let wanted = self.wanted(&space, extent, range);
-            let stripe = |number: u64| {
-                let opened = stripes.get(number.wrapping_sub(range.stripe()) as usize).cloned();
-                // It may have got its first blocks since.
-                opened.flatten().or_else(|| self.store.stripe(&space, number))
-            };
-            for hole in self.holes(&units, &space, wanted, stripe) {
-                let Some(source) = announced.source_of(extent) else {
-                    // What only comes along may be missing.
-                    if hole.start >= range.end() || hole.end <= range.address() {
-                        continue;
-                    }
-                    return Err(ReadError::Unavailable(format!(
-                        "the source of {} is no longer part of the Dataset",
-                        extent.object.key
-                    )));
-                };
-                let units = cut(hole, range.end())
-                    .map(|piece| {
-                        let fate = self.fate(&space, &piece, range);
-                        inflight::begin(&mut units, &space, piece, fate)
-                    })
-                    .collect();
-                fetches.push(self.fetch(announced, extent, &source, units, false));
-            }
-        }
-        let needed = inflight::overlapping(&units, &space, &(range.address()..range.end()));
-        drop(units);
-        for fetch in fetches {
-            tokio::spawn(fetch.run());
-        }
-        Ok(needed)
-    }
-
-    fn wanted(&self, space: &SpaceId, extent: &Extent, range: BlockRange) -> Range<u64> {
-        let end = extent.address + round_up_to_block(extent.bytes);
-        let (start, end) = (range.address().max(extent.address), range.end().min(end));
-        let is_shared = self.owned.read().unwrap_or_else(PoisonError::into_inner).is_some();
-        let reach = if is_shared { Reach::Stripe } else { Reach::Space };
-        let plan = self.followed.plan(space, extent, start, end, reach);
-        if !self.store.takes(plan.wanted.end - plan.wanted.start) {
-            // What is fetched beyond the read could not be kept.
-            return start..end;
-        }
-        self.followed.follow(space, extent, &plan);
-        plan.wanted
-    }
-
-    /// The parts of `wanted` that are neither stored nor on their way.
-    fn holes(
-        &self,
-        units: &inflight::Units,
-        space: &SpaceId,
-        wanted: Range<u64>,
-        stripe: impl Fn(u64) -> Option<Arc<Stripe>>,
-    ) -> Vec<Range<u64>> {
-        let mut taken: Vec<Range<u64>> = BlockRange::covering(wanted.start, wanted.end - wanted.start)
-            .filter_map(|piece| Some((piece, stripe(piece.stripe())?)))
-            .flat_map(|(piece, stripe)| stripe.present(piece))
-            .collect();
-        taken.extend(
-            inflight::overlapping(units, space, &wanted)
-                .iter()
-                .map(|unit| unit.range.clone()),
-        );
-        taken.sort_unstable_by_key(|range| range.start);
-        inflight::uncovered(wanted, taken)
-    }
-
-    /// Puts a read together from zeros, units that arrived and the store.
-    fn assemble(
-        &self,
-        space: &SpaceId,
-        range: BlockRange,
-        gathered: &Gathered,
-        into: &mut [u8],
-        mut checksums: Option<&mut [u32]>,
-    ) -> TryRead {
-        let whole = range.address()..range.end();
-        let mut outside = gathered.gaps.clone();
-        for gap in &gathered.gaps {
-            into[at(range, gap.start)..at(range, gap.end)].fill(0);
-        }
-        for (unit, buffer) in &gathered.arrived {
-            let part = unit.range.start.max(whole.start)..unit.range.end.min(whole.end);
-            let from = (part.start - unit.range.start) as usize..(part.end - unit.range.start) as usize;
-            into[at(range, part.start)..at(range, part.end)].copy_from_slice(&buffer[from]);
-            outside.push(part);
-        }
-        outside.sort_unstable_by_key(|part| part.start);
-        // All are looked at even when one is missing, so that the next round fetches everything that is.
-        let mut complete = true;
-        for part in inflight::uncovered(whole, outside.clone()) {
-            let Ok(piece) = BlockRange::new(part.start, part.end - part.start) else {
-                return TryRead::Miss;
-            };
-            let bytes = at(range, part.start)..at(range, part.end);
-            let sums = checksums
-                .as_deref_mut()
-                .map(|sums| &mut sums[bytes.start / BLOCK..bytes.end / BLOCK]);
-            complete &= self.look(space, piece, &mut into[bytes], sums, Waiting::Allowed) == Some(TryRead::Hit);
-        }
-        if !complete {
-            return TryRead::Miss;
-        }
-        if let Some(sums) = checksums {
-            for address in outside.into_iter().flat_map(|part| part.step_by(BLOCK)) {
-                let start = at(range, address);
-                sums[start / BLOCK] = block_checksum(space, address, &into[start..start + BLOCK]);
-            }
-        }
-        TryRead::Hit
-    }
-
-    pub(crate) fn note_drift(&self, revision: RevisionId, key: &str) {
-        let mut drifts = lock(&self.drifts);
-        if drifts
-            .iter()
-            .any(|drift| drift.revision == revision && drift.key == key)
-        {
-            return;
-        }
-        if drifts.len() >= DRIFTS_REPORTED_MAX {
-            drifts.pop_front();
-        }
-        let seen_at_unix_seconds = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |since| since.as_secs());
-        drifts.push_back(Drift {
-            revision,
-            key: key.to_owned(),
-            seen_at_unix_seconds,
-        });
-    }
-}
-
-/// Has kept what an earlier process stored.
-fn found(keeping: Arc<Keeping>) -> Found {
-    Box::new(move |space, stripe, cells| {
-        for blocks in cells {
-            keeping.stored(space, &Cell { stripe, blocks }, Admission::Kept);
-        }
-    })
-}
-
-const BLOCK: usize = BLOCK_BYTES as usize;
-
-/// Where an address of a range lies in its buffer.
-fn at(range: BlockRange, address: u64) -> usize {
-    (address - range.address()) as usize
-}
-
-/// A run of blocks in pieces that each lie within a page of the space. One ends at `needed_until`, so that a reader does not
-/// wait for what only comes along.
-fn cut(run: Range<u64>, needed_until: u64) -> impl Iterator<Item = Range<u64>> {
-    const { assert!(STRIPE_BYTES.is_multiple_of(UNIT_BYTES_MAX)) };
-    let mut at = run.start;
-    std::iter::from_fn(move || {
-        let border = (at / UNIT_BYTES_MAX + 1) * UNIT_BYTES_MAX;
-        let until = if (at + 1..border).contains(&needed_until) {
-            needed_until
-        } else {
-            border
-        };
-        let piece = at..run.end.min(until);
-        at = piece.end;
-        (!piece.is_empty()).then_some(piece)
-    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -12,8 +12,9 @@ use rand::Rng;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use crate::engine::{Inner, ReadError};
+use crate::error::ReadError;
 use crate::inflight::{Arrived, Fate, Unit};
+use crate::intake::Intake;
 use crate::limits::{ORIGIN_ATTEMPTS_MAX, ORIGIN_RETRY_PAUSE, ORIGIN_SILENCE_MAX};
 use crate::origin::{Origin, OriginError};
 use crate::report::Counters;
@@ -27,7 +28,7 @@ pub(crate) struct Source {
 
 /// Units of one extent, next to each other, that one request brings.
 pub(crate) struct Fetch {
-    pub(crate) engine: Arc<Inner>,
+    pub(crate) intake: Arc<Intake>,
     pub(crate) revision: RevisionId,
     pub(crate) space: SpaceId,
     pub(crate) extent: Extent,
@@ -46,7 +47,7 @@ impl Fetch {
             let before = self.units.len();
             // The semaphores are never closed. The source's first: who waits for a stuck source holds nothing of the others.
             let of_source = self.source.requests.clone().acquire_owned().await;
-            let of_node = self.engine.origin_requests.clone().acquire_owned().await;
+            let of_node = self.intake.requests.clone().acquire_owned().await;
             let outcome = self.request().await;
             drop((of_source, of_node));
             let Err(error) = outcome else { continue };
@@ -68,7 +69,7 @@ impl Fetch {
         };
         let start = first.range.start - self.extent.address;
         let end = (last.range.end - self.extent.address).min(self.extent.bytes);
-        Counters::add(&self.engine.counters.origin_requests, 1);
+        Counters::add(&self.intake.counters.origin_requests, 1);
         let silence = || {
             OriginError::Unreachable(format!(
                 "the origin sent nothing for {} s",
@@ -82,7 +83,7 @@ impl Fetch {
         let mut body = tokio::time::timeout(ORIGIN_SILENCE_MAX, read)
             .await
             .map_err(|_| silence())??;
-        let mut filling = Filling::new(&self.engine);
+        let mut filling = Filling::new(&self.intake);
         let mut storing = Storing::default();
         loop {
             let piece = tokio::time::timeout(ORIGIN_SILENCE_MAX, body.next())
@@ -90,7 +91,7 @@ impl Fetch {
                 .map_err(|_| silence())?;
             let Some(piece) = piece else { break };
             let piece = piece?;
-            Counters::add(&self.engine.counters.origin_bytes, piece.len() as u64);
+            Counters::add(&self.intake.counters.origin_bytes, piece.len() as u64);
             let mut piece = &piece[..];
             while !piece.is_empty() {
                 let Some(unit) = self.units.front().cloned() else {
@@ -102,7 +103,7 @@ impl Fetch {
                 let bytes = self.object_bytes(&unit);
                 filling.take(&mut piece, bytes);
                 if filling.filled == bytes {
-                    let buffer = std::mem::replace(&mut filling, Filling::new(&self.engine));
+                    let buffer = std::mem::replace(&mut filling, Filling::new(&self.intake));
                     self.units.pop_front();
                     storing.begin(self.storing(unit, buffer)).await;
                 }
@@ -126,13 +127,13 @@ impl Fetch {
     /// Stores a unit and ends it. Writing to a disk can wait for the disk; the runtime's threads must not.
     fn storing(&self, unit: Arc<Unit>, filling: Filling) -> JoinHandle<()> {
         let ending = EndUnit {
-            engine: self.engine.clone(),
+            intake: self.intake.clone(),
             space: self.space,
             unit,
             arrived: None,
         };
         tokio::task::spawn_blocking(move || {
-            let arrived = store(&ending.engine, &ending.space, &ending.unit, filling);
+            let arrived = store(&ending.intake, &ending.space, &ending.unit, filling);
             ending.end(arrived);
         })
     }
@@ -144,12 +145,12 @@ impl Fetch {
         } else {
             tracing::warn!(key, revision = %self.revision, %error, "fetch from the origin");
             if let OriginError::Drifted(_) = error {
-                self.engine.note_drift(self.revision, key);
+                self.intake.note_drift(self.revision, key);
             }
         }
         let error = ReadError::from(error.clone());
         for unit in std::mem::take(&mut self.units) {
-            self.engine
+            self.intake
                 .in_flight
                 .end(&self.space, &unit, Arrived::Failed(error.clone()));
         }
@@ -161,7 +162,7 @@ impl Drop for Fetch {
     fn drop(&mut self) {
         for unit in std::mem::take(&mut self.units) {
             let ended = ReadError::Unavailable("the fetch was given up".to_owned());
-            self.engine.in_flight.end(&self.space, &unit, Arrived::Failed(ended));
+            self.intake.in_flight.end(&self.space, &unit, Arrived::Failed(ended));
         }
     }
 }
@@ -193,7 +194,7 @@ impl Storing {
 
 /// Ends its unit even when what should have done so panics.
 struct EndUnit {
-    engine: Arc<Inner>,
+    intake: Arc<Intake>,
     space: SpaceId,
     unit: Arc<Unit>,
     arrived: Option<Arrived>,
@@ -209,7 +210,7 @@ impl Drop for EndUnit {
     fn drop(&mut self) {
         let given_up = || Arrived::Failed(ReadError::Unavailable("the fetch was given up".to_owned()));
         let arrived = self.arrived.take().unwrap_or_else(given_up);
-        self.engine.in_flight.end(&self.space, &self.unit, arrived);
+        self.intake.in_flight.end(&self.space, &self.unit, arrived);
     }
 }
 
@@ -220,9 +221,9 @@ struct Filling {
 }
 
 impl Filling {
-    fn new(engine: &Inner) -> Self {
+    fn new(intake: &Intake) -> Self {
         Self {
-            buffer: engine.buffers.take(),
+            buffer: intake.buffers.take(),
             filled: 0,
         }
     }
@@ -236,7 +237,7 @@ impl Filling {
     }
 }
 
-fn store(engine: &Inner, space: &SpaceId, unit: &Unit, mut filling: Filling) -> Arrived {
+fn store(intake: &Intake, space: &SpaceId, unit: &Unit, mut filling: Filling) -> Arrived {
     let bytes = (unit.range.end - unit.range.start) as usize;
     filling.buffer[filling.filled..bytes].fill(0);
     let content = &filling.buffer[..bytes];
@@ -248,9 +249,9 @@ fn store(engine: &Inner, space: &SpaceId, unit: &Unit, mut filling: Filling) -> 
     // A unit lies within a page, so within a stripe.
     let is_stored = unit.fate != Fate::GivenOn
         && BlockRange::new(unit.range.start, bytes as u64)
-            .is_ok_and(|range| engine.store(space, range, (content, &checksums), unit.fate));
+            .is_ok_and(|range| intake.tier.store_unit(space, range, (content, &checksums), unit.fate));
     if !is_stored {
-        Counters::add(&engine.counters.passed_bytes, bytes as u64);
+        Counters::add(&intake.counters.passed_bytes, bytes as u64);
     }
     Arrived::Here(Arc::new(filling.buffer))
 }

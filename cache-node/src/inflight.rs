@@ -11,7 +11,7 @@ use penstock_buffer::Buffer;
 use penstock_protocol::ids::SpaceId;
 use tokio::sync::watch;
 
-use crate::engine::ReadError;
+use crate::error::ReadError;
 
 /// How a unit ended.
 #[derive(Clone)]

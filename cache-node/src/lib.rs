@@ -4,10 +4,10 @@
 //!  bulk server / mounter in the same process
 //!        │ read(revision, range)
 //!        ▼
-//!  engine ── present? ──► store: stripes with a checksum per block
-//!    │ missing
-//!    ▼
-//!  plan (how much to fetch) ──► in flight (one fetch per block, many waiters) ──► origin
+//!  engine ── present? ──► tier: store (stripes, a checksum per block), keeping (what is worth it), evictor (makes room)
+//!    │ missing                                                               ▲
+//!    ▼                                                                       │
+//!  plan, walk (how much to fetch) ──► in flight (one fetch per block, many waiters) ──► fetch ──► origin
 //! ```
 //!
 //! The engine must not know Kubernetes, gRPC or sockets. A fault of the cache is never a read error: it is a miss, a
@@ -15,10 +15,11 @@
 
 pub mod builder;
 pub mod engine;
-mod evictor;
+mod error;
 mod fetch;
 mod follow;
 mod inflight;
+mod intake;
 mod keeping;
 pub mod limits;
 pub mod origin;
@@ -27,7 +28,10 @@ mod plan;
 pub mod report;
 pub mod server;
 mod store;
+mod tier;
 mod walk;
-mod walker;
 
-pub use engine::{Dataset, Engine, EngineConfig, OpenError, ReadError, TierConfig, TryRead};
+pub use engine::{Dataset, Engine, EngineConfig};
+pub use error::{OpenError, ReadError};
+pub use store::TierConfig;
+pub use tier::TryRead;

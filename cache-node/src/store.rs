@@ -13,13 +13,15 @@
 //!
 //! *Lock order*: `wanted`, the `opening` of a stripe, `open`, `usage`. Files are opened and written under the first two only.
 
+mod evicting;
 mod resident;
 mod side;
 mod stored;
 mod stripe;
+mod usage;
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
@@ -31,13 +33,24 @@ use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use penstock_protocol::ids::SpaceId;
 use penstock_protocol::side::BLOCKS;
 
-use crate::engine::TierConfig;
 use crate::limits::{AHEAD_PART, OPEN_STRIPES_MAX};
 use crate::report::TierReport;
 pub use stored::Stored;
 pub(crate) use stripe::{Look, Stripe, Waiting};
+use usage::Usage;
 
 type Key = (SpaceId, u64);
+
+/// One tier of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TierConfig {
+    /// Name in the CacheRuntime.
+    pub name: String,
+    /// Its folder; made if it is not there.
+    pub path: PathBuf,
+    /// Bytes that it may hold.
+    pub capacity_bytes: u64,
+}
 
 /// EMFILE: this process has too many open files.
 const TOO_MANY_FILES: i32 = rustix::io::Errno::MFILE.raw_os_error();
@@ -62,41 +75,6 @@ pub(crate) struct Store {
 
 /// Called with a space, a stripe, and its cells.
 pub(crate) type Found = Box<dyn Fn(&SpaceId, u64, &mut dyn Iterator<Item = Range<u32>>) + Send + Sync>;
-
-/// Who holds how much. The total is the sum of the stripes, whatever happens to their files.
-#[derive(Default)]
-struct Usage {
-    /// Bytes of every stripe that has files.
-    stripes: HashMap<Key, u64>,
-    total: u64,
-    /// What the files of stripes of an earlier process take, until the stripe is opened and its blocks are counted.
-    estimates: HashMap<Key, u64>,
-}
-
-impl Usage {
-    fn set(&mut self, key: Key, bytes: u64) {
-        let before = self.stripes.insert(key, bytes).unwrap_or(0);
-        self.total = self.total.saturating_sub(before) + bytes;
-    }
-
-    fn add(&mut self, key: Key, bytes: u64) {
-        let before = self.stripes.get(&key).copied().unwrap_or(0);
-        self.set(key, before + bytes);
-    }
-
-    fn remove(&mut self, key: Key) {
-        self.set(key, 0);
-        self.stripes.remove(&key);
-        self.estimates.remove(&key);
-    }
-
-    /// Of a stripe that was removed there is nothing to subtract.
-    fn subtract(&mut self, key: Key, bytes: u64) {
-        if let Some(before) = self.stripes.get(&key).copied() {
-            self.set(key, before.saturating_sub(bytes));
-        }
-    }
-}
 
 /// The place of a stripe that is open or about to be.
 #[derive(Default)]
@@ -251,91 +229,6 @@ impl Store {
         }
     }
 
-    /// The cell of a block, if it is there.
-    pub(crate) fn cell(&self, space: &SpaceId, number: u64, block: u32) -> Option<Range<u32>> {
-        let stripe = self.stripe(space, number)?;
-        Some(stripe.cell(block)).filter(|cell| !cell.is_empty())
-    }
-
-    /// Makes the cell of a block missing; returns its blocks, none if it was missing already, `None` when it cannot be told. What
-    /// it took up is given back to the disk by [`Store::punch`].
-    pub(crate) fn evict(&self, space: &SpaceId, number: u64, block: u32) -> Option<Range<u32>> {
-        let key = (*space, number);
-        let Some(stripe) = self.stripe(space, number) else {
-            let is_gone = !read(&self.usage).stripes.contains_key(&key);
-            return is_gone.then_some(block..block);
-        };
-        let cell = stripe.evict(block);
-        if !cell.is_empty() {
-            write(&self.usage).subtract(key, cell.len() as u64 * BLOCK_BYTES);
-            lock(&self.owing).entry(key).or_insert(stripe);
-        }
-        Some(cell)
-    }
-
-    /// Opens a stripe that an earlier process stored, so that its cells become known, and closes it if nobody else has it. Done
-    /// once, whether it can be opened or not.
-    pub(crate) fn look_at(&self, key: Key) {
-        let looked = self.stripe(&key.0, key.1).is_some();
-        if !looked {
-            write(&self.usage).estimates.remove(&key);
-            return;
-        }
-        self.punch();
-        let mut places = write(&self.open);
-        if places.get(&key).is_some_and(Open::is_idle) {
-            places.remove(&key);
-        }
-    }
-
-    /// Gives the disk what evicted cells took up, and removes stripes of which nothing is left. False when somebody still sends
-    /// some of it: then it is to be done again.
-    pub(crate) fn punch(&self) -> bool {
-        let owing = std::mem::take(&mut *lock(&self.owing));
-        let mut is_done = true;
-        for (key, stripe) in owing {
-            let is_punched = stripe.punch().unwrap_or_else(|error| {
-                // The blocks are missing all the same; the next who store there use the place.
-                tracing::warn!(space = %key.0, stripe = key.1, %error, "punch holes into a stripe");
-                true
-            });
-            if !is_punched {
-                is_done = false;
-                lock(&self.owing).entry(key).or_insert(stripe);
-            } else if stripe.present_blocks() == 0 && !self.remove_if_empty(key, stripe) {
-                // Somebody has it. Looked at again with the next round.
-                if let Known::Open(stripe) = self.known(&key.0, key.1) {
-                    lock(&self.owing).entry(key).or_insert(stripe);
-                }
-            }
-        }
-        is_done
-    }
-
-    /// Removes the files of a stripe that has no blocks; false when somebody else has it.
-    fn remove_if_empty(&self, key: Key, stripe: Arc<Stripe>) -> bool {
-        drop(stripe);
-        // Nobody opens or stores meanwhile.
-        let _wanted = write(&self.wanted);
-        let mut places = write(&self.open);
-        let is_empty = |open: &Arc<Open>| open.stripe.get().is_some_and(|stripe| stripe.present_blocks() == 0);
-        match places.get(&key) {
-            Some(open) if !is_empty(open) => return true,
-            Some(open) if !open.is_idle() => return false,
-            _ => {}
-        }
-        places.remove(&key);
-        drop(places);
-        let folder = self.folder.join(key.0.to_string());
-        for ending in ["data", "side"] {
-            if let Err(error) = remove_file(&folder.join(format!("{}.{ending}", key.1))) {
-                tracing::warn!(space = %key.0, stripe = key.1, %error, "remove a stripe of which nothing is left");
-            }
-        }
-        write(&self.usage).remove(key);
-        true
-    }
-
     /// Whether `bytes` more would be kept: otherwise nothing beyond what a reader needs is worth fetching.
     pub(crate) fn takes(&self, bytes: u64) -> bool {
         bytes <= self.capacity_bytes / AHEAD_PART && lock(&self.fault).is_none()
@@ -352,31 +245,6 @@ impl Store {
         let usage = read(&self.usage);
         let unknown = usage.estimates.keys().filter(|(space, _)| is_wanted(&wanted, space));
         unknown.copied().collect()
-    }
-
-    /// Removes every space that is not in `wanted` and takes no more of it; `None` keeps and takes all. Waits for what is
-    /// being stored.
-    pub(crate) fn keep_only(&self, wanted: Option<HashSet<SpaceId>>) {
-        if *read(&self.wanted) != wanted {
-            write(&self.wanted).clone_from(&wanted);
-        }
-        let Some(wanted) = wanted else { return };
-        let stored = self.spaces().into_iter().map(|(space, _)| space);
-        for space in stored.filter(|space| !wanted.contains(space)) {
-            write(&self.open).retain(|(of, _), _| *of != space);
-            match remove_space(&self.folder.join(space.to_string())) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::warn!(%space, %error, "remove a space that no revision uses; tried again with the next configuration");
-                    continue;
-                }
-                _ => {}
-            }
-            let mut usage = write(&self.usage);
-            let keys: Vec<Key> = usage.stripes.keys().filter(|(of, _)| *of == space).copied().collect();
-            keys.into_iter().for_each(|key| usage.remove(key));
-            drop(usage);
-            tracing::info!(%space, "removed a space that no revision uses");
-        }
     }
 
     pub(crate) fn spaces(&self) -> Vec<(SpaceId, u64)> {
@@ -460,24 +328,6 @@ fn is_wanted(wanted: &Option<HashSet<SpaceId>>, space: &SpaceId) -> bool {
     wanted.as_ref().is_none_or(|wanted| wanted.contains(space))
 }
 
-/// Removes the folder of a space. Files are cut before they are unlinked: a mounter that was handed them keeps them open, and
-/// what it does not use any more would take up the disk unseen.
-fn remove_space(folder: &Path) -> io::Result<()> {
-    for file in fs::read_dir(folder)? {
-        // What is no file, or is gone by now, is the next line's business.
-        let _ = remove_file(&file?.path());
-    }
-    fs::remove_dir_all(folder)
-}
-
-fn remove_file(path: &Path) -> io::Result<()> {
-    // What cannot be cut is removed all the same.
-    if let Ok(file) = OpenOptions::new().write(true).open(path) {
-        file.set_len(0)?;
-    }
-    fs::remove_file(path)
-}
-
 /// Closes the stripe that was used longest ago among those that nobody has; false when there is none.
 fn close_oldest(places: &mut HashMap<Key, Arc<Open>>) -> bool {
     let oldest = places
@@ -518,188 +368,4 @@ fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SPACE: SpaceId = SpaceId([1; 16]);
-    const BLOCK: usize = BLOCK_BYTES as usize;
-
-    fn store_in(folder: &Path, capacity_bytes: u64) -> Store {
-        let tier = TierConfig {
-            name: "ssd".into(),
-            path: folder.into(),
-            capacity_bytes,
-        };
-        Store::open(tier, Box::new(|_, _, _| {})).unwrap()
-    }
-
-    /// Stores the first `blocks` blocks of a stripe.
-    fn fill(store: &Store, space: SpaceId, stripe: u64, blocks: usize) -> Result<(), NotStored> {
-        let range = BlockRange::new(stripe << 26, (blocks * BLOCK) as u64).unwrap();
-        store.store(&space, range, &vec![7; blocks * BLOCK], &vec![7; blocks])
-    }
-
-    #[test]
-    fn a_stripe_that_somebody_has_is_not_opened_twice() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store_in(folder.path(), 1 << 40);
-        fill(&store, SPACE, 0, 1).unwrap();
-        let held = store.stripe(&SPACE, 0).unwrap();
-        for number in 1..=OPEN_STRIPES_MAX as u64 + 1 {
-            fill(&store, SPACE, number, 1).unwrap();
-        }
-        assert!(Arc::ptr_eq(&held, &store.stripe(&SPACE, 0).unwrap()));
-        assert!(read(&store.open).len() <= OPEN_STRIPES_MAX);
-    }
-
-    #[test]
-    fn a_removed_space_stays_removed_whatever_is_under_way() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store_in(folder.path(), 1 << 40);
-        for _ in 0..50 {
-            store.keep_only(None);
-            fill(&store, SPACE, 0, 1).unwrap();
-            let removing = std::sync::Barrier::new(3);
-            std::thread::scope(|scope| {
-                for number in 0..2 {
-                    let (store, removing) = (&store, &removing);
-                    scope.spawn(move || {
-                        removing.wait();
-                        // Until it is refused.
-                        (0..).find(|step| fill(store, SPACE, 2 * step + number, 1).is_err())
-                    });
-                }
-                removing.wait();
-                store.keep_only(Some(HashSet::new()));
-            });
-            assert_eq!(store.spaces(), []);
-            assert_eq!(fs::read_dir(&store.folder).unwrap().count(), 0, "the folder is back");
-        }
-    }
-
-    #[test]
-    fn a_space_whose_folder_is_gone_is_removed() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store_in(folder.path(), 1 << 40);
-        fill(&store, SPACE, 0, 4).unwrap();
-        let held = store.stripe(&SPACE, 0).unwrap();
-        fs::remove_dir_all(store.folder.join(SPACE.to_string())).unwrap();
-        store.keep_only(Some(HashSet::new()));
-        assert_eq!((store.spaces(), store.report().used_bytes), (vec![], 0));
-        store.evict(&SPACE, 0, 0);
-        drop(held);
-        assert!(store.punch());
-        assert_eq!(
-            (store.spaces(), store.report().used_bytes),
-            (vec![], 0),
-            "blocks of it were evicted"
-        );
-    }
-
-    #[test]
-    fn a_removed_space_takes_no_disk_even_if_somebody_has_its_files() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = store_in(folder.path(), 1 << 40);
-        fill(&store, SPACE, 0, 4).unwrap();
-        let handed_over = store.stripe(&SPACE, 0).unwrap().files().unwrap();
-        store.keep_only(Some(HashSet::new()));
-        assert_eq!(handed_over.map(|file| file.metadata().unwrap().blocks()), [0, 0]);
-    }
-
-    /// Stores cells of these blocks of a stripe.
-    fn fill_cells(store: &Store, cells: impl IntoIterator<Item = Range<u64>>) {
-        for cell in cells {
-            let blocks = (cell.end - cell.start) as usize;
-            let range = BlockRange::new(cell.start * BLOCK_BYTES, (blocks * BLOCK) as u64).unwrap();
-            store
-                .store(&SPACE, range, &vec![7; blocks * BLOCK], &vec![7; blocks])
-                .unwrap();
-        }
-    }
-
-    fn disk_bytes(store: &Store, file: &str) -> u64 {
-        fs::metadata(store.folder.join(SPACE.to_string()).join(file))
-            .unwrap()
-            .blocks()
-            * 512
-    }
-
-    #[test]
-    fn what_was_stored_as_one_is_evicted_as_one_also_after_a_restart() {
-        // On a disk, unlike /tmp of many machines.
-        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-        let store = store_in(folder.path(), 1 << 40);
-        fill_cells(&store, [0..3, 10..37, 3..10, 250..256, 256..300]);
-        let before = disk_bytes(&store, "0.data");
-        assert_eq!(store.evict(&SPACE, 0, 20), Some(10..37));
-        assert_eq!(store.evict(&SPACE, 0, 20), Some(20..20), "it is gone");
-        assert!(store.punch());
-        assert_eq!(disk_bytes(&store, "0.data"), before - 27 * BLOCK_BYTES);
-        drop(store);
-
-        let (found, cells) = std::sync::mpsc::channel();
-        let tier = TierConfig {
-            name: "ssd".into(),
-            path: folder.path().into(),
-            capacity_bytes: 1 << 40,
-        };
-        let tell: Found = Box::new(move |space, stripe, cells| {
-            cells.for_each(|cell| found.send((*space, stripe, cell)).unwrap());
-        });
-        let store = Store::open(tier, tell).unwrap();
-        assert_eq!(store.unknown_stripes(), [(SPACE, 0)]);
-        // As if the process had ended between an eviction and its hole.
-        let data = folder.path().join(format!("v1/{SPACE}/0.data"));
-        let data = OpenOptions::new().write(true).open(data).unwrap();
-        std::os::unix::fs::FileExt::write_all_at(&data, &[1; 40 * BLOCK], 400 * BLOCK_BYTES).unwrap();
-        store.stripe(&SPACE, 0).unwrap();
-        assert!(store.punch());
-        assert_eq!(disk_bytes(&store, "0.data"), before - 27 * BLOCK_BYTES);
-        assert_eq!(store.unknown_stripes(), []);
-        let cells: Vec<_> = cells.try_iter().collect();
-        assert_eq!(cells, [0..3, 3..10, 250..256, 256..300].map(|cell| (SPACE, 0, cell)));
-        assert_eq!(store.spaces(), [(SPACE, 60 * BLOCK_BYTES)]);
-    }
-
-    #[test]
-    fn the_place_of_a_cell_is_not_given_away_while_it_is_sent_and_not_after_it_was_stored_again() {
-        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-        let store = store_in(folder.path(), 1 << 40);
-        fill_cells(&store, Some(0..20));
-        let full = disk_bytes(&store, "0.data");
-        let range = BlockRange::new(0, 20 * BLOCK_BYTES).unwrap();
-        let sent = store.stripe(&SPACE, 0).unwrap().stored(range).unwrap();
-        assert_eq!(store.evict(&SPACE, 0, 5), Some(0..20));
-        assert!(!store.punch(), "somebody sends it");
-        assert!(
-            store.stripe(&SPACE, 0).unwrap().stored(range).is_none(),
-            "nobody else begins to"
-        );
-        assert_eq!(disk_bytes(&store, "0.data"), full);
-        fill_cells(&store, Some(5..10));
-        drop(sent);
-        assert!(store.punch());
-        assert_eq!(disk_bytes(&store, "0.data"), 5 * BLOCK_BYTES);
-        assert_eq!(store.spaces(), [(SPACE, 5 * BLOCK_BYTES)]);
-    }
-
-    #[test]
-    fn a_stripe_of_which_nothing_is_left_has_no_files_unless_somebody_reads_it() {
-        let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-        let store = store_in(folder.path(), 1 << 40);
-        fill_cells(&store, Some(0..20));
-        let files = || fs::read_dir(store.folder.join(SPACE.to_string())).unwrap().count();
-        let held = store.stripe(&SPACE, 0).unwrap();
-        store.evict(&SPACE, 0, 0);
-        assert!(store.punch());
-        assert_eq!(files(), 2);
-        drop(held);
-        fill_cells(&store, Some(0..20));
-        store.evict(&SPACE, 0, 0);
-        assert!(store.punch());
-        assert_eq!((files(), store.spaces()), (0, vec![]));
-        assert!(matches!(store.known(&SPACE, 0), Known::Absent));
-        fill_cells(&store, Some(3..4));
-        assert_eq!(store.spaces(), [(SPACE, BLOCK_BYTES)]);
-    }
-}
+mod tests;

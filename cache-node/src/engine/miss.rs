@@ -1,11 +1,22 @@
 //! A read that waits for an origin, in steps: nothing but what has arrived is held while it waits.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use penstock_protocol::geometry::BlockRange;
+use penstock_buffer::Buffer;
+use penstock_protocol::checksum::block_checksum;
+use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, round_up_to_block};
+use penstock_protocol::ids::SpaceId;
+use tokio::task::spawn_blocking;
 
-use super::{Announced, Gathered, Inner, ReadError, TryRead};
+use super::{Announced, Inner};
+use crate::error::ReadError;
+use crate::inflight::{self, Arrived, Unit};
 use crate::limits::DAMAGED_BLOCK_ATTEMPTS_MAX;
+use crate::store::Waiting;
+use crate::tier::TryRead;
+
+const BLOCK: usize = BLOCK_BYTES as usize;
 
 /// The read. [`Miss::arrive`] and [`Miss::try_read`] take turns until one says that it is over.
 pub struct Miss {
@@ -15,6 +26,15 @@ pub struct Miss {
     /// What has arrived once is kept: a disk may spoil one part while another is fetched anew.
     gathered: Gathered,
     attempts_left: u32,
+}
+
+/// The parts of a read that need not come from the store.
+#[derive(Default)]
+struct Gathered {
+    /// Addresses that belong to no object: zeros.
+    gaps: Vec<Range<u64>>,
+    /// Units that were waited for.
+    arrived: Vec<(Arc<Unit>, Arc<Buffer>)>,
 }
 
 impl Miss {
@@ -44,4 +64,85 @@ impl Miss {
         let space = self.announced.package.space();
         self.inner.assemble(&space, self.range, &self.gathered, into, checksums)
     }
+}
+
+impl Inner {
+    /// Starts what is missing of `range` and waits for it.
+    async fn gather(
+        self: &Arc<Self>,
+        announced: &Arc<Announced>,
+        range: BlockRange,
+        gathered: &mut Gathered,
+    ) -> Result<(), ReadError> {
+        let extents = self.extents(announced, range)?;
+        let covered = extents
+            .iter()
+            .map(|extent| extent.address..extent.address + round_up_to_block(extent.bytes));
+        gathered.gaps = inflight::uncovered(range.address()..range.end(), covered);
+        // Opening a stripe can wait for the disk; the runtime's threads must not.
+        let (inner, announced) = (self.clone(), announced.clone());
+        let started = spawn_blocking(move || inner.start(&announced, &extents, range)).await;
+        let units = started.unwrap_or_else(|_| Err(ReadError::Unavailable("starting the fetch failed".to_owned())));
+        for unit in units? {
+            match unit.arrived().await {
+                Arrived::Here(buffer) => gathered.arrived.push((unit, buffer)),
+                Arrived::Failed(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a read together from zeros, units that arrived and the store.
+    fn assemble(
+        &self,
+        space: &SpaceId,
+        range: BlockRange,
+        gathered: &Gathered,
+        into: &mut [u8],
+        mut checksums: Option<&mut [u32]>,
+    ) -> TryRead {
+        let whole = range.address()..range.end();
+        let mut outside = gathered.gaps.clone();
+        for gap in &gathered.gaps {
+            into[at(range, gap.start)..at(range, gap.end)].fill(0);
+        }
+        for (unit, buffer) in &gathered.arrived {
+            let part = unit.range.start.max(whole.start)..unit.range.end.min(whole.end);
+            let from = (part.start - unit.range.start) as usize..(part.end - unit.range.start) as usize;
+            into[at(range, part.start)..at(range, part.end)].copy_from_slice(&buffer[from]);
+            outside.push(part);
+        }
+        outside.sort_unstable_by_key(|part| part.start);
+        // All are looked at even when one is missing, so that the next round fetches everything that is.
+        let mut complete = true;
+        for part in inflight::uncovered(whole, outside.clone()) {
+            let Ok(piece) = BlockRange::new(part.start, part.end - part.start) else {
+                return TryRead::Miss;
+            };
+            let bytes = at(range, part.start)..at(range, part.end);
+            let sums = checksums
+                .as_deref_mut()
+                .map(|sums| &mut sums[bytes.start / BLOCK..bytes.end / BLOCK]);
+            complete &= self
+                .intake
+                .tier
+                .look(space, piece, &mut into[bytes], sums, Waiting::Allowed)
+                == Some(TryRead::Hit);
+        }
+        if !complete {
+            return TryRead::Miss;
+        }
+        if let Some(sums) = checksums {
+            for address in outside.into_iter().flat_map(|part| part.step_by(BLOCK)) {
+                let start = at(range, address);
+                sums[start / BLOCK] = block_checksum(space, address, &into[start..start + BLOCK]);
+            }
+        }
+        TryRead::Hit
+    }
+}
+
+/// Where an address of a range lies in its buffer.
+fn at(range: BlockRange, address: u64) -> usize {
+    (address - range.address()) as usize
 }

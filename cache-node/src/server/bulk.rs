@@ -24,13 +24,14 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::{ReadError, TryRead};
+use crate::error::ReadError;
 use crate::limits::{
     BUFFER_WAIT_MAX, CONNECTION_REQUESTS_MAX, PEER_SILENCE_MAX, REVISION_MISSES_MAX, SERVER_BUFFERS_MAX,
     UNREAD_BYTES_MIN,
 };
 use crate::server::node::Node;
 use crate::store::Stored;
+use crate::tier::TryRead;
 
 /// The server.
 pub struct BulkServer {

@@ -1,19 +1,23 @@
 //! Stored blocks that go to a socket unread: the kernel sends the pages that it has (sendfile(2)). Whoever receives them
 //! compares the checksums, which are those of the blocks as they came in.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
 use rustix::fs::sendfile;
 
-use super::stripe::Sender;
+use super::resident::is_resident;
+use super::stripe::Stripe;
 
 /// The blocks. They can be sent even when they are evicted meanwhile: their place in the file is kept until this is dropped.
 pub struct Stored {
-    pub(super) sender: Sender,
-    pub(super) range: BlockRange,
-    pub(super) checksums: Vec<u32>,
+    sender: Sender,
+    range: BlockRange,
+    checksums: Vec<u32>,
 }
 
 impl Stored {
@@ -30,5 +34,42 @@ impl Stored {
         let mut at = self.range.address() % STRIPE_BYTES + skip as u64;
         let left = self.range.bytes() as usize - skip;
         Ok(sendfile(socket, self.sender.file(), Some(&mut at), left)?)
+    }
+}
+
+impl Stripe {
+    /// Blocks that are present and in the kernel's memory, for whoever passes them on unread; `None` also when the kernel
+    /// cannot say so.
+    pub(crate) fn stored(self: &Arc<Self>, range: BlockRange) -> Option<Stored> {
+        // Counted before presence is looked at: see `Stripe::punch`.
+        let sender = Sender::of(self.clone());
+        let blocks = range.blocks_in_stripe();
+        let is_here = self.side.are_present(blocks.clone())
+            && is_resident(&self.data, range.address() % STRIPE_BYTES, range.bytes()).unwrap_or(false);
+        is_here.then(|| Stored {
+            sender,
+            range,
+            checksums: blocks.map(|block| self.side.checksum(block)).collect(),
+        })
+    }
+}
+
+/// One who sends blocks of a stripe unread.
+struct Sender(Arc<Stripe>);
+
+impl Sender {
+    fn of(stripe: Arc<Stripe>) -> Self {
+        stripe.senders.fetch_add(1, Ordering::SeqCst);
+        Self(stripe)
+    }
+
+    fn file(&self) -> &File {
+        &self.0.data
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.senders.fetch_sub(1, Ordering::SeqCst);
     }
 }

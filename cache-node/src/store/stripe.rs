@@ -17,7 +17,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use penstock_protocol::checksum::block_checksum;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
@@ -26,23 +26,21 @@ use penstock_protocol::side::BLOCKS;
 use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatfs};
 use rustix::io::{ReadWriteFlags, preadv2};
 
-use super::resident::is_resident;
 use super::side::Side;
-use super::stored::Stored;
 
 /// What statfs(2) says of tmpfs (linux/magic.h).
 const TMPFS_MAGIC: i64 = 0x0102_1994;
 
 pub(crate) struct Stripe {
     space: SpaceId,
-    data: File,
+    pub(super) data: File,
     /// Its file system is in memory: nothing has to be waited for, and it cannot say so (tmpfs has no RWF_NOWAIT).
     is_in_memory: bool,
-    side: Side,
+    pub(super) side: Side,
     /// Blocks that are missing and still take up the disk. Held by whoever writes or punches holes.
     owed: Mutex<Vec<Range<u32>>>,
     /// How many send blocks unread.
-    senders: AtomicUsize,
+    pub(super) senders: AtomicUsize,
 }
 
 /// Whether a look may wait for the disk.
@@ -138,21 +136,6 @@ impl Stripe {
         } else {
             Look::Damaged(damaged)
         }
-    }
-
-    /// Blocks that are present and in the kernel's memory, for whoever passes them on unread; `None` also when the kernel
-    /// cannot say so.
-    pub(crate) fn stored(self: &Arc<Self>, range: BlockRange) -> Option<Stored> {
-        // Counted before presence is looked at: see `Stripe::punch`.
-        let sender = Sender::of(self.clone());
-        let blocks = range.blocks_in_stripe();
-        let is_here = self.side.are_present(blocks.clone())
-            && is_resident(&self.data, range.address() % STRIPE_BYTES, range.bytes()).unwrap_or(false);
-        is_here.then(|| Stored {
-            sender,
-            range,
-            checksums: blocks.map(|block| self.side.checksum(block)).collect(),
-        })
     }
 
     /// The cell of a block; empty when it is not present.
@@ -269,26 +252,6 @@ impl Stripe {
 
     fn owed(&self) -> MutexGuard<'_, Vec<Range<u32>>> {
         self.owed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// One who sends blocks of a stripe unread.
-pub(crate) struct Sender(Arc<Stripe>);
-
-impl Sender {
-    fn of(stripe: Arc<Stripe>) -> Self {
-        stripe.senders.fetch_add(1, Ordering::SeqCst);
-        Self(stripe)
-    }
-
-    pub(super) fn file(&self) -> &File {
-        &self.0.data
-    }
-}
-
-impl Drop for Sender {
-    fn drop(&mut self) {
-        self.0.senders.fetch_sub(1, Ordering::SeqCst);
     }
 }
 

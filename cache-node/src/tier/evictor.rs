@@ -4,12 +4,12 @@
 use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use penstock_protocol::geometry::BLOCK_BYTES;
 
-use crate::engine::Inner;
+use super::Tier;
 use crate::keeping::{Admission, Cell};
 use crate::limits::{EVICTIONS_AT_ONCE, EVICTOR_INTERVAL, EVICTOR_PAUSE, FREE_BYTES_MAX, FREE_PART};
 use crate::report::Counters;
@@ -51,9 +51,10 @@ impl Evictor {
 
 impl Woken {
     /// Starts the thread.
-    pub(crate) fn start(self, engine: Weak<Inner>) -> io::Result<()> {
+    pub(crate) fn start(self, tier: Weak<Tier>) -> io::Result<()> {
         let work = move || {
-            let mut pause = EVICTOR_INTERVAL;
+            // What an earlier process stored is looked at first.
+            let mut pause = Duration::ZERO;
             loop {
                 let is_time = match self.0.recv_timeout(pause) {
                     Ok(()) => false,
@@ -61,10 +62,10 @@ impl Woken {
                     Err(RecvTimeoutError::Disconnected) => return,
                 };
                 if is_time {
-                    look_at_unknown(&engine);
+                    look_at_unknown(&tier);
                 }
-                let Some(engine) = engine.upgrade() else { return };
-                pause = if make_room(&engine) {
+                let Some(tier) = tier.upgrade() else { return };
+                pause = if make_room(&tier) {
                     EVICTOR_INTERVAL
                 } else {
                     EVICTOR_PAUSE
@@ -76,35 +77,35 @@ impl Woken {
     }
 }
 
-/// Looks once at each stripe that an earlier process stored. Whoever holds the engine for long keeps it from being closed.
-fn look_at_unknown(engine: &Weak<Inner>) {
-    let unknown = engine.upgrade().map(|engine| engine.store.unknown_stripes());
+/// Looks once at each stripe that an earlier process stored. Whoever holds the tier for long keeps it from being closed.
+fn look_at_unknown(tier: &Weak<Tier>) {
+    let unknown = tier.upgrade().map(|tier| tier.store.unknown_stripes());
     for key in unknown.into_iter().flatten() {
-        let Some(engine) = engine.upgrade() else { return };
-        engine.store.look_at(key);
-        make_room(&engine);
+        let Some(tier) = tier.upgrade() else { return };
+        tier.store.look_at(key);
+        make_room(&tier);
     }
 }
 
 /// False when some of the disk could not be given back yet.
-fn make_room(engine: &Inner) -> bool {
-    engine.keeping.resize(Instant::now());
-    let refused = engine.evictor.refused_bytes.swap(0, Ordering::Relaxed);
+fn make_room(tier: &Tier) -> bool {
+    tier.keeping.resize(Instant::now());
+    let refused = tier.evictor.refused_bytes.swap(0, Ordering::Relaxed);
     let mut is_punched = true;
-    while !evict_some(engine, refused) {
-        is_punched = engine.store.punch();
+    while !evict_some(tier, refused) {
+        is_punched = tier.store.punch();
     }
-    is_punched & engine.store.punch()
+    is_punched & tier.store.punch()
 }
 
 /// Whether there is room, also for a unit of so many bytes, or nothing that could go.
-fn evict_some(engine: &Inner, refused_bytes: u64) -> bool {
+fn evict_some(tier: &Tier, refused_bytes: u64) -> bool {
     for _ in 0..EVICTIONS_AT_ONCE {
-        let (capacity, used) = engine.store.capacity_and_used();
+        let (capacity, used) = tier.store.capacity_and_used();
         if used <= room(capacity).min(capacity.saturating_sub(refused_bytes)) {
             return true;
         }
-        let Some((space, stripe, first)) = engine.keeping.victim() else {
+        let Some((space, stripe, first)) = tier.keeping.victim() else {
             return true;
         };
         // Told before it is done: what is stored there next is another cell. Named by its first block, also when nothing of
@@ -113,12 +114,12 @@ fn evict_some(engine: &Inner, refused_bytes: u64) -> bool {
             stripe,
             blocks: first..first,
         };
-        engine.keeping.removed(&space, &named);
-        match engine.store.evict(&space, stripe, first) {
-            Some(blocks) => Counters::add(&engine.counters.evicted_bytes, blocks.len() as u64 * BLOCK_BYTES),
+        tier.keeping.removed(&space, &named);
+        match tier.store.evict(&space, stripe, first) {
+            Some(blocks) => Counters::add(&tier.counters.evicted_bytes, blocks.len() as u64 * BLOCK_BYTES),
             // The stripe cannot be opened now; the cell is stored all the same.
             None => {
-                engine.keeping.stored(&space, &named, Admission::Kept);
+                tier.keeping.stored(&space, &named, Admission::Kept);
                 return true;
             }
         }

@@ -11,7 +11,7 @@ use penstock_revision::Extent;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::spawn_blocking;
 
-use crate::engine::{Announced, Inner};
+use super::{Announced, Inner};
 use crate::inflight::Arrived;
 use crate::limits::WHOLE_OBJECT_BYTES_MAX;
 use crate::walk::{Kind, Next};
@@ -72,7 +72,7 @@ async fn bring(walking: &Walking, announced: &Arc<Announced>, addresses: Range<u
         let Some(engine) = walking.engine.upgrade() else {
             return false;
         };
-        if has_failed.load(Ordering::Relaxed) || !engine.has_room_ahead(&space, extent.bytes) {
+        if has_failed.load(Ordering::Relaxed) || !engine.intake.tier.has_room_ahead(&space, extent.bytes) {
             return false;
         }
         if begin(&engine, announced, &extent, (permit, has_failed.clone())).await {

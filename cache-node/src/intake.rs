@@ -1,0 +1,67 @@
+//! What fetches work on: where units arrive, and what is counted and remembered of it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use penstock_buffer::BufferPool;
+use penstock_protocol::ids::RevisionId;
+use tokio::sync::Semaphore;
+
+use crate::inflight::InFlight;
+use crate::limits::{DRIFTS_REPORTED_MAX, ORIGIN_BUFFERS_KEPT, ORIGIN_REQUESTS_MAX, UNIT_BYTES_MAX};
+use crate::report::{Counters, Drift};
+use crate::tier::Tier;
+
+pub(crate) struct Intake {
+    pub(crate) tier: Arc<Tier>,
+    pub(crate) in_flight: InFlight,
+    pub(crate) counters: Arc<Counters>,
+    /// How many more requests may be sent to all origins.
+    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) buffers: BufferPool,
+    drifts: Mutex<VecDeque<Drift>>,
+}
+
+impl Intake {
+    pub(crate) fn new(tier: Arc<Tier>, counters: Arc<Counters>) -> Self {
+        Self {
+            tier,
+            in_flight: InFlight::default(),
+            counters,
+            requests: Arc::new(Semaphore::new(ORIGIN_REQUESTS_MAX)),
+            buffers: BufferPool::new(UNIT_BYTES_MAX as usize, ORIGIN_BUFFERS_KEPT),
+            drifts: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn note_drift(&self, revision: RevisionId, key: &str) {
+        let mut drifts = self.lock();
+        if drifts
+            .iter()
+            .any(|drift| drift.revision == revision && drift.key == key)
+        {
+            return;
+        }
+        if drifts.len() >= DRIFTS_REPORTED_MAX {
+            drifts.pop_front();
+        }
+        let seen_at_unix_seconds = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        drifts.push_back(Drift {
+            revision,
+            key: key.to_owned(),
+            seen_at_unix_seconds,
+        });
+    }
+
+    /// The objects that drifted, the newest last.
+    pub(crate) fn drifts(&self) -> Vec<Drift> {
+        self.lock().iter().cloned().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Drift>> {
+        self.drifts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
