@@ -112,13 +112,13 @@ impl Tier {
 
     /// What becomes of a missing run when it has arrived for this read.
     pub(crate) fn fate(&self, space: &SpaceId, piece: &Range<u64>, range: BlockRange) -> Fate {
-        let ends = piece.start >= range.end() || piece.end <= range.address();
+        let is_needed = piece.start < range.end() && piece.end > range.address();
         let cell = BlockRange::new(piece.start, piece.end - piece.start).map(|piece| Cell {
             stripe: piece.stripe(),
             blocks: piece.blocks_in_stripe(),
         });
         match cell {
-            Ok(cell) if !ends => match self.keeping.missed(space, &cell) {
+            Ok(cell) if is_needed => match self.keeping.missed(space, &cell) {
                 Admission::Kept => Fate::Kept,
                 Admission::Passes if piece.start >= range.address() && piece.end <= range.end() => Fate::GivenOn,
                 Admission::Passes => Fate::Passes,

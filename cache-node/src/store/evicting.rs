@@ -84,7 +84,9 @@ impl Store {
         match places.get(&key) {
             Some(open) if !is_empty(open) => return true,
             Some(open) if !open.is_idle() => return false,
-            _ => {}
+            Some(_) => {}
+            // It went with its space.
+            None => return true,
         }
         places.remove(&key);
         drop(places);
