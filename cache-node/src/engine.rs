@@ -254,7 +254,7 @@ impl Engine {
     pub fn report(&self) -> Report {
         Report {
             spaces: self.0.intake.tier.store.spaces(),
-            tiers: vec![self.0.intake.tier.store.report()],
+            tiers: vec![self.0.intake.tier.report()],
             drifts: self.0.intake.drifts(),
         }
     }

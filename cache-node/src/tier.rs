@@ -12,7 +12,7 @@ use penstock_protocol::ids::SpaceId;
 
 use crate::inflight::Fate;
 use crate::keeping::{Admission, Cell, Keeping};
-use crate::report::Counters;
+use crate::report::{Counters, TierReport};
 use crate::store::{Found, Known, Look, Store, TierConfig, Waiting};
 use evictor::Evictor;
 
@@ -59,6 +59,21 @@ impl Tier {
             self.keeping.keep_only(wanted);
         }
         self.store.keep_only(wanted);
+    }
+
+    /// The state at this moment.
+    pub(crate) fn report(&self) -> TierReport {
+        let report = self.store.report();
+        let dead = (!self.evictor.is_alive()).then(|| {
+            format!(
+                "tier {} does not evict any more, which is a fault of Penstock: restart the cache node, and report what it logged",
+                report.name
+            )
+        });
+        TierReport {
+            fault: report.fault.or(dead),
+            ..report
+        }
     }
 
     /// `None` when the disk would have to be asked.

@@ -104,7 +104,8 @@ impl Walks {
 
     /// A cell that was stored was read. True when somebody should begin to bring others.
     pub(crate) fn hit(&self, space: &SpaceId, address: u64, now: Instant) -> bool {
-        let mut walks = self.lock();
+        // On the way of every hit: one that is not noted costs little.
+        let Ok(mut walks) = self.0.try_lock() else { return false };
         let Some(walk) = walks.get_mut(space) else { return false };
         walk.hit(address, now);
         walk.begins(now)

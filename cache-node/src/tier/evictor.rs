@@ -1,9 +1,9 @@
 //! Keeps some of a tier free, on a thread of its own, so that what arrives need not wait for what goes; and looks at what an
 //! earlier process stored, so that it can go too.
 
-use std::sync::Weak;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
@@ -19,10 +19,15 @@ pub(crate) struct Evictor {
     wake: SyncSender<()>,
     /// The largest unit that found no room since it was last looked.
     refused_bytes: AtomicU64,
+    /// Of the thread.
+    life: Weak<()>,
 }
 
 /// Wakes the thread, which has to be started.
-pub(crate) struct Woken(Receiver<()>);
+pub(crate) struct Woken {
+    woken: Receiver<()>,
+    life: Arc<()>,
+}
 
 /// Bytes of a tier of this capacity that may be used before cells are evicted.
 pub(crate) fn room(capacity: u64) -> u64 {
@@ -32,8 +37,18 @@ pub(crate) fn room(capacity: u64) -> u64 {
 impl Evictor {
     pub(crate) fn new() -> (Self, Woken) {
         let (wake, woken) = sync_channel(1);
-        let refused_bytes = AtomicU64::new(0);
-        (Self { wake, refused_bytes }, Woken(woken))
+        let life = Arc::new(());
+        let evictor = Self {
+            wake,
+            refused_bytes: AtomicU64::new(0),
+            life: Arc::downgrade(&life),
+        };
+        (evictor, Woken { woken, life })
+    }
+
+    /// Whether the thread has not panicked.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.life.strong_count() > 0
     }
 
     /// A unit found no room.
@@ -53,10 +68,11 @@ impl Woken {
     /// Starts the thread.
     pub(crate) fn start(self, tier: Weak<Tier>) -> io::Result<()> {
         let work = move || {
+            let Self { woken, life: _life } = self;
             // What an earlier process stored is looked at first.
             let mut pause = Duration::ZERO;
             loop {
-                let is_time = match self.0.recv_timeout(pause) {
+                let is_time = match woken.recv_timeout(pause) {
                     Ok(()) => false,
                     Err(RecvTimeoutError::Timeout) => true,
                     Err(RecvTimeoutError::Disconnected) => return,

@@ -5,10 +5,12 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use penstock_cache_node::{Engine, EngineConfig, TierConfig, TryRead};
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
+use penstock_protocol::side;
 use rustix::fs::{Advice, fadvise};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -220,4 +222,35 @@ async fn what_the_kernel_no_longer_has_in_memory_is_not_waited_for_unless_asked_
     scene.read_with(&restarted, "a").await.unwrap();
     assert_eq!(now(&restarted), Some(TryRead::Hit));
     assert_eq!(scene.origin.asked().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tebibyte_of_stripes_is_adopted_within_two_seconds_and_read_meanwhile() {
+    const STRIPES: u64 = 1 << 14;
+    let (origin, folder) = (
+        Generated::one(STRIPES * STRIPE_BYTES),
+        tempfile::tempdir_in("/var/tmp").unwrap(),
+    );
+    let package = origin.package().await;
+    let space = folder.path().join(format!("v1/{}", package.space()));
+    fs::create_dir_all(&space).unwrap();
+    for stripe in 0..STRIPES {
+        // Sparse, and one block of each is said to be there.
+        let data = fs::File::create(space.join(format!("{stripe}.data"))).unwrap();
+        data.set_len(STRIPE_BYTES).unwrap();
+        let side = fs::File::create(space.join(format!("{stripe}.side"))).unwrap();
+        side.set_len(side::FILE_BYTES).unwrap();
+        side.write_all_at(&side::header(&package.space(), stripe), 0).unwrap();
+        side.write_all_at(&[1], side::PRESENCE_AT).unwrap();
+    }
+    let begun = Instant::now();
+    let engine = origin.engine(&package, folder.path(), 1 << 40);
+    let last = BlockRange::new((STRIPES - 1) * STRIPE_BYTES + MIB, MIB).unwrap();
+    let got = read(&engine, &package, last).await.unwrap();
+    let took = begun.elapsed();
+    assert!(got == bytes(last.address()..last.end()));
+    assert!(took.as_secs() < 2, "{took:?}");
+    // Its one block is no more than said to be there.
+    let lie = BlockRange::new(0, 4096).unwrap();
+    assert!(read(&engine, &package, lie).await.unwrap() == bytes(0..4096));
 }
