@@ -68,14 +68,12 @@ impl Side {
             return block..block;
         }
         let page = block / BLOCKS_OF_PAGE * BLOCKS_OF_PAGE..(block / BLOCKS_OF_PAGE + 1) * BLOCKS_OF_PAGE;
-        let (mut first, mut end) = (block, block + 1);
-        while first > page.start && !self.begins.has(first) && self.is_present(first - 1) {
-            first -= 1;
-        }
-        while end < page.end && !self.begins.has(end) && self.is_present(end) {
-            end += 1;
-        }
-        first..end
+        let (begins, absent) = (|at| self.begins.word(at), |at| !self.presence.word(at));
+        let first = last_bit(begins, page.start..block + 1).max(last_bit(absent, page.start..block).map(|gap| gap + 1));
+        let behind = block + 1..page.end;
+        let ends = [first_bit(begins, behind.clone()), first_bit(absent, behind)];
+        let end = ends.into_iter().flatten().min();
+        first.unwrap_or(page.start)..end.unwrap_or(page.end)
     }
 
     /// The cells that have a block of a run, in order.
@@ -160,6 +158,10 @@ impl Bits {
         self.0[block as usize / 64].load(Ordering::SeqCst) & (1 << (block % 64)) != 0
     }
 
+    fn word(&self, at: usize) -> u64 {
+        self.0[at].load(Ordering::SeqCst)
+    }
+
     /// Whether it was not set before.
     fn set(&self, block: u32) -> bool {
         self.0[block as usize / 64].fetch_or(1 << (block % 64), Ordering::SeqCst) & (1 << (block % 64)) == 0
@@ -175,5 +177,62 @@ impl Bits {
             .iter()
             .map(|word| u64::from(word.load(Ordering::Relaxed).count_ones()))
             .sum()
+    }
+}
+
+/// The last of the bits of a run that is set.
+fn last_bit(word: impl Fn(usize) -> u64, run: Range<u32>) -> Option<u32> {
+    words(run)
+        .rev()
+        .find_map(|(at, mask)| (word(at) & mask).checked_ilog2().map(|bit| at as u32 * 64 + bit))
+}
+
+/// The first of the bits of a run that is set.
+fn first_bit(word: impl Fn(usize) -> u64, run: Range<u32>) -> Option<u32> {
+    words(run).find_map(|(at, mask)| {
+        let bits = word(at) & mask;
+        (bits != 0).then(|| at as u32 * 64 + bits.trailing_zeros())
+    })
+}
+
+/// The words that have the bits of a run, with a mask of these.
+fn words(run: Range<u32>) -> impl DoubleEndedIterator<Item = (usize, u64)> {
+    (run.start / 64..run.end.div_ceil(64)).filter_map(move |at| {
+        let within = run.start.max(at * 64)..run.end.min(at * 64 + 64);
+        let count = within.end.checked_sub(within.start).filter(|count| *count > 0)?;
+        Some((at as usize, u64::MAX >> (64 - count) << (within.start % 64)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::rngs::StdRng;
+    use rand::{Rng, SeedableRng};
+
+    use super::*;
+
+    #[test]
+    fn a_cell_ends_where_another_begins_or_nothing_is_there() {
+        let mut random = StdRng::seed_from_u64(7);
+        for density in [0.01, 0.5, 0.99] {
+            let side = Side::open(tempfile::tempfile().unwrap(), SpaceId([1; 16]), 0).unwrap();
+            let blocks = 4 * BLOCKS_OF_PAGE;
+            for block in 0..blocks {
+                if random.random_bool(0.95) {
+                    side.presence.set(block);
+                }
+                if random.random_bool(1.0 - density) {
+                    side.begins.set(block);
+                }
+            }
+            let ends_before = |block: u32| {
+                block.is_multiple_of(BLOCKS_OF_PAGE) || side.begins.has(block) || !side.is_present(block - 1)
+            };
+            for block in (0..blocks).filter(|block| side.is_present(*block)) {
+                let first = (0..=block).rev().find(|at| ends_before(*at)).unwrap();
+                let end = (block + 1..=blocks).find(|at| *at == blocks || ends_before(*at) || !side.is_present(*at));
+                assert_eq!(side.cell(block), first..end.unwrap());
+            }
+        }
     }
 }
