@@ -50,7 +50,10 @@ impl Cached<'_> {
                 name: "bench".into(),
                 sources: vec![self.source.clone()],
                 revisions: vec![self.package.id().as_bytes().to_vec()],
+                rules: Vec::new(),
+                quota: None,
             }],
+            tiers: Vec::new(),
         }))?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         runtime.spawn(BulkServer::new(node).serve(listener));

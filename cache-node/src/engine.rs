@@ -6,10 +6,13 @@
 
 mod miss;
 mod start;
+mod terms;
 mod walker;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fs::File;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
@@ -23,19 +26,21 @@ use crate::error::{OpenError, ReadError};
 use crate::fetch::Source;
 use crate::follow::FollowedReads;
 use crate::intake::Intake;
-use crate::limits::{SOURCE_REQUESTS_MAX, WALK_FETCHES_MAX};
+use crate::limits::{SOURCE_REQUESTS_MAX, TIERS_MAX, WALK_FETCHES_MAX};
 use crate::origin::Origin;
-use crate::report::{Counters, Report};
-use crate::store::{Known, Stored, TierConfig, Waiting};
-use crate::tier::{Tier, TryRead};
+use crate::report::{Counters, Report, Traffic};
+use crate::rules::{Refusal, Rules};
+use crate::store::{Stored, TierConfig, Waiting};
+use crate::tiers::{ReadCell, Tiers, TryRead};
 use crate::walk::Walks;
 pub use miss::Miss;
+use terms::KnownClasses;
 
 /// What an engine begins with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineConfig {
-    /// Where it stores.
-    pub tier: TierConfig,
+    /// Where it stores, the fastest first; at least one.
+    pub tiers: Vec<TierConfig>,
 }
 
 /// A Dataset as far as reads go.
@@ -43,10 +48,14 @@ pub struct EngineConfig {
 pub struct Dataset {
     /// UID of the object.
     pub uid: String,
+    /// For people: namespace and name.
+    pub name: String,
     /// Its sources.
     pub origins: Vec<Arc<dyn Origin>>,
-    /// The revisions that may be read.
+    /// The revisions that may be read, the newest first.
     pub revisions: Vec<Package>,
+    /// How it is cached.
+    pub rules: Rules,
 }
 
 /// The engine; clones share everything.
@@ -63,6 +72,12 @@ struct Inner {
     runtime: Handle,
     /// Which stripes are this node's; all if it is not said.
     owned: RwLock<Option<Owns>>,
+    /// How many nodes hold as much as this one.
+    nodes: AtomicU64,
+    classes: Mutex<KnownClasses>,
+    refusals: Mutex<Vec<Refusal>>,
+    /// By the UID of the Dataset.
+    traffic: Mutex<BTreeMap<String, Arc<Traffic>>>,
     walks: Walks,
     /// How many more objects may be on their way ahead of readers.
     ahead: Arc<Semaphore>,
@@ -76,6 +91,7 @@ struct Announced {
     package: Package,
     /// By the number of the source in the package; `None` when the Dataset no longer has it.
     sources: Vec<Option<Source>>,
+    traffic: Arc<Traffic>,
 }
 
 impl Announced {
@@ -86,41 +102,46 @@ impl Announced {
 }
 
 impl Engine {
-    /// Adopts what the folder of the tier holds. Has to be called in a tokio runtime.
+    /// Adopts what the folders of the tiers hold. Has to be called in a tokio runtime.
     ///
     /// # Errors
-    /// When the folder cannot be used.
+    /// When a folder cannot be used, or the tiers make no sense.
     pub fn open(config: EngineConfig) -> Result<Self, OpenError> {
-        let path = config.tier.path.clone();
+        let EngineConfig { tiers } = config;
+        check(&tiers)?;
         let counters = Arc::new(Counters::default());
-        let tier = Tier::open(config.tier, counters.clone()).map_err(|source| OpenError { path, source })?;
+        let tiers =
+            Tiers::open(tiers, counters.clone()).map_err(|(path, source)| OpenError::Folder { path, source })?;
         Ok(Self(Arc::new(Inner {
-            intake: Arc::new(Intake::new(tier, counters)),
+            intake: Arc::new(Intake::new(tiers, counters)),
             requests: Mutex::default(),
             revisions: RwLock::default(),
             followed: FollowedReads::default(),
             runtime: Handle::current(),
             owned: RwLock::default(),
+            nodes: AtomicU64::new(1),
+            classes: Mutex::default(),
+            refusals: Mutex::default(),
+            traffic: Mutex::default(),
             walks: Walks::default(),
             ahead: Arc::new(Semaphore::new(WALK_FETCHES_MAX)),
         })))
     }
 
-    /// Replaces what may be read. Removes the spaces of other revisions unless `keep_other_spaces`, which is right while a
-    /// package that was announced has not been found yet.
+    /// Replaces what may be read, and how it is cached. Removes the spaces of other revisions unless `keep_other_spaces`, which
+    /// is right while a package that was announced has not been found yet. May take a while: large packages are read through.
     pub fn set_datasets(&self, datasets: &[Dataset], keep_other_spaces: bool) {
         let mut revisions = HashMap::new();
         let mut spaces = HashSet::new();
         let mut requests = HashMap::new();
-        for Dataset {
-            uid: _,
-            origins,
-            revisions: packages,
-        } in datasets
-        {
-            for package in packages {
+        let mut traffic = BTreeMap::new();
+        for dataset in datasets {
+            let of_it = self.0.traffic_of(dataset);
+            traffic.insert(dataset.uid.clone(), of_it.clone());
+            for package in &dataset.revisions {
                 let mut named = |identity: &String| {
-                    let origin = origins.iter().find(|origin| origin.identity() == *identity)?.clone();
+                    let is_it = |origin: &&Arc<dyn Origin>| origin.identity() == *identity;
+                    let origin = dataset.origins.iter().find(is_it)?.clone();
                     let requests = requests
                         .entry(identity.clone())
                         .or_insert_with(|| self.0.requests_of(identity));
@@ -129,21 +150,38 @@ impl Engine {
                 };
                 let sources = package.sources().iter().map(&mut named).collect();
                 spaces.insert(package.space());
-                let id = package.id();
-                let package = package.clone();
-                revisions.insert(id, Arc::new(Announced { id, package, sources }));
+                let announced = Announced {
+                    id: package.id(),
+                    package: package.clone(),
+                    sources,
+                    traffic: of_it.clone(),
+                };
+                revisions.insert(package.id(), Arc::new(announced));
             }
         }
         *lock(&self.0.requests) = requests;
+        *lock(&self.0.traffic) = traffic;
         *self.0.revisions.write().unwrap_or_else(PoisonError::into_inner) = revisions;
         if !keep_other_spaces {
             self.0.walks.keep_only(&spaces);
         }
-        self.0.intake.tier.keep_only((!keep_other_spaces).then_some(spaces));
+        let tiers = &self.0.intake.tiers;
+        tiers.keep_only((!keep_other_spaces).then_some(&spaces));
+        let nodes = self.0.nodes.load(Ordering::Relaxed);
+        let refusals = terms::set(&mut lock(&self.0.classes), tiers, datasets, nodes);
+        *lock(&self.0.refusals) = refusals;
     }
 
-    /// Says which stripes belong to other nodes, so that nothing is fetched ahead for them here; `None`: none does.
-    pub fn set_owned(&self, owned: Option<Owns>) {
+    /// Gives tiers another capacity in bytes, by their names. What was promised to Datasets is looked at with the next
+    /// [`Engine::set_datasets`].
+    pub fn set_capacities(&self, capacities: &[(String, u64)]) {
+        self.0.intake.tiers.set_capacities(capacities);
+    }
+
+    /// Says which stripes belong to other nodes, so that nothing is fetched ahead for them here; `None`: none does. `nodes` share
+    /// what Datasets may hold.
+    pub fn set_owned(&self, owned: Option<Owns>, nodes: u64) {
+        self.0.nodes.store(nodes.max(1), Ordering::Relaxed);
         *self.0.owned.write().unwrap_or_else(PoisonError::into_inner) = owned;
     }
 
@@ -185,28 +223,18 @@ impl Engine {
     /// compared with their checksums here.
     pub fn stored(&self, revision: &RevisionId, range: BlockRange) -> Option<Stored> {
         let announced = self.0.announced(revision)?;
-        let Known::Open(stripe) = self
-            .0
-            .intake
-            .tier
-            .store
-            .known(&announced.package.space(), range.stripe())
-        else {
-            return None;
-        };
-        let stored = stripe.stored(range)?;
+        let stored = self.0.intake.tiers.stored(&announced.package.space(), range)?;
         self.0.note_hit(&announced, range);
         Some(stored)
     }
 
-    /// Data and side file of a stripe, read-only, for who reads them beside this engine; `None` when the revision is not known
-    /// or nothing of the stripe is stored. May wait for the disk.
-    pub fn stripe_files(&self, revision: &RevisionId, stripe: u64) -> Option<[File; 2]> {
-        let space = self.0.announced(revision)?.package.space();
-        let files = self.0.intake.tier.store.stripe(&space, stripe)?.files();
-        let opened =
-            files.inspect_err(|error| tracing::warn!(%space, stripe, %error, "open the files of a stripe anew"));
-        opened.ok()
+    /// Data and side file of a stripe of each tier that has some of it, read-only, for who reads them beside this engine. May
+    /// wait for the disk.
+    pub fn stripe_files(&self, revision: &RevisionId, stripe: u64) -> Vec<[File; 2]> {
+        let announced = self.0.announced(revision);
+        announced.map_or_else(Vec::new, |announced| {
+            self.0.intake.tiers.files(&announced.package.space(), stripe)
+        })
     }
 
     /// Takes note of blocks that were read from such files.
@@ -247,16 +275,38 @@ impl Engine {
         let announced = self.0.announced(revision);
         let announced = announced.ok_or(ReadError::UnknownRevision(*revision))?;
         Counters::add(&self.0.intake.counters.miss_bytes, range.bytes());
+        Counters::add(&announced.traffic.miss_bytes, range.bytes());
         Ok(Miss::new(self.0.clone(), announced, range))
     }
 
     /// The state at this moment.
     pub fn report(&self) -> Report {
         Report {
-            spaces: self.0.intake.tier.store.spaces(),
-            tiers: vec![self.0.intake.tier.report()],
+            spaces: self.0.intake.tiers.spaces(),
+            tiers: self.0.intake.tiers.report(),
             drifts: self.0.intake.drifts(),
+            refusals: lock(&self.0.refusals).clone(),
         }
+    }
+
+    /// What was read of each Dataset.
+    pub fn traffic(&self) -> Vec<Arc<Traffic>> {
+        lock(&self.0.traffic).values().cloned().collect()
+    }
+
+    /// Bytes that are stored of each Dataset, by its name.
+    pub fn held(&self) -> BTreeMap<String, u64> {
+        let revisions = self.0.revisions.read().unwrap_or_else(PoisonError::into_inner);
+        let of_space = |announced: &Arc<Announced>| (announced.package.space(), announced.traffic.dataset.clone());
+        let datasets: HashMap<SpaceId, String> = revisions.values().map(of_space).collect();
+        drop(revisions);
+        let mut held: BTreeMap<String, u64> = datasets.values().map(|dataset| (dataset.clone(), 0)).collect();
+        for (space, bytes) in self.0.intake.tiers.spaces() {
+            if let Some(held) = datasets.get(&space).and_then(|dataset| held.get_mut(dataset)) {
+                *held += bytes;
+            }
+        }
+        held
     }
 
     /// The counters.
@@ -274,6 +324,12 @@ impl Inner {
             .cloned()
     }
 
+    /// Goes on counting when the configuration is replaced.
+    fn traffic_of(&self, dataset: &Dataset) -> Arc<Traffic> {
+        let known = lock(&self.traffic).get(&dataset.uid).cloned();
+        known.unwrap_or_else(|| Arc::new(Traffic::of(dataset.name.clone())))
+    }
+
     /// The requests that a source may be sent; those under way count when the configuration is replaced.
     fn requests_of(&self, identity: &str) -> Arc<Semaphore> {
         let known = lock(&self.requests).get(identity).cloned();
@@ -289,7 +345,7 @@ impl Inner {
         waiting: Waiting,
     ) -> Option<TryRead> {
         let space = announced.package.space();
-        let look = self.intake.tier.look(&space, range, into, checksums, waiting);
+        let look = self.intake.tiers.look(&space, range, into, checksums, waiting);
         if look == Some(TryRead::Hit) {
             self.note_hit(announced, range);
         }
@@ -298,7 +354,9 @@ impl Inner {
 
     fn note_hit(self: &Arc<Self>, announced: &Arc<Announced>, range: BlockRange) {
         Counters::add(&self.intake.counters.hit_bytes, range.bytes());
-        self.note_cells(announced, range);
+        self.note_cells(announced, range, |cell| {
+            Counters::add(&announced.traffic.hit_bytes[cell.tier], cell.bytes);
+        });
         let marked = self.followed.takes_mark(&announced.package.space(), range);
         // Of a long run that was read, only what begins the next window.
         let marked = marked.and_then(|page| {
@@ -311,10 +369,11 @@ impl Inner {
     }
 
     /// Tells those who want to know of the stored cells that a read touches.
-    fn note_cells(self: &Arc<Self>, announced: &Arc<Announced>, range: BlockRange) {
+    fn note_cells(self: &Arc<Self>, announced: &Arc<Announced>, range: BlockRange, mut each: impl FnMut(&ReadCell)) {
         let space = &announced.package.space();
-        self.intake.tier.note_read(space, range, |address| {
-            self.note_walk(announced, self.walks.hit(space, address, Instant::now()));
+        self.intake.tiers.note_read(space, range, |cell| {
+            each(&cell);
+            self.note_walk(announced, self.walks.hit(space, cell.address, Instant::now()));
         });
     }
 
@@ -347,6 +406,36 @@ impl Inner {
                 .spawn(walker::run(Arc::downgrade(self), announced.id, space));
         }
     }
+}
+
+/// Whether the tiers can be used as they are.
+fn check(tiers: &[TierConfig]) -> Result<(), OpenError> {
+    let nonsense = |text: String| Err(OpenError::Nonsense(text));
+    if tiers.is_empty() || tiers.len() > TIERS_MAX {
+        return nonsense(format!("{} tiers; give 1 to {TIERS_MAX}", tiers.len()));
+    }
+    for (number, tier) in tiers.iter().enumerate() {
+        if let Some(other) = tiers[..number].iter().find(|other| other.name == tier.name) {
+            return nonsense(format!(
+                "two tiers are called {:?}; give each a name of its own",
+                other.name
+            ));
+        }
+        if let Some(other) = tiers[..number].iter().find(|other| is_same(&other.path, &tier.path)) {
+            let path = tier.path.display();
+            return nonsense(format!(
+                "the tiers {:?} and {:?} have the same folder, {path}; give each a folder of its own",
+                other.name, tier.name
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether two folders are one, by whatever names.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    real(one) == real(other)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -9,12 +9,18 @@ use crate::origin::OriginError;
 
 /// Why an engine cannot begin.
 #[derive(Debug, thiserror::Error)]
-#[error("open the cache folder {}: {source}; it has to be a folder that this user can write", .path.display())]
-pub struct OpenError {
-    /// The folder.
-    pub path: PathBuf,
-    /// What the system said.
-    pub source: io::Error,
+pub enum OpenError {
+    /// The folder of a tier cannot be used.
+    #[error("open the cache folder {}: {source}; it has to be a folder that this user can write", .path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The tiers make no sense, as a sentence.
+    #[error("{0}")]
+    Nonsense(String),
 }
 
 /// Why blocks cannot be read.

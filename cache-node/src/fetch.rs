@@ -249,7 +249,7 @@ fn store(intake: &Intake, space: &SpaceId, unit: &Unit, mut filling: Filling) ->
     // A unit lies within a page, so within a stripe.
     let is_stored = unit.fate != Fate::GivenOn
         && BlockRange::new(unit.range.start, bytes as u64)
-            .is_ok_and(|range| intake.tier.store_unit(space, range, (content, &checksums), unit.fate));
+            .is_ok_and(|range| intake.tiers.store_unit(space, range, (content, &checksums), unit.fate));
     if !is_stored {
         Counters::add(&intake.counters.passed_bytes, bytes as u64);
     }

@@ -11,10 +11,10 @@ use tokio::sync::Semaphore;
 use crate::inflight::InFlight;
 use crate::limits::{DRIFTS_REPORTED_MAX, ORIGIN_BUFFERS_KEPT, ORIGIN_REQUESTS_MAX, UNIT_BYTES_MAX};
 use crate::report::{Counters, Drift};
-use crate::tier::Tier;
+use crate::tiers::Tiers;
 
 pub(crate) struct Intake {
-    pub(crate) tier: Arc<Tier>,
+    pub(crate) tiers: Arc<Tiers>,
     pub(crate) in_flight: InFlight,
     pub(crate) counters: Arc<Counters>,
     /// How many more requests may be sent to all origins.
@@ -24,9 +24,9 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    pub(crate) fn new(tier: Arc<Tier>, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(tiers: Arc<Tiers>, counters: Arc<Counters>) -> Self {
         Self {
-            tier,
+            tiers,
             in_flight: InFlight::default(),
             counters,
             requests: Arc::new(Semaphore::new(ORIGIN_REQUESTS_MAX)),

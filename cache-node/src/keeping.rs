@@ -1,37 +1,40 @@
-//! Which cells are kept: pure bookkeeping over the policies. It must not know files or origins.
+//! Which cells are kept: pure bookkeeping over the policies and the rules of Datasets. It must not know files or origins.
 //!
 //! ```text
 //!                   stored, and the policy admits it                    ┌──────────────┐
-//! a missing cell ────────────────────────────────────────────────────► │ kept: policy │ ──victim──► evicted
+//! a missing cell ────────────────────────────────────────────────────► │ kept: policy │ ──victim, expired──► evicted
 //!       │  stored, but ahead of its reader,  ┌─────────┐ read, admitted └──────────────┘
 //!       └──────────────────────────────────► │ passing │ ───────────────────▲
 //!          or not admitted                   └─────────┘ read to its end ─► spent ──► evicted first
 //!                                                 └── the oldest, when there are too many ──► evicted
 //! ```
 //!
-//! A policy answers which units of its Dataset are worth keeping and never sees what only passes: bytes that were fetched ahead
-//! and wait for their reader, or the rest of a unit that was not admitted. Each space has a policy of its own. Of several that
-//! are read and want more than there is, the one that holds most gives: so all get the same. One that nobody reads gives first.
+//! A policy answers which units of its share are worth keeping and never sees what only passes: bytes that were fetched ahead
+//! and wait for their reader, or the rest of a unit that was not admitted. Each space has a share for each rule of its Dataset,
+//! with a policy of its own; what is pinned is in none. Who gives when there is not enough says `standing`.
+//!
+//! *Lock order*: `spaces`, then one share.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod passing;
+mod share;
+mod standing;
+
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
-use penstock_policy::{Auto, Policy};
 use penstock_protocol::geometry::{BLOCK_BYTES, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
 
-use crate::limits::{PASSING_BYTES_MAX, PASSING_PART, SHARE_IDLE_MAX};
+use crate::limits::{EVICTIONS_AT_ONCE, PASSING_BYTES_MAX, PASSING_PART, UNPROMISED_PART};
+use crate::rules::{Classes, Quota, Rule};
+use share::{PinnedBytes, Share};
+use standing::{Standing, Standings};
 
 /// Blocks of a stripe, as a power of two.
 const STRIPE_BITS: u32 = (STRIPE_BYTES / BLOCK_BYTES).trailing_zeros();
-
-/// Cells of which the last read is remembered: a file that is read in pieces is read once.
-const LAST_READ_CELLS: usize = 64;
-
-/// Keys in the queue of what passes that are of no use any more, beside as many as are.
-const STALE_KEYS_MAX: usize = 1024;
 
 /// A cell: a stripe of a space, and blocks of it that were stored as one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,33 +46,29 @@ pub(crate) struct Cell {
 /// All spaces.
 pub(crate) struct Keeping {
     /// Bytes that all may hold.
-    room: u64,
-    spaces: RwLock<HashMap<SpaceId, Arc<Mutex<Share>>>>,
+    room: AtomicU64,
+    pinned: Arc<PinnedBytes>,
+    spaces: RwLock<HashMap<SpaceId, Arc<Space>>>,
+}
+
+/// How the cells of a space are to be kept.
+#[derive(Clone, Debug)]
+pub(crate) struct Terms {
+    /// UID of its Dataset.
+    pub(crate) dataset: String,
+    /// What the Dataset has of this node.
+    pub(crate) quota: Quota,
+    /// The first is for everything.
+    pub(crate) rules: Vec<Rule>,
+    /// Which addresses fall under which.
+    pub(crate) classes: Arc<Classes>,
 }
 
 /// What is kept of one space.
-struct Share {
-    policy: Auto,
-    /// What the policy may hold, as it was last told.
-    capacity: u64,
-    /// When somebody read, as of the last look.
-    read_at: Instant,
-    was_read: bool,
-    is_idle: bool,
-    passing: Passing,
-    /// By a hash of the key.
-    last_read: [u64; LAST_READ_CELLS],
-}
-
-/// What only passes.
-#[derive(Default)]
-struct Passing {
-    /// Bytes, and whether somebody has read it to its end.
-    cells: HashMap<u64, (u32, bool)>,
-    /// The oldest first. Those that are kept by now, or gone, stay until they come up.
-    waiting: VecDeque<u64>,
-    spent: VecDeque<u64>,
-    waiting_bytes: u64,
+struct Space {
+    terms: Terms,
+    /// One for each rule.
+    shares: Vec<Arc<Mutex<Share>>>,
 }
 
 /// Whether a missing cell will be kept when it has arrived.
@@ -79,13 +78,25 @@ pub(crate) enum Admission {
     Passes,
 }
 
+/// A cell by its space, its stripe and its first block.
+pub(crate) type Named = (SpaceId, u64, u32);
+
 impl Keeping {
     /// Nothing, in so many bytes.
     pub(crate) fn new(room: u64) -> Self {
-        Self {
-            room,
+        let keeping = Self {
+            room: AtomicU64::new(0),
+            pinned: Arc::default(),
             spaces: RwLock::default(),
-        }
+        };
+        keeping.set_room(room);
+        keeping
+    }
+
+    /// All may hold another number of bytes from now on.
+    pub(crate) fn set_room(&self, room: u64) {
+        self.room.store(room, Ordering::Relaxed);
+        self.pinned.max.store(promised_max(room), Ordering::Relaxed);
     }
 
     /// Forgets all other spaces.
@@ -94,9 +105,39 @@ impl Keeping {
         spaces.retain(|space, _| wanted.contains(space));
     }
 
+    /// Keeps a space by other terms from now on. True when its cells have to be told as stored again, all of them: they may be
+    /// in the wrong share, or in none.
+    pub(crate) fn set_terms(&self, space: &SpaceId, terms: Terms) -> bool {
+        let mut spaces = self.spaces.write().unwrap_or_else(PoisonError::into_inner);
+        let before = spaces.get(space).cloned();
+        let has_same_paths = before.as_ref().is_some_and(|before| {
+            let (old, new) = (before.terms.rules.iter(), terms.rules.iter());
+            old.map(|rule| &rule.path).eq(new.map(|rule| &rule.path))
+        });
+        let mut is_new = false;
+        let room = self.room.load(Ordering::Relaxed);
+        let share = |(at, rule): (usize, &Rule)| {
+            let old = before.as_ref().filter(|_| has_same_paths);
+            let old = old.map(|old| (&old.terms.rules[at], &old.shares[at]));
+            match old.filter(|(old, _)| is_kept_alike(old, rule)) {
+                Some((_, share)) => {
+                    lock(share).set_ttl(rule.ttl);
+                    share.clone()
+                }
+                None => {
+                    is_new = true;
+                    Arc::new(Mutex::new(Share::new(rule, room, &self.pinned)))
+                }
+            }
+        };
+        let shares = terms.rules.iter().enumerate().map(share).collect();
+        spaces.insert(*space, Arc::new(Space { terms, shares }));
+        is_new && before.is_some()
+    }
+
     /// A missing cell is read: whether it is worth keeping.
     pub(crate) fn missed(&self, space: &SpaceId, cell: &Cell) -> Admission {
-        if self.with(space, |share| share.read(key(cell), bytes(cell))) {
+        if self.with(space, cell, |share| share.read(key(cell), bytes(cell))) {
             Admission::Kept
         } else {
             Admission::Passes
@@ -105,12 +146,17 @@ impl Keeping {
 
     /// A cell that is stored was read; to its end if `is_through`.
     pub(crate) fn hit(&self, space: &SpaceId, cell: &Cell, is_through: bool) {
-        self.with(space, |share| share.hit(key(cell), bytes(cell), is_through));
+        self.with(space, cell, |share| share.hit(key(cell), bytes(cell), is_through));
+    }
+
+    /// A cell that is stored elsewhere was read: whether it would be kept here.
+    pub(crate) fn is_wanted(&self, space: &SpaceId, cell: &Cell) -> bool {
+        self.with(space, cell, |share| share.is_wanted(key(cell), bytes(cell)))
     }
 
     /// A cell was stored.
     pub(crate) fn stored(&self, space: &SpaceId, cell: &Cell, admission: Admission) {
-        self.with(space, |share| match admission {
+        self.with(space, cell, |share| match admission {
             Admission::Kept => share.keep(key(cell), bytes(cell)),
             Admission::Passes => share.passing.insert(key(cell), bytes(cell)),
         });
@@ -118,207 +164,198 @@ impl Keeping {
 
     /// A cell is not stored any more.
     pub(crate) fn removed(&self, space: &SpaceId, cell: &Cell) {
-        self.with(space, |share| {
-            if !share.passing.remove(key(cell)) {
-                share.policy.removed(key(cell));
-            }
-        });
+        self.with(space, cell, |share| share.removed(key(cell)));
     }
 
-    /// Whether so many more bytes could be kept without any going.
-    pub(crate) fn has_room(&self, space: &SpaceId, bytes: u64) -> bool {
-        self.with(space, |share| share.policy.bytes() + bytes <= share.capacity)
+    /// Whether so many more bytes at an address could be kept without any going.
+    pub(crate) fn has_room(&self, space: &SpaceId, address: u64, bytes: u64) -> bool {
+        self.with_address(space, address, |_, share| share.has_room(bytes))
     }
 
-    /// The next cell to evict, as a space, a stripe and its first block; `None` when nothing is known that could go. It is to
-    /// be told as removed next.
-    pub(crate) fn victim(&self) -> Option<(SpaceId, u64, u32)> {
-        let shares = self.shares();
-        let spent = shares
+    /// What the rule of a cell says of tiers is handed to `look`.
+    pub(crate) fn tier_of<T>(&self, space: &SpaceId, cell: &Cell, look: impl FnOnce(Option<&str>) -> T) -> T {
+        self.with_address(space, address(cell), |rule, _| look(rule.tier.as_deref()))
+    }
+
+    /// The next cell to evict when there is not enough room; `None` when nothing is known that could go. It is to be told as
+    /// removed next.
+    pub(crate) fn victim(&self) -> Option<Named> {
+        let parts = self.parts();
+        let spent = parts
             .iter()
-            .find_map(|(space, share)| Some((space, lock(share).passing.next_spent()?)));
-        let (space, key) = match spent {
-            Some(spent) => spent,
-            None => self.victim_in_use(&shares)?,
-        };
-        Some((*space, key >> STRIPE_BITS, (key & ((1 << STRIPE_BITS) - 1)) as u32))
+            .find_map(|part| part.named(lock(part.share()).passing.next_spent()));
+        spent
+            .or_else(|| self.over_limit_of(&parts))
+            .or_else(|| self.victim_in_use(&parts))
     }
 
-    fn victim_in_use<'a>(&self, shares: &'a [(SpaceId, Arc<Mutex<Share>>)]) -> Option<(&'a SpaceId, u64)> {
-        let most = |of: fn(&Share) -> u64| shares.iter().max_by_key(|(_, share)| of(&lock(share)));
-        if waiting_bytes(shares) > self.passing_max() {
-            let (space, share) = most(|share| share.passing.waiting_bytes)?;
-            return Some((space, lock(share).passing.oldest()?));
-        }
-        let held = |share: &Share| share.policy.bytes();
-        let idle = shares
+    /// The same of those that `is_there` says; not all are asked for, so there may be one when none is told.
+    pub(crate) fn victim_where(&self, is_there: impl Fn(&Named) -> bool) -> Option<Named> {
+        let parts = self.parts();
+        standings(&parts).givers().into_iter().find_map(|giver| {
+            let part = &parts[giver];
+            let victims = std::iter::from_fn(|| part.named(lock(part.share()).victim()));
+            victims.take(EVICTIONS_AT_ONCE).find(&is_there)
+        })
+    }
+
+    /// The next cell to evict although there is room: of a Dataset that holds more than it may. As [`Keeping::victim`].
+    pub(crate) fn over_limit(&self) -> Option<Named> {
+        self.over_limit_of(&self.parts())
+    }
+
+    /// The next cell that nobody has read for as long as its rule says, as of the last [`Keeping::resize`]. As
+    /// [`Keeping::victim`].
+    pub(crate) fn expired(&self) -> Option<Named> {
+        let parts = self.parts();
+        parts
             .iter()
-            .filter(|(_, share)| lock(share).is_idle && held(&lock(share)) > 0);
-        let (space, share) = match idle.max_by_key(|(_, share)| held(&lock(share))) {
-            Some(idle) => idle,
-            None => most(held)?,
-        };
-        let mut share = lock(share);
-        let victim = share.policy.victim();
-        drop(share);
-        match victim {
-            Some(key) => Some((space, key)),
-            None => shares
-                .iter()
-                .find_map(|(space, share)| Some((space, lock(share).passing.oldest()?))),
+            .find_map(|part| part.named(lock(part.share()).next_expired()))
+    }
+
+    fn over_limit_of(&self, parts: &[Part]) -> Option<Named> {
+        let has_limit = |part: &Part| part.space.terms.quota.limit_bytes.is_some();
+        if !parts.iter().any(has_limit) {
+            return None;
         }
+        let part = &parts[standings(parts).over_limit()?];
+        part.named(lock(part.share()).victim())
+    }
+
+    fn victim_in_use(&self, parts: &[Part]) -> Option<Named> {
+        let waiting = |part: &&Part| lock(part.share()).passing.waiting_bytes;
+        let oldest = |part: &Part| part.named(lock(part.share()).passing.oldest());
+        if parts.iter().map(|part| waiting(&part)).sum::<u64>() > self.passing_max() {
+            return parts.iter().max_by_key(waiting).and_then(oldest);
+        }
+        let giver = standings(parts).givers().first().map(|giver| &parts[*giver]);
+        giver
+            .and_then(|giver| giver.named(lock(giver.share()).victim()))
+            .or_else(|| parts.iter().find_map(oldest))
     }
 
     /// Tells each policy what it may hold: what is left when every other that is read has no more than is fair. To be called now
-    /// and then, because it also finds out who is read.
+    /// and then, because it also finds out who is read, and what has been read by nobody for long.
     pub(crate) fn resize(&self, now: Instant) {
-        let shares = self.shares();
-        for (_, share) in &shares {
-            lock(share).look(now);
+        let parts = self.parts();
+        for part in &parts {
+            lock(part.share()).look(now);
         }
-        let room = self.room - self.passing_max();
-        let held: Vec<u64> = shares.iter().map(|(_, share)| lock(share).wants()).collect();
-        for (at, (_, share)) in shares.iter().enumerate() {
-            let others = held.iter().enumerate().filter(|(other, _)| *other != at);
-            lock(share).resize(fair_room(room, others.map(|(_, bytes)| *bytes).collect()));
+        let room = self.room.load(Ordering::Relaxed) - self.passing_max();
+        let standings = standings(&parts);
+        for (at, part) in parts.iter().enumerate() {
+            lock(part.share()).resize(standings.room_of(at, room));
         }
     }
 
     fn passing_max(&self) -> u64 {
-        (self.room / PASSING_PART).min(PASSING_BYTES_MAX)
+        (self.room.load(Ordering::Relaxed) / PASSING_PART).min(PASSING_BYTES_MAX)
     }
 
-    fn with<T>(&self, space: &SpaceId, work: impl FnOnce(&mut Share) -> T) -> T {
+    fn with<T>(&self, space: &SpaceId, cell: &Cell, work: impl FnOnce(&mut Share) -> T) -> T {
+        self.with_address(space, address(cell), |_, share| work(share))
+    }
+
+    fn with_address<T>(&self, space: &SpaceId, address: u64, work: impl FnOnce(&Rule, &mut Share) -> T) -> T {
         let known = self
             .spaces
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .get(space)
             .cloned();
-        let share = known.unwrap_or_else(|| {
+        let space = known.unwrap_or_else(|| {
             let mut spaces = self.spaces.write().unwrap_or_else(PoisonError::into_inner);
-            let new = || Arc::new(Mutex::new(Share::new(self.room)));
+            let new = || {
+                let terms = Terms::unknown(space);
+                let share = Share::new(&terms.rules[0], self.room.load(Ordering::Relaxed), &self.pinned);
+                let shares = vec![Arc::new(Mutex::new(share))];
+                Arc::new(Space { terms, shares })
+            };
             spaces.entry(*space).or_insert_with(new).clone()
         });
-        work(&mut lock(&share))
+        let rule = space.terms.classes.of_address(address);
+        work(&space.terms.rules[rule], &mut lock(&space.shares[rule]))
     }
 
-    fn shares(&self) -> Vec<(SpaceId, Arc<Mutex<Share>>)> {
+    /// All shares.
+    fn parts(&self) -> Vec<Part> {
         let spaces = self.spaces.read().unwrap_or_else(PoisonError::into_inner);
-        spaces.iter().map(|(space, share)| (*space, share.clone())).collect()
+        let of_space = |(id, space): (&SpaceId, &Arc<Space>)| {
+            let (id, space) = (*id, space.clone());
+            (0..space.shares.len()).map(move |rule| Part {
+                id,
+                space: space.clone(),
+                rule,
+            })
+        };
+        spaces.iter().flat_map(of_space).collect()
     }
 }
 
-impl Share {
-    fn new(capacity: u64) -> Self {
+impl Terms {
+    /// Until it is said.
+    fn unknown(space: &SpaceId) -> Self {
         Self {
-            policy: Auto::new(capacity),
-            capacity,
-            read_at: Instant::now(),
-            was_read: true,
-            is_idle: false,
-            passing: Passing::default(),
-            last_read: [u64::MAX; LAST_READ_CELLS],
+            dataset: space.to_string(),
+            quota: Quota::default(),
+            rules: vec![Rule::default()],
+            classes: Arc::default(),
         }
-    }
-
-    fn look(&mut self, now: Instant) {
-        if std::mem::take(&mut self.was_read) {
-            self.read_at = now;
-            self.is_idle = false;
-        } else {
-            self.is_idle = now.duration_since(self.read_at) > SHARE_IDLE_MAX;
-        }
-    }
-
-    /// Bytes that it holds and uses.
-    fn wants(&self) -> u64 {
-        if self.is_idle { 0 } else { self.policy.bytes() }
-    }
-
-    fn resize(&mut self, capacity: u64) {
-        self.capacity = capacity;
-        self.policy.resize(capacity);
-    }
-
-    /// Whether it is kept, or should be.
-    fn read(&mut self, key: u64, bytes: u32) -> bool {
-        self.last_read[place(key)] = key;
-        self.was_read = true;
-        self.policy.read(key, bytes)
-    }
-
-    fn hit(&mut self, key: u64, bytes: u32, is_through: bool) {
-        self.was_read = true;
-        let is_new = self.last_read[place(key)] != key;
-        if is_new && self.read(key, bytes) {
-            // Also of one that the policy does not know: it is stored, so it must be able to go.
-            self.keep(key, bytes);
-        } else if is_through {
-            self.passing.spend(key);
-        }
-    }
-
-    fn keep(&mut self, key: u64, bytes: u32) {
-        self.passing.remove(key);
-        self.policy.inserted(key, bytes);
     }
 }
 
-impl Passing {
-    fn insert(&mut self, key: u64, bytes: u32) {
-        self.remove(key);
-        self.cells.insert(key, (bytes, false));
-        self.waiting_bytes += u64::from(bytes);
-        if self.waiting.len() > 2 * self.cells.len() + STALE_KEYS_MAX {
-            self.waiting
-                .retain(|key| matches!(self.cells.get(key), Some((_, false))));
-        }
-        self.waiting.push_back(key);
+/// A share of a space.
+struct Part {
+    id: SpaceId,
+    space: Arc<Space>,
+    rule: usize,
+}
+
+impl Part {
+    fn share(&self) -> &Mutex<Share> {
+        &self.space.shares[self.rule]
     }
 
-    /// Whether it was there.
-    fn remove(&mut self, key: u64) -> bool {
-        let removed = self.cells.remove(&key);
-        if let Some((bytes, false)) = removed {
-            self.waiting_bytes -= u64::from(bytes);
-        }
-        removed.is_some()
-    }
-
-    fn spend(&mut self, key: u64) {
-        if let Some((bytes, is_spent @ false)) = self.cells.get_mut(&key) {
-            *is_spent = true;
-            self.waiting_bytes -= u64::from(*bytes);
-            self.spent.push_back(key);
-        }
-    }
-
-    fn next_spent(&mut self) -> Option<u64> {
-        std::iter::from_fn(|| self.spent.pop_front()).find(|key| matches!(self.cells.get(key), Some((_, true))))
-    }
-
-    fn oldest(&mut self) -> Option<u64> {
-        std::iter::from_fn(|| self.waiting.pop_front()).find(|key| matches!(self.cells.get(key), Some((_, false))))
+    fn named(&self, key: Option<u64>) -> Option<Named> {
+        let key = key?;
+        Some((self.id, key >> STRIPE_BITS, (key & ((1 << STRIPE_BITS) - 1)) as u32))
     }
 }
 
-fn waiting_bytes(shares: &[(SpaceId, Arc<Mutex<Share>>)]) -> u64 {
-    shares.iter().map(|(_, share)| lock(share).passing.waiting_bytes).sum()
+fn standings(parts: &[Part]) -> Standings {
+    let mut standings = Standings::default();
+    let mut numbers: HashMap<&str, usize> = HashMap::new();
+    for part in parts {
+        let terms = &part.space.terms;
+        let dataset = *numbers.entry(&terms.dataset).or_insert_with(|| {
+            standings.quotas.push(terms.quota);
+            standings.quotas.len() - 1
+        });
+        let share = lock(part.share());
+        standings.shares.push(Standing {
+            dataset,
+            priority: terms.rules[part.rule].priority,
+            held: share.bytes(),
+            pinned: share.pinned_bytes(),
+            is_idle: share.is_idle(),
+        });
+    }
+    standings
 }
 
-/// What one may hold of `room`: as much as all that want more, and what they leave.
-fn fair_room(room: u64, mut others: Vec<u64>) -> u64 {
-    others.sort_unstable();
-    let (mut left, mut count) = (room, others.len() as u64 + 1);
-    for bytes in others {
-        if bytes >= left / count {
-            break;
-        }
-        left -= bytes;
-        count -= 1;
-    }
-    left / count
+/// Whether a share of one rule is good for the other.
+fn is_kept_alike(one: &Rule, other: &Rule) -> bool {
+    let what_counts = |rule: &Rule| (rule.pin, rule.eviction, rule.ttl.is_some());
+    what_counts(one) == what_counts(other)
+}
+
+/// Bytes of a room that Datasets can be promised.
+pub(crate) fn promised_max(room: u64) -> u64 {
+    room - room / UNPROMISED_PART
+}
+
+fn address(cell: &Cell) -> u64 {
+    cell.stripe * STRIPE_BYTES + u64::from(cell.blocks.start) * BLOCK_BYTES
 }
 
 fn key(cell: &Cell) -> u64 {
@@ -329,17 +366,18 @@ fn bytes(cell: &Cell) -> u32 {
     (cell.blocks.end - cell.blocks.start) * BLOCK_BYTES as u32
 }
 
-fn place(key: u64) -> usize {
-    (key ^ key >> 8) as usize % LAST_READ_CELLS
-}
-
 fn lock(share: &Mutex<Share>) -> MutexGuard<'_, Share> {
     share.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::share::LAST_READ_CELLS;
     use super::*;
+    use std::time::Duration;
+
+    use crate::limits::SHARE_IDLE_MAX;
+    use crate::rules::Eviction;
 
     const SPACES: [SpaceId; 2] = [SpaceId([1; 16]), SpaceId([2; 16])];
     const ROOM: u64 = 1000 << 20;
@@ -353,7 +391,7 @@ mod tests {
         }
     }
 
-    fn number(victim: (SpaceId, u64, u32)) -> (SpaceId, u32) {
+    fn number(victim: Named) -> (SpaceId, u32) {
         let (space, stripe, first) = victim;
         (space, stripe as u32 * 64 + first / 256)
     }
@@ -367,21 +405,6 @@ mod tests {
             evicted[usize::from(space == SPACES[1])] += 1;
         }
         evicted
-    }
-
-    #[test]
-    fn what_is_left_of_the_room_is_shared_by_those_that_want_more() {
-        for (others, fair) in [
-            (vec![], 900),
-            (vec![100], 800),
-            (vec![600], 450),
-            (vec![100, 900], 400),
-            (vec![300, 300], 300),
-            (vec![900, 900], 300),
-            (vec![0, 0, 10], 890),
-        ] {
-            assert_eq!(fair_room(900, others.clone()), fair, "{others:?}");
-        }
     }
 
     #[test]
@@ -414,7 +437,10 @@ mod tests {
             keeping.stored(&SPACES[1], &cell(number), Admission::Kept);
         }
         keeping.resize(later);
-        assert!(keeping.has_room(&SPACES[1], ROOM / 10 * 8), "the other wants nothing");
+        assert!(
+            keeping.has_room(&SPACES[1], 0, ROOM / 10 * 8),
+            "the other wants nothing"
+        );
         assert_eq!(evict(&keeping, 40), [40, 0]);
         assert_eq!(evict(&keeping, 10), [0, 10]);
     }
@@ -430,7 +456,7 @@ mod tests {
         for number in 20..23 {
             keeping.stored(space, &cell(number), Admission::Passes);
         }
-        keeping.with(space, |share| share.passing.spend(key(&cell(21))));
+        keeping.with(space, &cell(21), |share| share.passing.spend(key(&cell(21))));
         let gone: Vec<u32> = (0..2)
             .map(|_| {
                 let (space, number) = number(keeping.victim().unwrap());
@@ -450,7 +476,7 @@ mod tests {
         keeping.stored(space, &cell(1), Admission::Passes);
         // The rest of the read that fetched it.
         keeping.hit(space, &cell(1), false);
-        let passes = || keeping.with(space, |share| share.passing.cells.len());
+        let passes = || keeping.with(space, &cell(1), |share| share.passing.waiting_bytes >> 20);
         assert_eq!(passes(), 1);
         for number in 100..100 + 4 * LAST_READ_CELLS as u32 {
             keeping.missed(space, &cell(number));
@@ -459,14 +485,129 @@ mod tests {
         assert_eq!(passes(), 0, "a later read is one");
     }
 
-    #[test]
-    fn the_queue_of_what_passes_does_not_grow_with_what_has_passed() {
-        let mut passing = Passing::default();
-        for key in 0..100_000 {
-            passing.insert(key, 4096);
-            passing.remove(key);
+    /// Cells from 100 on fall under the second rule.
+    fn terms(dataset: &str, quota: Quota, rule: Rule) -> Terms {
+        let second = 100 / 64 * STRIPE_BYTES + (100 % 64 << 20)..u64::MAX;
+        Terms {
+            dataset: dataset.into(),
+            quota,
+            rules: vec![Rule::default(), rule],
+            classes: Arc::new(Classes::of_runs(vec![(second, 1)])),
         }
-        assert_eq!((passing.waiting_bytes, passing.cells.len()), (0, 0));
-        assert!(passing.waiting.len() <= 2 * STALE_KEYS_MAX);
+    }
+
+    fn named(path: &str) -> Rule {
+        Rule {
+            path: path.into(),
+            ..Rule::default()
+        }
+    }
+
+    #[test]
+    fn what_is_pinned_never_goes_and_what_does_not_fit_is_not_pinned() {
+        let keeping = Keeping::new(100 << 20);
+        let space = &SPACES[0];
+        let pin = Rule {
+            pin: true,
+            ..named("a")
+        };
+        keeping.set_terms(space, terms("d", Quota::default(), pin));
+        // 90 of 100 may be promised.
+        for number in (100..195).chain(0..5) {
+            keeping.missed(space, &cell(number));
+            keeping.stored(space, &cell(number), Admission::Kept);
+        }
+        let mut gone = Vec::new();
+        while let Some(victim) = keeping.victim() {
+            let (space, number) = number(victim);
+            keeping.removed(&space, &cell(number));
+            gone.push(number);
+        }
+        gone.sort_unstable();
+        assert_eq!(gone, [0, 1, 2, 3, 4, 190, 191, 192, 193, 194]);
+        // A place among them is free again when one is gone.
+        keeping.removed(space, &cell(100));
+        keeping.stored(space, &cell(190), Admission::Kept);
+        assert_eq!(keeping.victim(), None);
+    }
+
+    #[test]
+    fn what_nobody_read_for_long_goes_and_what_was_read_stays() {
+        let keeping = Keeping::new(ROOM);
+        let space = &SPACES[0];
+        let hour = Duration::from_secs(3600);
+        let rule = Rule {
+            ttl: Some(hour),
+            ..named("a")
+        };
+        keeping.set_terms(space, terms("d", Quota::default(), rule));
+        let now = Instant::now();
+        for number in [0, 100, 101, 102] {
+            keeping.stored(space, &cell(number), Admission::Kept);
+        }
+        keeping.resize(now + hour / 2);
+        keeping.hit(space, &cell(101), true);
+        let expired = |at: Instant| {
+            keeping.resize(at);
+            let mut expired: Vec<u32> = std::iter::from_fn(|| keeping.expired())
+                .map(|named| number(named).1)
+                .collect();
+            expired.sort_unstable();
+            expired
+        };
+        assert_eq!(expired(now + hour / 4 * 3), [0; 0]);
+        assert_eq!(expired(now + hour + Duration::from_secs(1)), [100, 102]);
+        assert_eq!(expired(now + hour * 2), [101]);
+    }
+
+    #[test]
+    fn a_dataset_gives_what_is_over_its_limit_while_there_is_room_and_keeps_its_guarantee_when_there_is_none() {
+        let keeping = Keeping::new(ROOM);
+        let quota = |guaranteed_bytes, limit_bytes| Quota {
+            guaranteed_bytes,
+            limit_bytes,
+        };
+        keeping.set_terms(&SPACES[0], terms("limited", quota(0, Some(30 << 20)), named("a")));
+        keeping.set_terms(&SPACES[1], terms("guaranteed", quota(60 << 20, None), named("a")));
+        for number in 80..120 {
+            keeping.stored(&SPACES[0], &cell(number), Admission::Kept);
+            keeping.stored(&SPACES[1], &cell(number), Admission::Kept);
+        }
+        let mut over = 0;
+        while let Some(victim) = keeping.over_limit() {
+            let (space, number) = number(victim);
+            assert_eq!(space, SPACES[0]);
+            keeping.removed(&space, &cell(number));
+            over += 1;
+        }
+        assert_eq!(over, 10, "of 40");
+        assert_eq!(evict(&keeping, 30), [30, 0], "the other is not above its guarantee");
+    }
+
+    #[test]
+    fn cells_are_told_again_when_they_may_be_in_the_wrong_share() {
+        let keeping = Keeping::new(ROOM);
+        let space = &SPACES[0];
+        let set = |rule| keeping.set_terms(space, terms("d", Quota::default(), rule));
+        assert!(!set(named("a")), "there are none");
+        assert!(
+            !set(Rule {
+                priority: 1,
+                ..named("a")
+            }),
+            "the same share"
+        );
+        assert!(set(Rule {
+            pin: true,
+            ..named("a")
+        }));
+        assert!(set(Rule {
+            eviction: Eviction::Lfu,
+            ..named("a")
+        }));
+        assert!(set(named("b")));
+        keeping.stored(space, &cell(100), Admission::Kept);
+        assert!(set(named("c")), "other paths");
+        assert_eq!(keeping.victim(), None, "until they are told");
     }
 }

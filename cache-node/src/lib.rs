@@ -26,12 +26,13 @@ pub mod origin;
 pub mod packages;
 mod plan;
 pub mod report;
+pub mod rules;
 pub mod server;
 mod store;
-mod tier;
+mod tiers;
 mod walk;
 
 pub use engine::{Dataset, Engine, EngineConfig};
 pub use error::{OpenError, ReadError};
 pub use store::TierConfig;
-pub use tier::TryRead;
+pub use tiers::TryRead;

@@ -188,3 +188,15 @@ pub const REPORT_REST_LOOKS: u32 = 5;
 
 /// How long a node that was asked to end goes on with requests that it has begun.
 pub const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
+
+/// The part of the room that Datasets cannot be promised, by pins and guarantees: all others need some to be read at all.
+pub const UNPROMISED_PART: u64 = 10;
+
+/// Cells that wait to be brought up into a tier. What is read again and again is noted down again.
+pub const RISING_CELLS_MAX: usize = 256;
+
+/// Tiers of a node: memory, two kinds of disks, and one to replace another.
+pub const TIERS_MAX: usize = 4;
+
+/// Rules of a Dataset, as in its schema: each has a policy of its own in every space.
+pub const RULES_MAX: usize = 32;

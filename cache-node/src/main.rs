@@ -1,10 +1,12 @@
 //! The cache node's process: wires the engine to its servers and ends on SIGTERM.
 
 mod args;
+mod metrics;
+
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use penstock_cache_node::report::Counters;
 use penstock_cache_node::server::bulk::BulkServer;
 use penstock_cache_node::server::control::ControlServer;
 use penstock_cache_node::server::neighbour;
@@ -16,11 +18,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Args;
+use crate::metrics::Metrics;
 
 #[tokio::main]
 async fn main() -> Result<()> {
     let Args {
-        tier,
+        tiers,
         bulk_listen,
         control_listen,
         neighbour_socket,
@@ -28,8 +31,11 @@ async fn main() -> Result<()> {
     } = Args::parse();
     log();
 
-    let folder = tier.path.clone();
-    let engine = Engine::open(EngineConfig { tier })?;
+    // The slowest is the one that is most likely to be there after a restart of the pod.
+    let folder = tiers.last().context("no tier")?.path.clone();
+    let others: Vec<_> = tiers.iter().map(|tier| tier.path.clone()).collect();
+    let engine = Engine::open(EngineConfig { tiers })?;
+    penstock_cache_node::packages::gather(&others, &folder);
     let node = Node::open(engine, &folder).with_context(|| format!("use the cache folder {}", folder.display()))?;
     let readiness = Readiness::default();
     // What it remembers it serves at once; the operator is needed for anything new.
@@ -45,8 +51,8 @@ async fn main() -> Result<()> {
         tracing::warn!(socket = %socket.display(), %error, "listen for the mounter of this node; it reads over the network");
     }
     let metrics = {
-        let node = node.clone();
-        move || metrics(&node)
+        let metrics = Arc::new(Metrics::of(node.engine()));
+        move || metrics.text()
     };
     tokio::spawn(penstock_health::serve(health_listen, readiness.clone(), metrics));
 
@@ -76,61 +82,6 @@ async fn after_termination() {
         }
         Err(_) => std::future::pending().await,
     }
-}
-
-fn metrics(node: &Node) -> String {
-    let (counters, report) = (node.engine().counters(), node.engine().report());
-    let mut text = String::new();
-    let counted = [
-        (
-            "penstock_cache_hit_bytes_total",
-            "Bytes that reads got from the store.",
-            &counters.hit_bytes,
-        ),
-        (
-            "penstock_cache_miss_bytes_total",
-            "Bytes that reads had to wait for.",
-            &counters.miss_bytes,
-        ),
-        (
-            "penstock_cache_passed_bytes_total",
-            "Bytes that were not stored: not worth it, or there was no room.",
-            &counters.passed_bytes,
-        ),
-        (
-            "penstock_cache_evicted_bytes_total",
-            "Bytes that made room for others.",
-            &counters.evicted_bytes,
-        ),
-        (
-            "penstock_cache_damaged_blocks_total",
-            "Stored blocks that did not match.",
-            &counters.damaged_blocks,
-        ),
-        (
-            "penstock_origin_requests_total",
-            "Requests to origins.",
-            &counters.origin_requests,
-        ),
-        (
-            "penstock_origin_bytes_total",
-            "Bytes that origins sent.",
-            &counters.origin_bytes,
-        ),
-    ];
-    for (name, help, counter) in counted {
-        text += &format!(
-            "# HELP {name} {help}\n# TYPE {name} counter\n{name} {}\n",
-            Counters::get(counter)
-        );
-    }
-    for tier in report.tiers {
-        let (name, used, capacity) = (tier.name, tier.used_bytes, tier.capacity_bytes);
-        text += &format!(
-            "penstock_tier_used_bytes{{tier=\"{name}\"}} {used}\npenstock_tier_capacity_bytes{{tier=\"{name}\"}} {capacity}\n"
-        );
-    }
-    text
 }
 
 /// Logs from `info` on, or what `RUST_LOG` says.

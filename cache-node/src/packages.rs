@@ -12,6 +12,9 @@ use penstock_revision::Package;
 
 use crate::limits::UNANNOUNCED_PACKAGES_MAX;
 
+/// What a node was told, beside its packages.
+pub const CONFIG_FILE: &str = "node.config";
+
 /// The packages in one folder.
 pub struct PackageStore {
     folder: PathBuf,
@@ -126,6 +129,39 @@ impl PackageStore {
     }
 }
 
+/// Copies to the tier `to` the packages and the configuration that an earlier process, which had other tiers, left in `others`. One
+/// that cannot be copied is fetched from a peer.
+pub fn gather(others: &[PathBuf], to: &Path) {
+    for from in others.iter().filter(|from| *from != to) {
+        let copied = copy_new(&from.join("packages"), &to.join("packages"));
+        let copied = copied.and_then(|()| copy_if_new(&from.join(CONFIG_FILE), &to.join(CONFIG_FILE)));
+        if let Err(error) = copied {
+            tracing::warn!(from = %from.display(), to = %to.display(), %error, "copy packages from one tier to the other");
+        }
+    }
+}
+
+fn copy_new(from: &Path, to: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    fs::create_dir_all(to)?;
+    for entry in entries {
+        let entry = entry?;
+        copy_if_new(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
+
+/// Its digest, or its form, says whether it arrived whole.
+fn copy_if_new(from: &Path, to: &Path) -> io::Result<()> {
+    if from.is_file() && !to.exists() {
+        fs::copy(from, to)?;
+    }
+    Ok(())
+}
+
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = File::create(path)?;
     file.write_all(bytes)?;
@@ -183,6 +219,19 @@ mod tests {
         }
         store.keep_only(|_| false, Duration::from_secs(90));
         assert_eq!(store.newest_first().len(), UNANNOUNCED_PACKAGES_MAX);
+    }
+
+    #[test]
+    fn packages_follow_when_the_tiers_are_others() {
+        let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let package = package(1);
+        PackageStore::open(old.path()).unwrap().keep(&package).unwrap();
+        fs::write(old.path().join(CONFIG_FILE), "told").unwrap();
+        let others = [old.path().to_owned(), new.path().to_owned(), "/nowhere".into()];
+        gather(&others, new.path());
+        let store = PackageStore::open(new.path()).unwrap();
+        assert_eq!(store.load(&package.id()).unwrap().bytes(), package.bytes());
+        assert_eq!(fs::read(new.path().join(CONFIG_FILE)).unwrap(), b"told");
     }
 
     #[test]

@@ -3,9 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use penstock_protocol::ids::{RevisionId, SpaceId};
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::limits::TIERS_MAX;
+pub use crate::rules::Refusal;
 
 /// Counters since the start of the process.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
     /// Bytes that reads got from the store.
     pub hit_bytes: AtomicU64,
@@ -17,13 +22,78 @@ pub struct Counters {
     pub origin_bytes: AtomicU64,
     /// Stored blocks that did not match their checksum.
     pub damaged_blocks: AtomicU64,
-    /// Bytes that were evicted.
-    pub evicted_bytes: AtomicU64,
+    /// Bytes that were evicted, by cause.
+    pub evicted_bytes: [AtomicU64; Cause::ALL.len()],
+    /// Cells that were moved to a faster tier.
+    pub risen_cells: AtomicU64,
+    /// Cells that were moved to a slower tier.
+    pub sunk_cells: AtomicU64,
     /// Bytes that were passed through without being stored: there was no room, or they were not worth it.
     pub passed_bytes: AtomicU64,
+    /// Times of reads that waited for an origin.
+    pub(crate) miss_seconds: Histogram,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            hit_bytes: AtomicU64::default(),
+            miss_bytes: AtomicU64::default(),
+            origin_requests: AtomicU64::default(),
+            origin_bytes: AtomicU64::default(),
+            damaged_blocks: AtomicU64::default(),
+            evicted_bytes: Default::default(),
+            risen_cells: AtomicU64::default(),
+            sunk_cells: AtomicU64::default(),
+            passed_bytes: AtomicU64::default(),
+            // 1 ms to 260 s: from an origin in the same rack to the end of all patience.
+            miss_seconds: Histogram::new(exponential_buckets(1e-3, 4.0, 10)),
+        }
+    }
+}
+
+/// Why something was evicted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// It made room for something else.
+    Room,
+    /// Its Dataset held more than it may.
+    Limit,
+    /// Nobody had read it for as long as its rule says.
+    Expired,
+    /// It did not match its checksum.
+    Damaged,
+    /// Somebody asked for it.
+    Asked,
+}
+
+impl Cause {
+    /// All, in the order of their numbers.
+    pub const ALL: [Self; 5] = [Self::Room, Self::Limit, Self::Expired, Self::Damaged, Self::Asked];
+
+    /// For metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Room => "room",
+            Self::Limit => "limit",
+            Self::Expired => "expired",
+            Self::Damaged => "damaged",
+            Self::Asked => "asked",
+        }
+    }
 }
 
 impl Counters {
+    /// Those that are not plain numbers.
+    pub fn register(&self, registry: &mut Registry) {
+        let help = "Time of reads that waited for an origin";
+        registry.register_with_unit("cache_miss", help, Unit::Seconds, self.miss_seconds.clone());
+    }
+
+    pub(crate) fn evicted(&self, cause: Cause, bytes: u64) {
+        Self::add(&self.evicted_bytes[cause as usize], bytes);
+    }
+
     pub(crate) fn add(counter: &AtomicU64, amount: u64) {
         counter.fetch_add(amount, Ordering::Relaxed);
     }
@@ -31,6 +101,27 @@ impl Counters {
     /// The value of a counter.
     pub fn get(counter: &AtomicU64) -> u64 {
         counter.load(Ordering::Relaxed)
+    }
+}
+
+/// What was read of a Dataset since the start of the process.
+#[derive(Debug)]
+pub struct Traffic {
+    /// Namespace and name of the Dataset.
+    pub dataset: String,
+    /// Bytes that reads got from the store, by the number of the tier.
+    pub hit_bytes: [AtomicU64; TIERS_MAX],
+    /// Bytes that reads had to wait for.
+    pub miss_bytes: AtomicU64,
+}
+
+impl Traffic {
+    pub(crate) fn of(dataset: String) -> Self {
+        Self {
+            dataset,
+            hit_bytes: Default::default(),
+            miss_bytes: AtomicU64::new(0),
+        }
     }
 }
 
@@ -67,4 +158,6 @@ pub struct Report {
     pub tiers: Vec<TierReport>,
     /// Drifted objects, the newest last.
     pub drifts: Vec<Drift>,
+    /// What is not done of what Datasets want.
+    pub refusals: Vec<Refusal>,
 }

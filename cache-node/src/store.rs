@@ -22,7 +22,7 @@ mod usage;
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use penstock_protocol::ids::SpaceId;
 use penstock_protocol::side::BLOCKS;
 
-use crate::limits::{AHEAD_PART, OPEN_STRIPES_MAX};
+use crate::limits::{OPEN_STRIPES_MAX, UNIT_BYTES_MAX};
 use crate::report::TierReport;
 pub use stored::Stored;
 pub(crate) use stripe::{Look, Stripe, Waiting};
@@ -59,7 +59,7 @@ const TOO_MANY_FILES: i32 = rustix::io::Errno::MFILE.raw_os_error();
 pub(crate) struct Store {
     name: String,
     folder: PathBuf,
-    capacity_bytes: u64,
+    capacity_bytes: AtomicU64,
     usage: RwLock<Usage>,
     /// Spaces that may be stored; all while it is not known yet. Held (shared) while a stripe is opened or written, so that
     /// a space that was removed stays so.
@@ -120,7 +120,7 @@ impl Store {
         let store = Self {
             name,
             folder,
-            capacity_bytes,
+            capacity_bytes: AtomicU64::new(capacity_bytes),
             usage: RwLock::default(),
             wanted: RwLock::default(),
             open: RwLock::default(),
@@ -207,7 +207,7 @@ impl Store {
         // Reserved before it is written, so that many at the same time stay below the capacity.
         {
             let mut usage = write(&self.usage);
-            if usage.total + range.bytes() > self.capacity_bytes {
+            if usage.total + range.bytes() > self.capacity() {
                 return Err(NotStored);
             }
             usage.add(key, range.bytes());
@@ -229,22 +229,50 @@ impl Store {
         }
     }
 
-    /// Whether `bytes` more would be kept: otherwise nothing beyond what a reader needs is worth fetching.
-    pub(crate) fn takes(&self, bytes: u64) -> bool {
-        bytes <= self.capacity_bytes / AHEAD_PART && lock(&self.fault).is_none()
+    /// Its name in the CacheRuntime.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// It may hold another number of bytes from now on.
+    pub(crate) fn set_capacity(&self, bytes: u64) {
+        let before = self.capacity_bytes.swap(bytes, Ordering::Relaxed);
+        if before != bytes {
+            tracing::info!(tier = self.name, before, bytes, "the tier has another capacity");
+        }
+    }
+
+    fn capacity(&self) -> u64 {
+        self.capacity_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last that was to be stored could not be, and no trial since.
+    pub(crate) fn is_at_fault(&self) -> bool {
+        lock(&self.fault).is_some()
     }
 
     /// Bytes that it may hold, and holds.
     pub(crate) fn capacity_and_used(&self) -> (u64, u64) {
-        (self.capacity_bytes, read(&self.usage).total)
+        (self.capacity(), read(&self.usage).total)
     }
 
-    /// Stripes that an earlier process stored and this one has not opened yet.
+    /// The cells of all stripes of a space are to be told again.
+    pub(crate) fn look_again(&self, space: &SpaceId) {
+        let mut usage = write(&self.usage);
+        let stripes: Vec<Key> = usage.stripes.keys().filter(|(of, _)| of == space).copied().collect();
+        usage.untold.extend(stripes);
+    }
+
+    /// Stripes whose cells are to be told: an earlier process stored them and this one has not opened them yet, or they are to
+    /// be told again.
     pub(crate) fn unknown_stripes(&self) -> Vec<Key> {
         let wanted = read(&self.wanted);
         let usage = read(&self.usage);
-        let unknown = usage.estimates.keys().filter(|(space, _)| is_wanted(&wanted, space));
-        unknown.copied().collect()
+        let unknown = usage.estimates.keys().chain(&usage.untold);
+        unknown
+            .filter(|(space, _)| is_wanted(&wanted, space))
+            .copied()
+            .collect()
     }
 
     pub(crate) fn spaces(&self) -> Vec<(SpaceId, u64)> {
@@ -258,7 +286,7 @@ impl Store {
     pub(crate) fn report(&self) -> TierReport {
         TierReport {
             name: self.name.clone(),
-            capacity_bytes: self.capacity_bytes,
+            capacity_bytes: self.capacity(),
             used_bytes: read(&self.usage).total,
             fault: lock(&self.fault).clone(),
         }
@@ -310,6 +338,20 @@ impl Store {
 
     fn tick(&self) -> u64 {
         self.clock.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// After a fault: whether the disk takes data again. Nothing else does find out, because a tier at fault is spared.
+    pub(crate) fn try_again(&self) {
+        if !self.is_at_fault() {
+            return;
+        }
+        let probe = self.folder.join("probe");
+        let tried = fs::File::create(&probe).and_then(|mut file| {
+            file.write_all(&[0; UNIT_BYTES_MAX as usize])?;
+            file.sync_data()
+        });
+        let _ = fs::remove_file(&probe);
+        self.set_fault(tried.err().map(|error| sentence(&self.name, &self.folder, &error)));
     }
 
     fn set_fault(&self, fault: Option<String>) {

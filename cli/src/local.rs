@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use async_trait::async_trait;
 use futures::future::try_join_all;
 use penstock_cache_node::origin::{Origin, OriginError};
+use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, ReadError, TierConfig};
 use penstock_mounter::{ReadFailure, SpaceReader, TryRead};
 use penstock_protocol::geometry::BlockRange;
@@ -86,14 +87,16 @@ impl Local {
             folder.keep_package(package.bytes())?;
         }
         let engine = Engine::open(EngineConfig {
-            tier: TierConfig {
+            tiers: vec![TierConfig {
                 name: "local".into(),
                 path: folder.blocks(),
                 capacity_bytes,
-            },
+            }],
         })?;
         let dataset = Dataset {
             uid: "local".into(),
+            name: "local".into(),
+            rules: Rules::default(),
             origins: sources.iter().map(|source| source.origin.clone()).collect(),
             revisions: vec![package.clone()],
         };

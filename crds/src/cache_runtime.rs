@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Nodes","type":"integer","jsonPath":".status.readyReplicas"}"#,
     printcolumn = r#"{"name":"Wanted","type":"integer","jsonPath":".spec.replicas"}"#,
-    printcolumn = r#"{"name":"Capacity","type":"string","jsonPath":".spec.tiers[0].capacity"}"#,
+    printcolumn = r#"{"name":"Capacity","type":"string","jsonPath":".spec.tiers[*].capacity"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#
 )]
@@ -39,8 +39,9 @@ pub struct CacheRuntimeSpec {
     #[schemars(range(min = 1, max = 1000))]
     pub replicas: i32,
 
-    /// Where a cache node stores. One tier for now.
-    #[schemars(length(min = 1, max = 1))]
+    /// Where a cache node stores, the fastest first. What is read often rises, what is not sinks, and what does not fit into the
+    /// last is gone.
+    #[schemars(length(min = 1, max = 4))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub tiers: Vec<Tier>,
 

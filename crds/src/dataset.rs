@@ -7,6 +7,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::caching::Caching;
+
 /// A read-only tree of files made of the objects of one or more sources. A PersistentVolumeClaim of the same name appears
 /// beside it.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -44,6 +46,10 @@ pub struct DatasetSpec {
     /// When the sources are looked at again. Without it: only when the annotation `penstock.io/refresh` changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Refresh>,
+
+    /// How it is cached. Without it: as well as the CacheRuntime can, shared fairly with other Datasets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Caching>,
 
     /// Seconds that a read in a pod waits for cache nodes, the origin, or a part of Penstock that is away, before it fails
     /// with an I/O error. Pods that start later on a node share the patience of those that mount the same revision there.
@@ -150,7 +156,7 @@ pub struct DatasetStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready, Reconciling, Stalled, SourceReachable, RuntimeReady, SourceDrifted, DeletionBlocked.
+    /// Ready, Reconciling, Stalled, SourceReachable, RuntimeReady, SourceDrifted, CachingRefused, DeletionBlocked.
     #[serde(default)]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

@@ -4,12 +4,14 @@
 //! `docs/reference` are generated from here by `make generate`; tests keep them fresh. Only fields that work are here.
 
 mod cache_runtime;
+mod caching;
 pub mod chart;
 mod dataset;
 mod quantity;
 pub mod reference;
 
 pub use cache_runtime::{CacheRuntime, CacheRuntimeSpec, CacheRuntimeStatus, Medium, Tier, TierVolume};
+pub use caching::{CacheRule, Caching, Eviction, Quota};
 pub use dataset::{
     AddressingStyle, Dataset, DatasetSpec, DatasetStatus, Refresh, Revision, S3Source, SecretRef, Source,
 };
@@ -29,6 +31,8 @@ pub mod condition {
     pub const RUNTIME_READY: &str = "RuntimeReady";
     /// An object changed at the origin before it was cached.
     pub const SOURCE_DRIFTED: &str = "SourceDrifted";
+    /// Something of how a Dataset is to be cached is not done.
+    pub const CACHING_REFUSED: &str = "CachingRefused";
     /// What a deletion waits for.
     pub const DELETION_BLOCKED: &str = "DeletionBlocked";
     /// The disk of a tier is full or broken.

@@ -1,6 +1,6 @@
 //! The folders of cache nodes on this node: they outlive the pod and end with the CacheRuntime.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -66,41 +66,61 @@ impl Tiers {
         Ok(())
     }
 
-    /// Removes the folders of CacheRuntimes that are gone, except those that a pod still has. One that is being deleted
-    /// may wait for its Datasets for hours, and serves them all the time. True when nothing unwanted is left.
+    /// Removes the folders of CacheRuntimes that are gone, and of tiers that one does not have any more, except those that a pod
+    /// still has. One that is being deleted may wait for its Datasets for hours, and serves them all the time. True when nothing
+    /// unwanted is left.
     ///
     /// # Errors
     /// When the API server or the disk does not answer; nothing was removed that is wanted.
     pub async fn sweep(&self) -> Result<bool, Error> {
         let _alone = self.sweeping.lock().await;
         // The folders first: one that is made after this look belongs to a CacheRuntime that the list below may not have.
-        let found = uids_in(&self.folder)?;
+        let found = names_in(&self.folder)?;
         if found.is_empty() {
             return Ok(true);
         }
-        let runtimes = self.cluster.cache_runtimes().await?;
-        let wanted: HashSet<String> = runtimes
+        let wanted: HashMap<String, HashSet<String>> = self
+            .cluster
+            .cache_runtimes()
+            .await?
             .into_iter()
-            .filter_map(|runtime| runtime.metadata.uid)
+            .filter_map(|runtime| Some((runtime.metadata.uid?, names(&runtime.spec.tiers))))
             .collect();
+        let mut unwanted = Vec::new();
+        for uid in found {
+            let folder = self.folder.join(&uid);
+            match wanted.get(&uid) {
+                None => unwanted.push(folder),
+                Some(tiers) => {
+                    let others = names_in(&folder)?.into_iter().filter(|tier| !tiers.contains(tier));
+                    unwanted.extend(others.map(|tier| folder.join(tier)));
+                }
+            }
+        }
         let mut clean = true;
-        for uid in found.into_iter().filter(|uid| !wanted.contains(uid)) {
-            let (folder, mounts) = (self.folder.join(&uid), self.mounts.clone());
-            let removed = tokio::task::spawn_blocking(move || remove_unused(&folder, &*mounts));
-            let removed = removed.await;
+        for folder in unwanted {
+            let (removed, mounts) = (folder.clone(), self.mounts.clone());
+            let removed = tokio::task::spawn_blocking(move || remove_unused(&removed, &*mounts)).await;
             clean &= matches!(removed, Ok(Ok(true)));
+            let folder = folder.display();
             match removed {
-                Ok(Ok(true)) => tracing::info!(uid, "removed the tier folders of a CacheRuntime that is gone"),
-                Ok(Ok(false)) => tracing::info!(uid, "a pod still has a tier folder of a CacheRuntime that is gone"),
-                Ok(Err(error)) => tracing::error!(uid, %error, "tier folders are left"),
-                Err(error) => tracing::error!(uid, %error, "tier folders are left"),
+                Ok(Ok(true)) => tracing::info!(%folder, "removed the folder of tiers that are gone"),
+                Ok(Ok(false)) => tracing::info!(%folder, "a pod still has the folder of a tier that is gone"),
+                Ok(Err(error)) => tracing::error!(%folder, %error, "the folder of tiers that are gone is left"),
+                Err(error) => tracing::error!(%folder, %error, "the folder of tiers that are gone is left"),
             }
         }
         Ok(clean)
     }
 }
 
-fn uids_in(folder: &Path) -> Result<Vec<String>, Error> {
+/// The tiers of a CacheRuntime that have a folder on its nodes.
+fn names(tiers: &[penstock_crds::Tier]) -> HashSet<String> {
+    let on_nodes = tiers.iter().filter(|tier| tier.volume == TierVolume::Node);
+    on_nodes.map(|tier| tier.name.clone()).collect()
+}
+
+fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -117,12 +137,12 @@ fn remove_unused(folder: &Path, mounts: &dyn Mounts) -> Result<bool, Error> {
         .map_err(Error::file("read", Path::new("/proc/self/mountinfo")))?;
     // The table shows folders by their path within their file system, which ends like ours.
     let name = folder.iter().rev().take(2).collect::<Vec<_>>();
-    let (uid, tiers) = (name.first(), name.get(1));
+    let (last, above) = (name.first(), name.get(1));
     let shows = |root: &Path| {
         let parts: Vec<_> = root.iter().collect();
         parts
             .windows(2)
-            .any(|pair| Some(&pair[0]) == tiers && Some(&pair[1]) == uid)
+            .any(|pair| Some(&pair[0]) == above && Some(&pair[1]) == last)
     };
     if table.iter().any(|mount| shows(&mount.root)) {
         return Ok(false);

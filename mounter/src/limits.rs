@@ -37,6 +37,9 @@ pub const KEEPER_RECONNECT_PAUSE: Duration = Duration::from_millis(200);
 /// descriptors each, for 64 GiB of data in use.
 pub const NEIGHBOUR_STRIPES_MAX: usize = 1024;
 
+/// Tiers of a stripe whose files a cache node may hand over: as many as it may have.
+pub const NEIGHBOUR_TIERS_MAX: usize = 4;
+
 /// Cache nodes of the same node that are known: a node has one of each CacheRuntime, rarely more.
 pub const NEIGHBOURS_MAX: usize = 1024;
 

@@ -60,9 +60,9 @@ impl Neighbours {
     /// Those that have a folder below `folder`; there may be none, now or ever. `descriptors_max` is what this process may have
     /// open.
     pub fn new(folder: PathBuf, descriptors_max: u64, runtime: tokio::runtime::Handle) -> Self {
-        // Two descriptors each, and most are left to everything else.
+        // Up to eight descriptors each, and half of all are left to everything else.
         let stripes =
-            usize::try_from(descriptors_max / 8).map_or(NEIGHBOUR_STRIPES_MAX, |few| few.min(NEIGHBOUR_STRIPES_MAX));
+            usize::try_from(descriptors_max / 16).map_or(NEIGHBOUR_STRIPES_MAX, |few| few.min(NEIGHBOUR_STRIPES_MAX));
         Self(Arc::new(Inner {
             folder,
             runtime,

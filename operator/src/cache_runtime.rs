@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::limits::{BLOCKED_LOOK_INTERVAL, ERROR_PAUSE, SECRET_LOOK_INTERVAL};
 use crate::links::RuntimeKey;
 use crate::names::{FINALIZER, runtime_selector};
-use crate::{apply, dataset, sources};
+use crate::{apply, caching, dataset, sources};
 use children::Applied;
 pub use children::Memory;
 use members::Members;
@@ -104,6 +104,8 @@ async fn tell(
                 .iter()
                 .map(|id| id.as_bytes().to_vec())
                 .collect(),
+            rules: dataset.spec.cache.as_ref().map_or_else(Vec::new, caching::rules),
+            quota: dataset.spec.cache.as_ref().and_then(caching::quota),
         });
     }
     datasets.sort_by(|a, b| a.uid.cmp(&b.uid));
@@ -112,6 +114,7 @@ async fn tell(
         ring_epoch: members.epoch as u64,
         members: members.wire(),
         datasets,
+        tiers: desired::capacities(&runtime.spec.tiers),
     };
     let key: RuntimeKey = (namespace.to_owned(), runtime.name_any());
     context.links.set(&key, &members.hosts, config);

@@ -127,6 +127,8 @@ async fn act(
                     name: dataset.name_any(),
                     sources: observed.sources.clone().unwrap_or_default(),
                     revisions: Vec::new(),
+                    rules: Vec::new(),
+                    quota: None,
                 }),
                 parent: parent.map(|parent| parent.as_bytes().to_vec()).unwrap_or_default(),
             };

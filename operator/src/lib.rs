@@ -12,6 +12,7 @@
 pub mod apply;
 pub mod builds;
 pub mod cache_runtime;
+mod caching;
 pub mod commit;
 pub mod conditions;
 pub mod context;

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use penstock_buffer::Buffer;
 use penstock_protocol::checksum::block_checksum;
@@ -14,7 +15,7 @@ use crate::error::ReadError;
 use crate::inflight::{self, Arrived, Unit};
 use crate::limits::DAMAGED_BLOCK_ATTEMPTS_MAX;
 use crate::store::Waiting;
-use crate::tier::TryRead;
+use crate::tiers::TryRead;
 
 const BLOCK: usize = BLOCK_BYTES as usize;
 
@@ -56,7 +57,14 @@ impl Miss {
         self.attempts_left = self.attempts_left.checked_sub(1).ok_or_else(|| {
             ReadError::Unavailable("the cache cannot keep this block and the origin was asked in vain".to_owned())
         })?;
-        self.inner.gather(&self.announced, self.range, &mut self.gathered).await
+        let begun = Instant::now();
+        let gathered = self.inner.gather(&self.announced, self.range, &mut self.gathered).await;
+        self.inner
+            .intake
+            .counters
+            .miss_seconds
+            .observe(begun.elapsed().as_secs_f64());
+        gathered
     }
 
     /// Puts together what has arrived and what is stored. Arguments as for [`super::Engine::try_read`].
@@ -125,7 +133,7 @@ impl Inner {
                 .map(|sums| &mut sums[bytes.start / BLOCK..bytes.end / BLOCK]);
             complete &= self
                 .intake
-                .tier
+                .tiers
                 .look(space, piece, &mut into[bytes], sums, Waiting::Allowed)
                 == Some(TryRead::Hit);
         }

@@ -28,8 +28,8 @@ impl Inner {
     ) -> Result<Vec<Arc<Unit>>, ReadError> {
         let space = announced.package.space();
         // What is wanted ends within the next stripe. Opening one reads files, so it is done before the lock.
-        let stripes = [0, 1].map(|next| self.intake.tier.store.stripe(&space, range.stripe() + next));
-        self.note_cells(announced, range);
+        let stripes = [0, 1].map(|next| self.intake.tiers.stripes(&space, range.stripe() + next));
+        self.note_cells(announced, range, |_| {});
         let is_small = |extent: &&Extent| extent.bytes <= WHOLE_OBJECT_BYTES_MAX;
         for small in extents.iter().filter(is_small) {
             let object = small.address..small.address + round_up_to_block(small.bytes);
@@ -42,10 +42,11 @@ impl Inner {
             let wanted = self.wanted(&space, extent, range);
             let stripe = |number: u64| {
                 let opened = stripes.get(number.wrapping_sub(range.stripe()) as usize).cloned();
-                // It may have got its first blocks since.
-                opened
-                    .flatten()
-                    .or_else(|| self.intake.tier.store.stripe(&space, number))
+                match opened {
+                    Some(opened) if opened.len() == self.intake.tiers.count() => opened,
+                    // It may have got its first blocks in a tier since.
+                    Some(_) | None => self.intake.tiers.stripes(&space, number),
+                }
             };
             for hole in self.holes(&units, &space, wanted, stripe) {
                 let Some(source) = announced.source_of(extent) else {
@@ -60,7 +61,7 @@ impl Inner {
                 };
                 let units = cut(hole, range.end())
                     .map(|piece| {
-                        let fate = self.intake.tier.fate(&space, &piece, range);
+                        let fate = self.intake.tiers.fate(&space, &piece, range);
                         inflight::begin(&mut units, &space, piece, fate)
                     })
                     .collect();
@@ -81,7 +82,7 @@ impl Inner {
         let is_shared = self.owned.read().unwrap_or_else(PoisonError::into_inner).is_some();
         let reach = if is_shared { Reach::Stripe } else { Reach::Space };
         let plan = self.followed.plan(space, extent, start, end, reach);
-        if !self.intake.tier.store.takes(plan.wanted.end - plan.wanted.start) {
+        if !self.intake.tiers.takes(plan.wanted.end - plan.wanted.start) {
             // What is fetched beyond the read could not be kept.
             return start..end;
         }
@@ -95,11 +96,15 @@ impl Inner {
         units: &inflight::Units,
         space: &SpaceId,
         wanted: Range<u64>,
-        stripe: impl Fn(u64) -> Option<Arc<Stripe>>,
+        stripes: impl Fn(u64) -> Vec<Arc<Stripe>>,
     ) -> Vec<Range<u64>> {
         let mut taken: Vec<Range<u64>> = BlockRange::covering(wanted.start, wanted.end - wanted.start)
-            .filter_map(|piece| Some((piece, stripe(piece.stripe())?)))
-            .flat_map(|(piece, stripe)| stripe.present(piece))
+            .flat_map(|piece| {
+                let stripes = stripes(piece.stripe());
+                // Down and up again: what moves is in the one that it comes from or in the one that it goes to.
+                let twice = stripes.iter().chain(stripes.iter().rev().skip(1));
+                twice.flat_map(|stripe| stripe.present(piece)).collect::<Vec<_>>()
+            })
             .collect();
         taken.extend(
             inflight::overlapping(units, space, &wanted)
@@ -118,10 +123,10 @@ impl Inner {
             return Vec::new();
         };
         let wanted = extent.address..extent.address + round_up_to_block(extent.bytes);
-        let stripe = self.intake.tier.store.stripe(&space, extent.address / STRIPE_BYTES);
+        let stripes = self.intake.tiers.stripes(&space, extent.address / STRIPE_BYTES);
         let mut units = self.intake.in_flight.lock();
         let mut fetches = Vec::new();
-        for hole in self.holes(&units, &space, wanted, |_| stripe.clone()) {
+        for hole in self.holes(&units, &space, wanted, |_| stripes.clone()) {
             let pieces = cut(hole, 0);
             let begun = pieces
                 .map(|piece| inflight::begin(&mut units, &space, piece, Fate::Kept))

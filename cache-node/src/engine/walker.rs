@@ -72,7 +72,9 @@ async fn bring(walking: &Walking, announced: &Arc<Announced>, addresses: Range<u
         let Some(engine) = walking.engine.upgrade() else {
             return false;
         };
-        if has_failed.load(Ordering::Relaxed) || !engine.intake.tier.has_room_ahead(&space, extent.bytes) {
+        if has_failed.load(Ordering::Relaxed)
+            || !engine.intake.tiers.has_room_ahead(&space, extent.address, extent.bytes)
+        {
             return false;
         }
         if begin(&engine, announced, &extent, (permit, has_failed.clone())).await {

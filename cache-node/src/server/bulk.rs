@@ -31,7 +31,7 @@ use crate::limits::{
 };
 use crate::server::node::Node;
 use crate::store::Stored;
-use crate::tier::TryRead;
+use crate::tiers::TryRead;
 
 /// The server.
 pub struct BulkServer {

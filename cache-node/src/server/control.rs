@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::builder::{BuildFailure, build_revision};
 use crate::limits::REPORT_INTERVAL;
 use crate::origin::OriginError;
+use crate::rules::Refusal;
 use crate::server::node::Node;
 use crate::server::reporting::Reporting;
 
@@ -203,6 +204,14 @@ fn report(node: &Node, generation: u64) -> wire::NodeReport {
                 revision: drift.revision.as_bytes().to_vec(),
                 key: drift.key,
                 seen_at_unix_seconds: drift.seen_at_unix_seconds,
+            })
+            .collect(),
+        refusals: report
+            .refusals
+            .into_iter()
+            .map(|Refusal { dataset, message }| wire::Refusal {
+                dataset_uid: dataset,
+                message,
             })
             .collect(),
         missing_packages: node.missing().iter().map(|id| id.as_bytes().to_vec()).collect(),

@@ -87,9 +87,10 @@ fn answer_letters(engine: &Engine, peer: &OwnedFd) -> io::Result<()> {
 fn hand_over(engine: &Engine, peer: BorrowedFd<'_>, open: &Open) -> io::Result<()> {
     let revision = RevisionId::try_from(open.revision.as_slice()).map_err(io::Error::other)?;
     let files = engine.stripe_files(&revision, open.stripe);
-    let letter = match &files {
-        Some(_) => from_cache_node::Letter::Opened(Opened {}),
-        None => from_cache_node::Letter::NotHere(NotHere {}),
+    let letter = if files.is_empty() {
+        from_cache_node::Letter::NotHere(NotHere {})
+    } else {
+        from_cache_node::Letter::Opened(Opened {})
     };
     let answer = FromCacheNode { letter: Some(letter) };
     let files: Vec<_> = files.iter().flatten().map(AsFd::as_fd).collect();

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -16,14 +17,18 @@ use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_protocol::ring::{Member, Ring};
 use penstock_revision::Package;
 use penstock_revision::limits::PACKAGE_BYTES_MAX;
+use prost::Message;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_blocking};
 
 use crate::builder::Source;
 use crate::engine::{Dataset, Engine, Owns};
-use crate::limits::{MISSING_PACKAGES_INTERVAL, PACKAGE_FETCHES_MAX, PEER_PATIENCE, UNANNOUNCED_PACKAGE_AGE_MAX};
+use crate::limits::{
+    MISSING_PACKAGES_INTERVAL, PACKAGE_FETCHES_MAX, PEER_PATIENCE, RULES_MAX, UNANNOUNCED_PACKAGE_AGE_MAX,
+};
 use crate::origin::{Origin, OriginError};
-use crate::packages::PackageStore;
+use crate::packages::{CONFIG_FILE, PackageStore};
+use crate::rules::{Eviction, Quota, Rule, Rules};
 use crate::server::origins::Origins;
 
 /// The node; clones share everything.
@@ -55,18 +60,27 @@ struct Told {
 #[derive(Clone)]
 struct ToldDataset {
     uid: String,
+    /// Namespace and name.
+    name: String,
+    rules: Rules,
     origins: Vec<Arc<dyn Origin>>,
     revisions: Vec<RevisionId>,
 }
 
-/// What survives a restart.
-#[derive(Default, serde::Serialize, serde::Deserialize)]
-struct Remembered {
-    ring_epoch: u64,
-    /// Name, address, weight.
-    members: Vec<(String, String, u32)>,
-    /// UID of each Dataset and its revisions, hexadecimal.
-    datasets: Vec<(String, Vec<String>)>,
+impl ToldDataset {
+    fn of(dataset: wire::Dataset, origins: Vec<Arc<dyn Origin>>) -> Self {
+        let rules = rules(&dataset);
+        let revisions = dataset.revisions.iter();
+        Self {
+            uid: dataset.uid,
+            name: format!("{}/{}", dataset.namespace, dataset.name),
+            rules,
+            origins,
+            revisions: revisions
+                .filter_map(|id| RevisionId::try_from(id.as_slice()).ok())
+                .collect(),
+        }
+    }
 }
 
 impl Node {
@@ -80,7 +94,7 @@ impl Node {
         let inner = Arc::new_cyclic(|node| Inner {
             engine,
             packages,
-            remembered: tier.join("node.json"),
+            remembered: tier.join(CONFIG_FILE),
             ring: RwLock::default(),
             ring_epoch: AtomicU64::new(0),
             told: tokio::sync::Mutex::default(),
@@ -135,18 +149,16 @@ impl Node {
     /// When a source makes no sense; everything else was acted upon.
     pub async fn apply(&self, config: wire::NodeConfig) -> Result<(), OriginError> {
         let mut told = self.0.told.lock().await;
+        self.0.remember(&config);
         let wire::NodeConfig {
             generation: _,
             ring_epoch,
             members,
             datasets,
+            tiers,
         } = config;
-        let members: Vec<Member> = members
-            .into_iter()
-            .map(|wire::Member { name, address, weight }| Member { name, address, weight })
-            .collect();
         self.0.set_ring(ring_epoch, members);
-        self.0.remember(&datasets);
+        self.0.set_capacities(tiers);
         told.origins
             .keep_only(datasets.iter().flat_map(|dataset| &dataset.sources));
         let mut outcome = Ok(());
@@ -160,14 +172,7 @@ impl Node {
                         Err(error) => outcome = Err(error),
                     }
                 }
-                let revisions = dataset.revisions.iter();
-                ToldDataset {
-                    uid: dataset.uid,
-                    origins,
-                    revisions: revisions
-                        .filter_map(|id| RevisionId::try_from(id.as_slice()).ok())
-                        .collect(),
-                }
+                ToldDataset::of(dataset, origins)
             })
             .collect();
         self.announce(&told, None).await;
@@ -308,6 +313,8 @@ impl Inner {
         let mut readable = Vec::new();
         for ToldDataset {
             uid,
+            name,
+            rules,
             origins,
             revisions,
         } in datasets
@@ -322,8 +329,10 @@ impl Inner {
             }
             readable.push(Dataset {
                 uid,
+                name,
                 origins,
                 revisions: packages,
+                rules,
             });
         }
         self.engine.set_datasets(&readable, !missing.is_empty());
@@ -337,7 +346,17 @@ impl Inner {
         self.seek.notify_one();
     }
 
-    fn set_ring(&self, epoch: u64, members: Vec<Member>) {
+    fn set_capacities(&self, tiers: Vec<wire::TierCapacity>) {
+        let named = |wire::TierCapacity { name, bytes }| (name, bytes);
+        let capacities: Vec<_> = tiers.into_iter().map(named).collect();
+        self.engine.set_capacities(&capacities);
+    }
+
+    fn set_ring(&self, epoch: u64, members: Vec<wire::Member>) {
+        let members: Vec<Member> = members
+            .into_iter()
+            .map(|wire::Member { name, address, weight }| Member { name, address, weight })
+            .collect();
         let ring = Ring {
             epoch,
             members: members.clone(),
@@ -348,32 +367,23 @@ impl Inner {
             let owners = ring.owners(space, stripe);
             owners.first().is_some_and(|member| member.name == own_name)
         };
-        let is_shared = members.len() > 1;
-        self.engine.set_owned(is_shared.then(|| Box::new(owns) as Owns));
+        let nodes = members.len() as u64;
+        self.engine
+            .set_owned((nodes > 1).then(|| Box::new(owns) as Owns), nodes);
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Ring { epoch, members };
         self.ring_epoch.store(epoch, Ordering::Relaxed);
     }
 
-    fn remember(&self, datasets: &[wire::Dataset]) {
-        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
-        let remembered = Remembered {
-            ring_epoch: ring.epoch,
-            members: ring
-                .members
-                .iter()
-                .map(|m| (m.name.clone(), m.address.clone(), m.weight))
-                .collect(),
-            datasets: datasets
-                .iter()
-                .map(|dataset| (dataset.uid.clone(), ids(&dataset.revisions)))
-                .collect(),
-        };
-        drop(ring);
+    /// Everything but the sources, which have credentials.
+    fn remember(&self, config: &wire::NodeConfig) {
+        let mut remembered = config.clone();
+        remembered
+            .datasets
+            .iter_mut()
+            .for_each(|dataset| dataset.sources.clear());
         let unfinished = self.remembered.with_extension("new");
-        let written = serde_json::to_vec(&remembered)
-            .map_err(io::Error::other)
-            .and_then(|bytes| fs::write(&unfinished, bytes))
-            .and_then(|()| fs::rename(&unfinished, &self.remembered));
+        let written =
+            fs::write(&unfinished, remembered.encode_to_vec()).and_then(|()| fs::rename(&unfinished, &self.remembered));
         if let Err(error) = written {
             tracing::warn!(%error, "remember the configuration; after a restart this node waits for the operator");
         }
@@ -381,40 +391,56 @@ impl Inner {
 
     fn remember_from_disk(&self) {
         let Ok(bytes) = fs::read(&self.remembered) else { return };
-        let Ok(Remembered {
+        let Ok(wire::NodeConfig {
+            generation: _,
             ring_epoch,
             members,
             datasets,
-        }) = serde_json::from_slice(&bytes)
+            tiers,
+        }) = wire::NodeConfig::decode(bytes.as_slice())
         else {
             tracing::warn!(path = %self.remembered.display(), "not understood; this node waits for the operator");
             return;
         };
-        let members: Vec<Member> = members
-            .into_iter()
-            .map(|(name, address, weight)| Member { name, address, weight })
-            .collect();
         self.set_ring(ring_epoch, members);
-        let readable: Vec<Dataset> = datasets
-            .into_iter()
-            .map(|(uid, revisions)| {
-                let load = |id: &String| self.packages.load(&id.parse().ok()?);
-                Dataset {
-                    uid,
-                    origins: Vec::new(),
-                    revisions: revisions.iter().filter_map(load).collect(),
-                }
-            })
-            .collect();
-        self.engine.set_datasets(&readable, true);
+        self.set_capacities(tiers);
+        let readable = datasets.into_iter().map(|dataset| {
+            let told = ToldDataset::of(dataset, Vec::new());
+            let packages = told.revisions.iter();
+            Dataset {
+                uid: told.uid,
+                name: told.name,
+                origins: told.origins,
+                revisions: packages.filter_map(|revision| self.packages.load(revision)).collect(),
+                rules: told.rules,
+            }
+        });
+        self.engine.set_datasets(&readable.collect::<Vec<_>>(), true);
     }
 }
 
-fn ids(revisions: &[Vec<u8>]) -> Vec<String> {
-    revisions
-        .iter()
-        .filter_map(|id| Some(RevisionId::try_from(id.as_slice()).ok()?.to_string()))
-        .collect()
+/// How the operator wants a Dataset cached.
+fn rules(dataset: &wire::Dataset) -> Rules {
+    let quota = dataset.quota.unwrap_or_default();
+    let rule = |rule: &wire::CacheRule| Rule {
+        path: rule.path.clone(),
+        pin: rule.pin,
+        ttl: (rule.ttl_seconds > 0).then(|| Duration::from_secs(rule.ttl_seconds)),
+        priority: rule.priority,
+        eviction: match rule.eviction() {
+            wire::cache_rule::Eviction::Auto => Eviction::Auto,
+            wire::cache_rule::Eviction::Lru => Eviction::Lru,
+            wire::cache_rule::Eviction::Lfu => Eviction::Lfu,
+        },
+        tier: Some(rule.tier.clone()).filter(|tier| !tier.is_empty()),
+    };
+    Rules {
+        quota: Quota {
+            guaranteed_bytes: quota.guaranteed_bytes,
+            limit_bytes: quota.limit_bytes,
+        },
+        rules: dataset.rules.iter().take(RULES_MAX).map(rule).collect(),
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

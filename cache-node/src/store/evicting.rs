@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use penstock_protocol::geometry::BLOCK_BYTES;
 use penstock_protocol::ids::SpaceId;
+use penstock_protocol::side::BLOCKS;
 
 use super::{Key, Known, Open, Store, Stripe, lock, read, write};
 
@@ -35,14 +36,19 @@ impl Store {
         Some(cell)
     }
 
-    /// Opens a stripe that an earlier process stored, so that its cells become known, and closes it if nobody else has it. Done
-    /// once, whether it can be opened or not.
+    /// Opens a stripe, so that its cells become known, and closes it if nobody else has it. Done once, whether it can be opened
+    /// or not.
     pub(crate) fn look_at(&self, key: Key) {
-        let looked = self.stripe(&key.0, key.1).is_some();
-        if !looked {
+        let stripe = self.stripe(&key.0, key.1);
+        let is_untold = write(&self.usage).untold.remove(&key);
+        let Some(stripe) = stripe else {
             write(&self.usage).estimates.remove(&key);
             return;
+        };
+        if is_untold {
+            (self.found)(&key.0, key.1, &mut stripe.cells(0..BLOCKS));
         }
+        drop(stripe);
         self.punch();
         let mut places = write(&self.open);
         if places.get(&key).is_some_and(Open::is_idle) {

@@ -1,6 +1,6 @@
 //! How much is stored, and of what: bookkeeping of a [`Store`](super::Store).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::Key;
 
@@ -12,6 +12,8 @@ pub(super) struct Usage {
     pub(super) total: u64,
     /// What the files of stripes of an earlier process take, until the stripe is opened and its blocks are counted.
     pub(super) estimates: HashMap<Key, u64>,
+    /// Stripes whose cells are to be told again.
+    pub(super) untold: HashSet<Key>,
 }
 
 impl Usage {
@@ -29,6 +31,7 @@ impl Usage {
         self.set(key, 0);
         self.stripes.remove(&key);
         self.estimates.remove(&key);
+        self.untold.remove(&key);
     }
 
     /// Of a stripe that was removed there is nothing to subtract.

@@ -22,10 +22,10 @@ const MIB: u64 = 1 << 20;
 const CAPACITY: u64 = 1 << 40;
 
 /// A file system in memory with a bound, unmounted at the end.
-struct SmallDisk(tempfile::TempDir);
+pub struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn new(bytes: u64) -> Self {
+    pub fn new(bytes: u64) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let options = std::ffi::CString::new(format!("size={bytes}")).unwrap();
         mount(
@@ -39,7 +39,7 @@ impl SmallDisk {
         Self(folder)
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 }
@@ -156,7 +156,7 @@ async fn what_is_not_ours_in_the_folder_does_not_keep_the_engine_from_starting()
         path: scene.folder.path().into(),
         capacity_bytes: CAPACITY,
     };
-    assert!(Engine::open(EngineConfig { tier }).is_ok());
+    assert!(Engine::open(EngineConfig { tiers: vec![tier] }).is_ok());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use penstock_cache_node::origin::{Body, Origin, OriginError};
+use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, TierConfig};
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Listed, ObjectVersion, Outcome, Package, SourceListing, Version, build};
@@ -115,7 +116,7 @@ impl Generated {
             path: folder.into(),
             capacity_bytes,
         };
-        let engine = Engine::open(EngineConfig { tier }).unwrap();
+        let engine = Engine::open(EngineConfig { tiers: vec![tier] }).unwrap();
         Self::announce(sources, package, &engine);
         engine
     }
@@ -124,6 +125,8 @@ impl Generated {
     pub fn announce(sources: &[&Self], package: &Package, engine: &Engine) {
         let dataset = Dataset {
             uid: "d".into(),
+            name: "d".into(),
+            rules: Rules::default(),
             origins: sources
                 .iter()
                 .map(|source| Arc::new((*source).clone()) as Arc<dyn Origin>)

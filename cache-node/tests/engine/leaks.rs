@@ -24,7 +24,8 @@ async fn a_dropped_engine_closes_its_files() {
         engine,
         package,
         folder,
-        capacity_bytes: _,
+        tiers: _,
+        rules: _,
     } = Scene::with(&[("a", 50_000)]).await;
     let range = BlockRange::covering(0, 50_000).next().unwrap();
     assert_eq!(

@@ -1,27 +1,32 @@
-//! Hundreds of thousands of random steps against the trivial model, the bytes of the objects: reads by several readers in a
-//! tier that is too small, damage, faults of the origin, crashes. `PENSTOCK_SEED` repeats a run, `PENSTOCK_LONG` makes it long.
+//! Hundreds of thousands of random steps against the trivial model, the bytes of the objects: reads by several readers in one or
+//! several tiers that are too small, other capacities, other rules, damage, faults of the origin, crashes. `PENSTOCK_SEED` repeats a run, `PENSTOCK_LONG` makes it long.
 
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use penstock_cache_node::origin::OriginError;
+use penstock_cache_node::rules::{Eviction, Quota, Rule, Rules};
 use penstock_cache_node::{Engine, ReadError, TryRead};
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
 use penstock_revision::Package;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::scene::{Scene, content};
+use crate::scene::{Scene, content, tiers};
 
 const STEPS: usize = 200_000;
 /// Between two crashes, damages or faults.
 const CALM_STEPS: usize = 2_000;
 const READERS: usize = 4;
+/// Of all tiers together.
 const CAPACITY: u64 = 12 << 20;
 /// Seeds of runs that failed once.
-const SEEDS: [u64; 0] = [];
+const SEEDS: [u64; 1] = [
+    // A tier that became smaller, while all together had room.
+    10_767_424_291_696_257_825,
+];
 
 struct Run {
     scene: Scene,
@@ -35,7 +40,7 @@ impl Run {
         let large = [("large/a".to_owned(), 5 << 20), ("large/b".to_owned(), (20 << 20) + 1)];
         let objects: Vec<(String, usize)> = small.chain(large).collect();
         let named: Vec<(&str, usize)> = objects.iter().map(|(key, bytes)| (key.as_str(), *bytes)).collect();
-        let scene = Scene::with_capacity(&named, CAPACITY).await;
+        let scene = Scene::with_tiers(&named, &capacities(random)).await;
         let mut model = vec![0; scene.package.summary().space_bytes as usize];
         for (seed, (key, bytes)) in objects.iter().enumerate() {
             let at = scene.extent(key).address as usize;
@@ -60,12 +65,47 @@ impl Run {
         failed
     }
 
+    /// Begins anew, perhaps with other tiers in the same folders.
+    fn restart(&mut self, random: &mut StdRng) {
+        if random.random() {
+            self.scene.tiers = tiers(self.scene.folder.path(), &capacities(random));
+        }
+        self.scene.engine = self.scene.restarted();
+    }
+
+    fn resize(&self, random: &mut StdRng) {
+        let names = self.scene.tiers.iter().map(|tier| tier.name.clone());
+        let shares = capacities(random).into_iter().cycle();
+        self.scene.engine.set_capacities(&names.zip(shares).collect::<Vec<_>>());
+    }
+
+    fn change_rules(&mut self, random: &mut StdRng) {
+        let quota = Quota {
+            guaranteed_bytes: random.random_range(0..CAPACITY),
+            limit_bytes: random.random_bool(0.3).then(|| random.random_range(0..CAPACITY)),
+        };
+        let mut rule = |path: &str| Rule {
+            path: path.to_owned(),
+            pin: random.random_bool(0.2),
+            ttl: random.random_bool(0.3).then_some(Duration::from_secs(1)),
+            priority: random.random_range(0..100),
+            eviction: [Eviction::Auto, Eviction::Lru, Eviction::Lfu][random.random_range(0..3)],
+            tier: random
+                .random_bool(0.3)
+                .then(|| format!("tier-{}", random.random_range(0..4))),
+        };
+        let rules = ["", "small", "large/a"].map(&mut rule);
+        let count = random.random_range(0..=rules.len());
+        self.scene.rules = Rules {
+            quota,
+            rules: rules[..count].to_vec(),
+        };
+        self.scene.announce(&self.scene.engine);
+    }
+
     fn damage(&self, random: &mut StdRng) {
-        let space = self
-            .scene
-            .folder
-            .path()
-            .join(format!("v1/{}", self.scene.package.space()));
+        let tier = &self.scene.tiers[random.random_range(0..self.scene.tiers.len())];
+        let space = tier.path.join(format!("v1/{}", self.scene.package.space()));
         let ending = ["data", "side"][random.random_range(0..2)];
         let path = space.join(format!("0.{ending}"));
         match random.random_range(0..3) {
@@ -79,6 +119,14 @@ impl Run {
             }
         }
     }
+}
+
+/// One to three tiers.
+fn capacities(random: &mut StdRng) -> Vec<u64> {
+    let tiers = random.random_range(1..=3);
+    (0..tiers)
+        .map(|_| random.random_range(CAPACITY / 8..=CAPACITY / tiers))
+        .collect()
 }
 
 fn flip(path: &Path, at: u64) {
@@ -134,11 +182,18 @@ async fn run(seed: u64, steps: usize) {
         failed += run.read(&mut random, CALM_STEPS / READERS).await;
         // A moment after a restart it is known what of the disk counts.
         let begun = Instant::now();
-        while run.scene.engine.report().tiers[0].used_bytes > CAPACITY {
+        let is_over = |engine: &Engine| {
+            engine
+                .report()
+                .tiers
+                .iter()
+                .any(|tier| tier.used_bytes > tier.capacity_bytes)
+        };
+        while is_over(&run.scene.engine) {
             assert!(begun.elapsed().as_secs() < 20, "{:?}", run.scene.engine.report());
             tokio::task::yield_now().await;
         }
-        match random.random_range(0..6) {
+        match random.random_range(0..8) {
             0 => run.damage(&mut random),
             1 => run
                 .scene
@@ -147,9 +202,11 @@ async fn run(seed: u64, steps: usize) {
             2 => run.scene.origin.cut_next_after(random.random_range(0..200_000)),
             3 => {
                 run.damage(&mut random);
-                run.scene.engine = run.scene.restarted();
+                run.restart(&mut random);
                 restarts += 1;
             }
+            4 => run.resize(&mut random),
+            5 => run.change_rules(&mut random),
             _ => {}
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use penstock_cache_node::builder::{Source, build_revision};
+use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, TierConfig};
 use penstock_protocol::geometry::BlockRange;
 use penstock_revision::{BuildOptions, Outcome};
@@ -39,9 +40,11 @@ async fn what_a_lying_server_sends_is_an_error_that_says_what_is_wrong() {
             path: folder.path().into(),
             capacity_bytes: 1 << 40,
         };
-        let engine = Engine::open(EngineConfig { tier }).unwrap();
+        let engine = Engine::open(EngineConfig { tiers: vec![tier] }).unwrap();
         let dataset = Dataset {
             uid: "d".into(),
+            name: "d".into(),
+            rules: Rules::default(),
             origins: vec![origin],
             revisions: vec![package.clone()],
         };

@@ -16,5 +16,7 @@ mod model;
 mod neighbours;
 mod node;
 mod reading;
+mod rules;
 mod scene;
 mod single_flight;
+mod tiers;

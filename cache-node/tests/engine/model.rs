@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
+use penstock_cache_node::Engine;
 use penstock_cache_node::limits::ORIGIN_ATTEMPTS_MAX;
 use penstock_cache_node::origin::OriginError;
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES, round_up_to_block};
@@ -52,8 +53,8 @@ fn model(scene: &Scene) -> Vec<u8> {
     space
 }
 
-async fn run(steps: Vec<Step>, capacity_bytes: u64) {
-    let scene = Scene::with_capacity(&OBJECTS, capacity_bytes).await;
+async fn run(steps: Vec<Step>, capacities: &[u64]) {
+    let scene = Scene::with_tiers(&OBJECTS, capacities).await;
     let model = model(&scene);
     let mut engine = scene.engine.clone();
     for step in steps {
@@ -113,19 +114,26 @@ async fn run(steps: Vec<Step>, capacity_bytes: u64) {
     );
     // After a restart it is known at once what the disk has, and a moment later what of it counts.
     let begun = Instant::now();
-    while engine.report().tiers[0].used_bytes > capacity_bytes {
+    let is_over = |engine: &Engine| {
+        engine
+            .report()
+            .tiers
+            .iter()
+            .any(|tier| tier.used_bytes > tier.capacity_bytes)
+    };
+    while is_over(&engine) {
         assert!(begun.elapsed().as_secs() < 20, "{:?}", engine.report());
         tokio::task::yield_now().await;
     }
 }
 
-fn run_all(steps: Vec<Step>, capacity_bytes: u64) {
+fn run_all(steps: Vec<Step>, capacities: &[u64]) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(run(steps, capacity_bytes));
+    runtime.block_on(run(steps, capacities));
 }
 
 proptest! {
@@ -133,11 +141,16 @@ proptest! {
 
     #[test]
     fn readers_get_the_bytes_of_the_objects_whatever_happens(steps in prop::collection::vec(step(), 1..40)) {
-        run_all(steps, 1 << 40);
+        run_all(steps, &[1 << 40]);
     }
 
     #[test]
     fn and_whatever_is_evicted_meanwhile(steps in prop::collection::vec(step(), 1..40), capacity in 0u64..24 << 20) {
-        run_all(steps, capacity);
+        run_all(steps, &[capacity]);
+    }
+
+    #[test]
+    fn and_in_whatever_tiers(steps in prop::collection::vec(step(), 1..40), capacities in prop::collection::vec(0u64..24 << 20, 2..4)) {
+        run_all(steps, &capacities);
     }
 }

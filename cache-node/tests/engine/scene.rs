@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use penstock_cache_node::origin::Origin;
 use penstock_cache_node::origin::fake::FakeOrigin;
+use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, ReadError, TierConfig};
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::SpaceId;
@@ -17,7 +18,8 @@ pub struct Scene {
     pub engine: Engine,
     pub package: Package,
     pub folder: tempfile::TempDir,
-    pub capacity_bytes: u64,
+    pub tiers: Vec<TierConfig>,
+    pub rules: Rules,
 }
 
 /// Bytes that differ from block to block.
@@ -31,6 +33,11 @@ impl Scene {
     }
 
     pub async fn with_capacity(objects: &[(&str, usize)], capacity_bytes: u64) -> Self {
+        Self::with_tiers(objects, &[capacity_bytes]).await
+    }
+
+    /// With tiers of these capacities.
+    pub async fn with_tiers(objects: &[(&str, usize)], capacities: &[u64]) -> Self {
         let origin = FakeOrigin::default();
         for (seed, (key, bytes)) in objects.iter().enumerate() {
             origin.put(key, content(seed as u64, *bytes));
@@ -45,19 +52,38 @@ impl Scene {
         };
         // On a disk, unlike /tmp of many machines.
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-        let engine = open(folder.path(), capacity_bytes, &origin, &package);
-        Self {
+        let tiers = tiers(folder.path(), capacities);
+        let engine = Engine::open(EngineConfig { tiers: tiers.clone() }).unwrap();
+        let scene = Self {
             origin,
             engine,
             package,
             folder,
-            capacity_bytes,
-        }
+            tiers,
+            rules: Rules::default(),
+        };
+        scene.announce(&scene.engine);
+        scene
     }
 
-    /// The same folder in a new engine, as after a restart.
+    /// The same folders in a new engine, as after a restart.
     pub fn restarted(&self) -> Engine {
-        open(self.folder.path(), self.capacity_bytes, &self.origin, &self.package)
+        let tiers = self.tiers.clone();
+        let engine = Engine::open(EngineConfig { tiers }).unwrap();
+        self.announce(&engine);
+        engine
+    }
+
+    /// Makes the revision readable, by the rules as they are now.
+    pub fn announce(&self, engine: &Engine) {
+        let dataset = Dataset {
+            uid: "d".into(),
+            name: "d".into(),
+            rules: self.rules.clone(),
+            origins: vec![Arc::new(self.origin.clone())],
+            revisions: vec![self.package.clone()],
+        };
+        engine.set_datasets(&[dataset], false);
     }
 
     pub fn extent(&self, key: &str) -> Extent {
@@ -95,18 +121,16 @@ pub async fn read(engine: &Engine, package: &Package, range: BlockRange) -> Resu
     Ok(bytes)
 }
 
-fn open(folder: &Path, capacity_bytes: u64, origin: &FakeOrigin, package: &Package) -> Engine {
-    let tier = TierConfig {
-        name: "ssd".into(),
-        path: folder.into(),
-        capacity_bytes,
+/// `tier-0`, the fastest, in `folder`, and `tier-1` and so on in folders of their own below it.
+pub fn tiers(folder: &Path, capacities: &[u64]) -> Vec<TierConfig> {
+    let tier = |(number, capacity_bytes): (usize, &u64)| TierConfig {
+        name: format!("tier-{number}"),
+        path: if number == 0 {
+            folder.into()
+        } else {
+            folder.join(number.to_string())
+        },
+        capacity_bytes: *capacity_bytes,
     };
-    let engine = Engine::open(EngineConfig { tier }).unwrap();
-    let dataset = Dataset {
-        uid: "d".into(),
-        origins: vec![Arc::new(origin.clone())],
-        revisions: vec![package.clone()],
-    };
-    engine.set_datasets(&[dataset], false);
-    engine
+    capacities.iter().enumerate().map(tier).collect()
 }

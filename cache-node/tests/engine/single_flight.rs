@@ -88,7 +88,7 @@ async fn a_random_read_of_a_large_object_fetches_little() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_shares_the_space_fetches_nothing_beyond_its_stripe() {
     let scene = Scene::with(&[("large", 100 * MIB)]).await;
-    scene.engine.set_owned(Some(Box::new(|_, _| true)));
+    scene.engine.set_owned(Some(Box::new(|_, _| true)), 1);
     let first = scene.extent("large").address;
     for at in (0..64).map(|at| first + (at * MIB) as u64) {
         read(&scene.engine, &scene.package, BlockRange::new(at, MIB as u64).unwrap())

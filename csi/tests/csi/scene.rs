@@ -227,6 +227,7 @@ pub fn dataset(name: &str, package: &Package, cache_node: String) -> Dataset {
         runtime: None,
         sources: Vec::new(),
         refresh: None,
+        cache: None,
         read_timeout_seconds: 300,
     };
     let mut dataset = Dataset::new(name, spec);

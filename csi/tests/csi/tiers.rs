@@ -82,6 +82,26 @@ fn runtime(scene: &Scene) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_folder_of_a_tier_goes_when_its_runtime_has_the_tier_no_more() {
+    let scene = Scene::real();
+    runtime(&scene);
+    let folder = scene.folders.tiers().join("runtime-uid/ssd");
+    let other = scene.folders.tiers().join("runtime-uid/hdd/pool-cache-0");
+    fs::create_dir_all(&other).unwrap();
+    scene.publish("pool-cache-0", TIER).await.unwrap();
+    assert!(scene.node.tiers.sweep().await.unwrap());
+    assert!(folder.exists() && !other.exists());
+    for runtime in scene.cluster.objects().cache_runtimes.values_mut() {
+        runtime.spec.tiers[0].name = "nvme".into();
+    }
+    assert!(!scene.node.tiers.sweep().await.unwrap(), "the pod still has it");
+    assert!(folder.exists());
+    scene.unpublish("pool-cache-0").await.unwrap();
+    assert!(scene.node.tiers.sweep().await.unwrap());
+    assert!(!folder.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cache_node_gets_its_folder_again_until_its_runtime_is_gone() {
     let scene = Scene::real();
     runtime(&scene);

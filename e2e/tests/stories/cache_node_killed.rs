@@ -41,7 +41,7 @@ pub fn story() -> Result<()> {
 }
 
 /// SIGKILL to the process of a cache node, on the node that runs it.
-fn kill_cache_node(ns: &str, pod: &str) -> Result<()> {
+pub fn kill_cache_node(ns: &str, pod: &str) -> Result<()> {
     let node = kubectl(["get", "pod", pod, "-n", ns, "-o", "jsonpath={.spec.nodeName}"])?;
     let uid = kubectl(["get", "pod", pod, "-n", ns, "-o", "jsonpath={.metadata.uid}"])?;
     // The pod's own processes are those in its memory cgroup; PID 1 of the container is the cache node.

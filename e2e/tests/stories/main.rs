@@ -11,7 +11,7 @@ mod leaving;
 mod mishaps;
 mod read_suite;
 mod replaced;
-mod small_cache;
+mod shared_cache;
 mod ways_to_mount;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -80,8 +80,8 @@ const STORIES: &[Story] = &[
     ),
     ("what a quota forbids is named and heals", bad_input::refused_by_quota),
     (
-        "a cache smaller than its data gives every byte, and each epoch what fits",
-        small_cache::story,
+        "two Datasets share tiers smaller than their data: each epoch gets what fits, whatever changes or dies",
+        shared_cache::story,
     ),
     (
         "an object deleted under a running pod fails alone",

@@ -22,7 +22,7 @@ use prost::Message;
 
 use super::stripe::Part;
 use super::stripes;
-use crate::limits::{NEIGHBOUR_PATIENCE, NEIGHBOUR_SILENCE, USED_INTERVAL, USED_RANGES_MAX};
+use crate::limits::{NEIGHBOUR_PATIENCE, NEIGHBOUR_SILENCE, NEIGHBOUR_TIERS_MAX, USED_INTERVAL, USED_RANGES_MAX};
 
 pub(super) struct Neighbour {
     work: Sender<Work>,
@@ -38,7 +38,7 @@ pub(super) enum Work {
     /// Say what was read.
     Say,
     /// Close files; the place that they had is free then.
-    Close([Part; 2], tokio::sync::OwnedSemaphorePermit),
+    Close(Vec<Part>, tokio::sync::OwnedSemaphorePermit),
 }
 
 /// What was read and the cache node was not told yet.
@@ -127,8 +127,9 @@ fn say(asking: &mut Asking<'_>, unsaid: &Mutex<Unsaid>) {
 }
 
 impl Asking<'_> {
-    /// Data and side file of a stripe; `None` when the cache node has none. What it sends is not trusted.
-    pub(super) fn files(&mut self, revision: &RevisionId, stripe: u64) -> io::Result<Option<[File; 2]>> {
+    /// Data and side file of a stripe of each tier that has some of it; `None` when the cache node has none. What it sends is not
+    /// trusted.
+    pub(super) fn files(&mut self, revision: &RevisionId, stripe: u64) -> io::Result<Option<Vec<[File; 2]>>> {
         let letter = to_cache_node::Letter::Open(Open {
             revision: revision.as_bytes().to_vec(),
             stripe,
@@ -137,10 +138,13 @@ impl Asking<'_> {
             descriptors::receive(connection.as_fd())?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
         })?;
         let answer = FromCacheNode::decode(packet.bytes.as_slice()).map_err(io::Error::other)?;
-        let files = <[OwnedFd; 2]>::try_from(packet.descriptors).map(|files| files.map(File::from));
-        match (answer.letter, files) {
-            (Some(from_cache_node::Letter::Opened(_)), Ok(files)) => Ok(Some(files)),
-            (Some(from_cache_node::Letter::NotHere(_)), _) => Ok(None),
+        let count = packet.descriptors.len();
+        let mut files = packet.descriptors.into_iter().map(File::from);
+        let pairs: Vec<[File; 2]> = std::iter::from_fn(|| Some([files.next()?, files.next()?])).collect();
+        let are_pairs = (1..=NEIGHBOUR_TIERS_MAX).contains(&pairs.len()) && pairs.len() * 2 == count;
+        match answer.letter {
+            Some(from_cache_node::Letter::Opened(_)) if are_pairs => Ok(Some(pairs)),
+            Some(from_cache_node::Letter::NotHere(_)) => Ok(None),
             _ => Err(io::Error::other("an answer that makes no sense")),
         }
     }

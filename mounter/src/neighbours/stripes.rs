@@ -32,7 +32,7 @@ pub(super) struct Inner {
 /// An open stripe. Its files are closed on the thread of its neighbour.
 struct Near {
     /// Taken when it is dropped.
-    files: Option<(NearStripe, OwnedSemaphorePermit)>,
+    files: Option<(Vec<NearStripe>, OwnedSemaphorePermit)>,
     neighbour: Arc<Neighbour>,
     used_at: AtomicU64,
     /// Looks in vain since the last hit.
@@ -75,10 +75,10 @@ impl Stripes {
         let (Some(near), Some(_looking)) = (near, self.0.looks.begin()) else {
             return TryRead::Miss;
         };
-        let Some((stripe, _)) = &near.files else {
+        let Some((tiers, _)) = &near.files else {
             return TryRead::Miss;
         };
-        match stripe.read(&self.0.space, range, into) {
+        match read_first(tiers, &self.0.space, range, into) {
             Look::Hit => {
                 near.used_at.store(self.0.neighbours.tick(), Ordering::Relaxed);
                 near.misses.store(0, Ordering::Relaxed);
@@ -144,7 +144,10 @@ impl Inner {
         let Some(files) = asking.files(&self.revision, stripe)? else {
             return Ok(false);
         };
-        let files = NearStripe::new(files, &self.space, stripe)?;
+        let files = files
+            .into_iter()
+            .map(|of_tier| NearStripe::new(of_tier, &self.space, stripe));
+        let files = files.collect::<io::Result<_>>()?;
         let Some(room) = self.neighbours.room() else {
             return Ok(false);
         };
@@ -163,7 +166,7 @@ impl Inner {
     pub(super) fn warm(&self, stripe: u64) {
         let near = self.stripes().get(&stripe).cloned();
         let files = near.as_ref().and_then(|near| near.files.as_ref());
-        let is_read = files.is_some_and(|(files, _)| files.read_side().is_ok());
+        let is_read = files.is_some_and(|(tiers, _)| tiers.iter().all(|files| files.read_side().is_ok()));
         self.give_turn_back(!is_read);
     }
 
@@ -198,9 +201,24 @@ impl Inner {
 impl Drop for Near {
     fn drop(&mut self) {
         if let Some((files, room)) = self.files.take() {
-            self.neighbour.send(Work::Close(files.into_files(), room));
+            let files = files.into_iter().flat_map(NearStripe::into_files).collect();
+            self.neighbour.send(Work::Close(files, room));
         }
     }
+}
+
+/// Reads from the first tier that has all of a range. What is apart in several is asked for over the network.
+fn read_first(tiers: &[NearStripe], space: &SpaceId, range: BlockRange, into: &mut [u8]) -> Look {
+    let mut looked = Look::Gone;
+    for tier in tiers {
+        looked = match (looked, tier.read(space, range, into)) {
+            (_, Look::Hit) => return Look::Hit,
+            (Look::Cold, _) | (_, Look::Cold) => Look::Cold,
+            (Look::Gone, Look::Gone) => Look::Gone,
+            _ => Look::Miss,
+        };
+    }
+    looked
 }
 
 /// Keeps one thread of the session out of the files when all others hang in them: since Linux 6.12 a read with RWF_NOWAIT may

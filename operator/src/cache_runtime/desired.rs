@@ -9,6 +9,7 @@ use penstock_crds::{
     BULK_PORT, CONTROL_PORT, CSI_DRIVER, CacheRuntime, CacheRuntimeSpec, HEALTH_PORT, Medium, Tier, TierVolume,
     bytes_of,
 };
+use penstock_protocol::control::cache_node as wire;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -117,8 +118,6 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
         tolerations,
         resources,
     } = &runtime.spec;
-    // The schema allows exactly one.
-    let tier = tiers.first();
     // Only then our driver is sure to be on the nodes of the cache nodes.
     let has_driver = tiers.iter().any(|tier| tier.volume == TierVolume::Node);
     let probe = |path: &str, period: u32| json!({"httpGet": {"path": path, "port": "health"}, "periodSeconds": period});
@@ -132,7 +131,7 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
         "image": facts.image,
         "imagePullPolicy": facts.image_pull_policy,
         "command": ["/bin/penstock-cache-node"],
-        "args": tier.map(tier_argument).into_iter().chain(has_driver.then(neighbour_argument)).collect::<Vec<_>>(),
+        "args": tiers.iter().map(tier_argument).chain(has_driver.then(neighbour_argument)).collect::<Vec<_>>(),
         "ports": [
             {"name": "bulk", "containerPort": BULK_PORT, "protocol": "TCP"},
             {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
@@ -141,14 +140,15 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
         "readinessProbe": probe("/readyz", 2),
         "livenessProbe": probe("/livez", 10),
         "env": [{"name": "RUST_LOG", "value": facts.log}],
-        "resources": resources.as_ref().map_or_else(|| default_resources(tier), |given| json!(given)),
+        "resources": resources.as_ref().map_or_else(|| default_resources(tiers), |given| json!(given)),
         "securityContext": {
             "allowPrivilegeEscalation": false,
             "readOnlyRootFilesystem": true,
             "capabilities": {"drop": ["ALL"]},
         },
-        "volumeMounts": tier.map(|tier| json!({"name": "tier", "mountPath": format!("{TIER_FOLDER}/{}", tier.name)}))
-            .into_iter()
+        "volumeMounts": tiers
+            .iter()
+            .map(|tier| json!({"name": volume_name(tier), "mountPath": format!("{TIER_FOLDER}/{}", tier.name)}))
             .chain(has_driver.then(|| json!({"name": "neighbour", "mountPath": NEIGHBOUR_FOLDER})))
             .collect::<Vec<_>>(),
     });
@@ -185,8 +185,9 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
                         {"weight": 100, "podAffinityTerm": {"topologyKey": "kubernetes.io/hostname", "labelSelector": selector}},
                     ]}},
                     "containers": [container],
-                    "volumes": tier.map(|tier| tier_volume(runtime, tier))
-                        .into_iter()
+                    "volumes": tiers
+                        .iter()
+                        .map(|tier| tier_volume(runtime, tier))
                         .chain(has_driver.then_some(neighbour_volume))
                         .collect::<Vec<_>>(),
                 },
@@ -195,18 +196,22 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
     })
 }
 
-fn tier_argument(tier: &Tier) -> String {
-    let Tier {
-        name,
-        medium: _,
-        capacity,
-        volume: _,
-    } = tier;
+/// What each tier may hold. Cache nodes are told, so that another capacity needs no other pod.
+pub fn capacities(tiers: &[Tier]) -> Vec<wire::TierCapacity> {
     // The pattern of the schema admits only what this understands, up to the size of the number.
-    format!(
-        "--tier={name}={TIER_FOLDER}/{name}:{}",
-        bytes_of(capacity).unwrap_or(u64::MAX)
-    )
+    let capacity = |tier: &Tier| wire::TierCapacity {
+        name: tier.name.clone(),
+        bytes: bytes_of(&tier.capacity).unwrap_or(u64::MAX),
+    };
+    tiers.iter().map(capacity).collect()
+}
+
+fn tier_argument(tier: &Tier) -> String {
+    format!("--tier={0}={TIER_FOLDER}/{0}", tier.name)
+}
+
+fn volume_name(tier: &Tier) -> String {
+    format!("tier-{}", tier.name)
 }
 
 fn neighbour_argument() -> String {
@@ -214,13 +219,14 @@ fn neighbour_argument() -> String {
 }
 
 /// A tier in memory counts in the pod's memory; without a limit it would take what others on the node need.
-fn default_resources(tier: Option<&Tier>) -> Value {
-    match tier {
-        Some(tier) if tier.medium == Medium::Memory => {
-            let memory = tier_bytes(tier).saturating_add(MEMORY_OVERHEAD_BYTES).to_string();
+fn default_resources(tiers: &[Tier]) -> Value {
+    let in_memory = tiers.iter().filter(|tier| tier.medium == Medium::Memory);
+    match in_memory.map(tier_bytes).reduce(u64::saturating_add) {
+        Some(bytes) => {
+            let memory = bytes.saturating_add(MEMORY_OVERHEAD_BYTES).to_string();
             json!({"requests": {"memory": memory}, "limits": {"memory": memory}})
         }
-        _ => json!({"requests": {"memory": MEMORY_REQUEST}}),
+        None => json!({"requests": {"memory": MEMORY_REQUEST}}),
     }
 }
 
@@ -234,20 +240,21 @@ fn tier_bytes(tier: &Tier) -> u64 {
 
 fn tier_volume(runtime: &CacheRuntime, tier: &Tier) -> Value {
     let Tier {
-        name,
+        name: tier_name,
         medium,
         capacity: _,
         volume,
     } = tier;
+    let name = volume_name(tier);
     match (volume, medium) {
         (TierVolume::Node, _) => json!({
-            "name": "tier",
-            "csi": {"driver": CSI_DRIVER, "volumeAttributes": {"cacheRuntime": runtime.name_any(), "tier": name}},
+            "name": name,
+            "csi": {"driver": CSI_DRIVER, "volumeAttributes": {"cacheRuntime": runtime.name_any(), "tier": tier_name}},
         }),
         (TierVolume::EmptyDir, Medium::Memory) => {
-            json!({"name": "tier", "emptyDir": {"medium": "Memory", "sizeLimit": tier_bytes(tier).to_string()}})
+            json!({"name": name, "emptyDir": {"medium": "Memory", "sizeLimit": tier_bytes(tier).to_string()}})
         }
-        (TierVolume::EmptyDir, Medium::SSD | Medium::HDD) => json!({"name": "tier", "emptyDir": {}}),
+        (TierVolume::EmptyDir, Medium::SSD | Medium::HDD) => json!({"name": name, "emptyDir": {}}),
     }
 }
 
@@ -270,11 +277,11 @@ mod tests {
         }
     }
 
-    fn runtime(tier: Value) -> CacheRuntime {
+    fn runtime(tiers: Value) -> CacheRuntime {
         serde_json::from_value(json!({
             "apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime",
             "metadata": {"name": "pool", "namespace": "vision", "uid": "u-1"},
-            "spec": {"replicas": 3, "tiers": [tier]},
+            "spec": {"replicas": 3, "tiers": tiers},
         }))
         .unwrap()
     }
@@ -282,7 +289,10 @@ mod tests {
     #[test]
     fn cache_nodes_satisfy_the_restricted_level() {
         let children = children(
-            &runtime(json!({"name": "ssd", "medium": "SSD", "capacity": "2Gi"})),
+            &runtime(json!([
+                {"name": "memory", "medium": "Memory", "capacity": "1Gi", "volume": "EmptyDir"},
+                {"name": "ssd", "medium": "SSD", "capacity": "2Gi"},
+            ])),
             &facts(),
         )
         .unwrap();
@@ -302,7 +312,8 @@ mod tests {
         assert_eq!(
             container.args.clone().unwrap(),
             [
-                "--tier=ssd=/cache/ssd:2147483648",
+                "--tier=memory=/cache/memory",
+                "--tier=ssd=/cache/ssd",
                 "--neighbour-socket=/neighbour/socket"
             ]
         );
@@ -312,7 +323,7 @@ mod tests {
     #[test]
     fn a_tier_in_memory_is_counted_in_the_memory_of_its_pod() {
         let memory = |tier: Value, resources: Value| {
-            let mut runtime = runtime(tier);
+            let mut runtime = runtime(json!([tier, {"name": "b", "medium": "HDD", "capacity": "1Ti"}]));
             runtime.spec.resources = serde_json::from_value(resources).unwrap();
             let set = children(&runtime, &facts()).unwrap().stateful_set;
             let resources = set.spec.unwrap().template.spec.unwrap().containers[0].resources.clone();
@@ -332,9 +343,9 @@ mod tests {
 
     #[test]
     fn the_mounter_is_listened_for_where_our_driver_is() {
-        for (volume, names) in [("Node", &["tier", "neighbour"][..]), ("EmptyDir", &["tier"])] {
+        for (volume, names) in [("Node", &["tier-a", "neighbour"][..]), ("EmptyDir", &["tier-a"])] {
             let tier = json!({"name": "a", "medium": "SSD", "capacity": "1Gi", "volume": volume});
-            let set = children(&runtime(tier), &facts()).unwrap().stateful_set;
+            let set = children(&runtime(json!([tier])), &facts()).unwrap().stateful_set;
             let pod = set.spec.unwrap().template.spec.unwrap();
             let mounts = pod.containers[0].volume_mounts.clone().unwrap();
             assert_eq!(mounts.iter().map(|mount| &*mount.name).collect::<Vec<_>>(), names);
@@ -359,7 +370,7 @@ mod tests {
                 json!({"emptyDir": {"medium": "Memory", "sizeLimit": "1344274432"}}),
             ),
         ] {
-            let runtime = runtime(tier);
+            let runtime = runtime(json!([tier]));
             let mut volume = tier_volume(&runtime, &runtime.spec.tiers[0]);
             volume.as_object_mut().unwrap().remove("name");
             assert_eq!(volume, expected);

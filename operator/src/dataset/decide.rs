@@ -228,6 +228,7 @@ pub(super) mod tests {
             volume_is_stale: false,
             cached_bytes: None,
             drifted: Vec::new(),
+            refusals: Vec::new(),
             looked_at: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
                 Timestamp::from_second(1000).unwrap(),
             )),

@@ -77,6 +77,8 @@ pub struct Observed {
     pub cached_bytes: Option<u64>,
     /// Keys of objects that changed at the origin before they were cached.
     pub drifted: Vec<String>,
+    /// What cache nodes do not do of how it is to be cached, as sentences.
+    pub refusals: Vec<String>,
     /// When the sources were last looked at.
     pub looked_at: Option<Time>,
     /// The refresh that was last acted upon.
@@ -168,6 +170,7 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         volume_is_stale: volume.as_ref().is_some_and(|volume| is_stale(volume, claim.as_ref())),
         cached_bytes: (!reports.is_empty()).then(|| reports.values().map(cached).sum()),
         drifted: drifted(reports.values(), &ids),
+        refusals: refusals(reports.values(), &dataset.uid().unwrap_or_default()),
         looked_at: status.last_refresh_time,
         handled_refresh: status.last_handled_refresh,
         lost: revisions
@@ -192,6 +195,18 @@ fn build_order(uid: &str, mut hosts: Vec<String>) -> Vec<String> {
         hosts.rotate_left(first);
     }
     hosts
+}
+
+/// All nodes say the same, as far as they are told the same.
+fn refusals<'a>(reports: impl Iterator<Item = &'a wire::NodeReport>, uid: &str) -> Vec<String> {
+    let refusals = reports.flat_map(|report| &report.refusals);
+    let mut sentences: Vec<String> = refusals
+        .filter(|refusal| refusal.dataset_uid == uid)
+        .map(|refusal| refusal.message.clone())
+        .collect();
+    sentences.sort_unstable();
+    sentences.dedup();
+    sentences
 }
 
 fn drifted<'a>(reports: impl Iterator<Item = &'a wire::NodeReport>, ids: &[Vec<u8>]) -> Vec<String> {

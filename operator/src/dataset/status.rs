@@ -139,6 +139,7 @@ fn wanted(dataset: &Dataset, before: &DatasetStatus, observed: &Observed, is_due
     wanted.push(runtime);
     wanted.extend(source_condition(dataset, before, observed, is_due));
     wanted.extend(drift_condition(before, observed));
+    wanted.extend(caching_condition(before, observed));
     wanted
 }
 
@@ -256,6 +257,15 @@ fn drift_condition(before: &DatasetStatus, observed: &Observed) -> Option<Wanted
     );
     let drifted = Wanted::new(condition::SOURCE_DRIFTED, true, "ObjectsChanged", message);
     (!observed.drifted.is_empty()).then_some(drifted)
+}
+
+fn caching_condition(before: &DatasetStatus, observed: &Observed) -> Option<Wanted> {
+    if observed.settling && observed.linked_hosts.is_empty() {
+        return Wanted::kept(condition::CACHING_REFUSED, &before.conditions);
+    }
+    let message = observed.refusals.join("; ");
+    let refused = Wanted::new(condition::CACHING_REFUSED, true, "CannotBeDone", message);
+    (!observed.refusals.is_empty()).then_some(refused)
 }
 
 /// Cache nodes know keys, but not where they come from.

@@ -1,0 +1,152 @@
+//! What the cache node counts, for Prometheus. Names and units are in `docs/guide/status.md`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use penstock_cache_node::Engine;
+use penstock_cache_node::limits::TIERS_MAX;
+use penstock_cache_node::report::{Cause, Counters, TierReport};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+/// The text of `/metrics`.
+pub(crate) struct Metrics(Registry);
+
+struct OfEngine(Engine);
+
+impl Metrics {
+    /// Those of an engine.
+    pub(crate) fn of(engine: &Engine) -> Self {
+        let mut registry = Registry::with_prefix("penstock");
+        engine.counters().register(&mut registry);
+        registry.register_collector(Box::new(OfEngine(engine.clone())));
+        Self(registry)
+    }
+
+    /// In the exposition format of Prometheus.
+    pub(crate) fn text(&self) -> String {
+        let mut text = String::new();
+        // A String has room.
+        let _ = text::encode(&mut text, &self.0);
+        text
+    }
+}
+
+impl fmt::Debug for OfEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OfEngine")
+    }
+}
+
+impl Collector for OfEngine {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (engine, report) = (&self.0, self.0.report());
+        let counters = engine.counters();
+        let tiers: Vec<&str> = report.tiers.iter().map(|tier| tier.name.as_str()).collect();
+        let traffic = engine.traffic();
+
+        let hits = traffic.iter().flat_map(|of| {
+            let of_tier = move |(tier, name): (usize, &&str)| {
+                let labels = [("dataset", of.dataset.clone()), ("tier", (*name).to_owned())];
+                (labels, Counters::get(&of.hit_bytes[tier]))
+            };
+            tiers.iter().take(TIERS_MAX).enumerate().map(of_tier)
+        });
+        let help = "Bytes that reads got from the cache";
+        counter(&mut encoder, "cache_hit", help, Some(&Unit::Bytes), hits)?;
+        let misses = traffic
+            .iter()
+            .map(|of| ([("dataset", of.dataset.clone())], Counters::get(&of.miss_bytes)));
+        let help = "Bytes that reads had to wait for";
+        counter(&mut encoder, "cache_miss", help, Some(&Unit::Bytes), misses)?;
+        let evicted = Cause::ALL.map(|cause| {
+            let bytes = Counters::get(&counters.evicted_bytes[cause as usize]);
+            ([("cause", cause.name().to_owned())], bytes)
+        });
+        let help = "Bytes that were evicted";
+        counter(&mut encoder, "cache_evicted", help, Some(&Unit::Bytes), evicted)?;
+        let moved = [
+            ([("to", "faster")], Counters::get(&counters.risen_cells)),
+            ([("to", "slower")], Counters::get(&counters.sunk_cells)),
+        ];
+        let help = "Pages and small files that changed their tier";
+        counter(&mut encoder, "cache_moves", help, None, moved)?;
+        let none: [(&str, &str); 0] = [];
+        let alone = |value| [(none, Counters::get(value))];
+        let help = "Bytes that were not cached: not worth it, or there was no room";
+        let passed = alone(&counters.passed_bytes);
+        counter(&mut encoder, "cache_passed", help, Some(&Unit::Bytes), passed)?;
+        let help = "Cached blocks that did not match their checksums";
+        counter(
+            &mut encoder,
+            "cache_damaged_blocks",
+            help,
+            None,
+            alone(&counters.damaged_blocks),
+        )?;
+        let help = "Requests to origins";
+        counter(
+            &mut encoder,
+            "origin_requests",
+            help,
+            None,
+            alone(&counters.origin_requests),
+        )?;
+        let help = "Bytes that origins sent";
+        let sent = alone(&counters.origin_bytes);
+        counter(&mut encoder, "origin", help, Some(&Unit::Bytes), sent)?;
+
+        let mut of_tiers = |name, help, unit, value: fn(&TierReport) -> u64| {
+            let values = report
+                .tiers
+                .iter()
+                .map(|tier| ([("tier", tier.name.clone())], value(tier)));
+            gauge(&mut encoder, name, help, unit, values)
+        };
+        let bytes = Some(&Unit::Bytes);
+        of_tiers("tier_used", "Bytes that a tier holds", bytes, |tier| tier.used_bytes)?;
+        of_tiers("tier_capacity", "Bytes that a tier may hold", bytes, |tier| {
+            tier.capacity_bytes
+        })?;
+        of_tiers("tier_broken", "Whether a tier takes no more data", None, |tier| {
+            u64::from(tier.fault.is_some())
+        })?;
+        let help = "Bytes of a Dataset that are cached here";
+        let held: BTreeMap<String, u64> = engine.held();
+        let held = held.into_iter().map(|(dataset, bytes)| ([("dataset", dataset)], bytes));
+        gauge(&mut encoder, "dataset_cached", help, bytes, held)
+    }
+}
+
+fn counter<L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    values: impl IntoIterator<Item = (L, u64)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+    for (labels, value) in values {
+        ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+fn gauge<L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    values: impl IntoIterator<Item = (L, u64)>,
+) -> fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+    for (labels, value) in values {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,230 @@
+//! The thread of a tier: makes room in it, so that what arrives need not wait for what goes; moves cells up into it and down from
+//! it; and looks at what an earlier process stored, so that it can go too.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use penstock_buffer::{Buffer, BufferPool};
+
+use super::Tiers;
+use crate::keeping::{Admission, Cell, Named};
+use crate::limits::{
+    EVICTIONS_AT_ONCE, EVICTOR_INTERVAL, EVICTOR_PAUSE, FREE_BYTES_MAX, FREE_PART, RISING_CELLS_MAX, UNIT_BYTES_MAX,
+};
+use crate::report::Cause;
+
+/// How to reach the thread, which ends when this is dropped.
+pub(super) struct Evictor {
+    wake: SyncSender<()>,
+    /// The largest unit that found no room since it was last looked.
+    refused_bytes: AtomicU64,
+    /// What is to be brought up.
+    rising: Mutex<Vec<Named>>,
+    /// Of the thread.
+    life: Weak<()>,
+}
+
+/// Wakes the thread, which has to be started.
+pub(super) struct Woken {
+    woken: Receiver<()>,
+    life: Arc<()>,
+}
+
+/// Bytes of a tier of this capacity that may be used before cells have to go.
+pub(super) fn room(capacity: u64) -> u64 {
+    capacity - (capacity / FREE_PART).min(FREE_BYTES_MAX)
+}
+
+impl Evictor {
+    pub(super) fn new() -> (Self, Woken) {
+        let (wake, woken) = sync_channel(1);
+        let life = Arc::new(());
+        let evictor = Self {
+            wake,
+            refused_bytes: AtomicU64::new(0),
+            rising: Mutex::default(),
+            life: Arc::downgrade(&life),
+        };
+        (evictor, Woken { woken, life })
+    }
+
+    /// Whether the thread has not panicked.
+    pub(super) fn is_alive(&self) -> bool {
+        self.life.strong_count() > 0
+    }
+
+    /// A unit found no room.
+    pub(super) fn make_room_for(&self, bytes: u64) {
+        self.refused_bytes.fetch_max(bytes, Ordering::Relaxed);
+        self.wake();
+    }
+
+    /// Something was evicted that still takes up the disk.
+    pub(super) fn owes(&self) {
+        self.wake();
+    }
+
+    /// Something is to be done.
+    pub(super) fn wake(&self) {
+        // It is woken already if the channel is full.
+        let _ = self.wake.try_send(());
+    }
+
+    /// A cell of a slower tier is wanted here. Of too many the rest is forgotten: it rises with a later read.
+    pub(super) fn let_rise(&self, cell: Named) {
+        let mut rising = self.lock();
+        if rising.len() < RISING_CELLS_MAX {
+            rising.push(cell);
+            drop(rising);
+            self.wake();
+        }
+    }
+
+    pub(super) fn rising(&self) -> Vec<Named> {
+        std::mem::take(&mut self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Named>> {
+        self.rising.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Woken {
+    /// Starts the thread of a tier.
+    pub(super) fn start(self, tiers: Weak<Tiers>, number: usize) -> io::Result<()> {
+        let work = move || {
+            let Self { woken, life: _life } = self;
+            let mut buffer = BufferPool::new(UNIT_BYTES_MAX as usize, 1).take();
+            // What an earlier process stored is looked at first.
+            let (mut pause, mut looked_at) = (Duration::ZERO, None);
+            loop {
+                if let Err(RecvTimeoutError::Disconnected) = woken.recv_timeout(pause) {
+                    return;
+                }
+                // Also while it is woken again and again.
+                if looked_at.is_none_or(|at: Instant| at.elapsed() >= EVICTOR_INTERVAL) {
+                    look_at_unknown(&tiers, number, &mut buffer);
+                    looked_at = Some(Instant::now());
+                }
+                let Some(tiers) = tiers.upgrade() else { return };
+                pause = if make_room(&tiers, number, &mut buffer) {
+                    EVICTOR_INTERVAL
+                } else {
+                    EVICTOR_PAUSE
+                };
+            }
+        };
+        thread::Builder::new().name("evict".into()).spawn(work)?;
+        Ok(())
+    }
+}
+
+/// Looks whether a broken disk is well again, and once at each stripe whose cells are not known. Whoever holds the tiers for long keeps them from being closed.
+fn look_at_unknown(tiers: &Weak<Tiers>, number: usize, buffer: &mut Buffer) {
+    let unknown = tiers.upgrade().map(|tiers| {
+        let store = &tiers.tiers[number].store;
+        store.try_again();
+        store.unknown_stripes()
+    });
+    for key in unknown.into_iter().flatten() {
+        let Some(tiers) = tiers.upgrade() else { return };
+        tiers.tiers[number].store.look_at(key);
+        make_room(&tiers, number, buffer);
+    }
+}
+
+/// False when some of the disk could not be given back yet.
+fn make_room(tiers: &Tiers, number: usize, buffer: &mut Buffer) -> bool {
+    let tier = &tiers.tiers[number];
+    let now = Instant::now();
+    // A tier may have become broken, or well.
+    tiers.keeping.set_room(tiers.room());
+    tiers.keeping.resize(now);
+    if let Some(placement) = &tier.placement {
+        placement.resize(now);
+    }
+    let refused = tier.evictor.refused_bytes.swap(0, Ordering::Relaxed);
+    let mut is_punched = true;
+    while !evict_some(tiers, refused) {
+        is_punched = tier.store.punch();
+    }
+    tiers.raise(number, buffer);
+    while !tiers.sink_some(number, refused, buffer) {
+        is_punched = tier.store.punch();
+    }
+    while !evict_some_here(tiers, number, refused) {
+        is_punched = tier.store.punch();
+    }
+    is_punched & tier.store.punch()
+}
+
+/// Evicts a number of cells at once; true when there is no more to do.
+fn evict_some(tiers: &Tiers, refused_bytes: u64) -> bool {
+    for _ in 0..EVICTIONS_AT_ONCE {
+        let Some((victim, cause)) = next_to_go(tiers, refused_bytes) else {
+            return true;
+        };
+        if !evict_cell(tiers, victim, cause) {
+            return true;
+        }
+    }
+    false
+}
+
+/// False when the stripe cannot be opened now.
+fn evict_cell(tiers: &Tiers, (space, stripe, first): Named, cause: Cause) -> bool {
+    // Told before it is done: what is stored there next is another cell. Named by its first block, also when nothing of it is
+    // left.
+    let named = Cell {
+        stripe,
+        blocks: first..first,
+    };
+    tiers.forget(&space, &named);
+    match tiers.evict(&space, stripe, first) {
+        Some(bytes) => {
+            tiers.counters.evicted(cause, bytes);
+            true
+        }
+        // The cell is stored all the same.
+        None => {
+            tiers.keeping.stored(&space, &named, Admission::Kept);
+            false
+        }
+    }
+}
+
+/// The same in a tier that has too much though all together have not: what it has may not be in faster ones, or it became smaller.
+fn evict_some_here(tiers: &Tiers, number: usize, refused_bytes: u64) -> bool {
+    let (tier, is_slowest) = (&tiers.tiers[number], number + 1 == tiers.tiers.len());
+    for _ in 0..EVICTIONS_AT_ONCE {
+        let (capacity, used) = tier.store.capacity_and_used();
+        // What a faster one has too much of sinks as soon as there is room.
+        let bound = if is_slowest { room(capacity) } else { capacity };
+        if used <= bound.min(capacity.saturating_sub(refused_bytes)) {
+            return true;
+        }
+        let is_here = |(space, stripe, first): &Named| tier.store.cell(space, *stripe, *first).is_some();
+        let Some(victim) = tiers.keeping.victim_where(is_here) else {
+            return true;
+        };
+        if !evict_cell(tiers, victim, Cause::Room) {
+            return true;
+        }
+    }
+    false
+}
+
+fn next_to_go(tiers: &Tiers, refused_bytes: u64) -> Option<(Named, Cause)> {
+    if let Some(expired) = tiers.keeping.expired() {
+        return Some((expired, Cause::Expired));
+    }
+    if let Some(over) = tiers.keeping.over_limit() {
+        return Some((over, Cause::Limit));
+    }
+    let is_too_full = tiers.used() > tiers.room_but_for(refused_bytes);
+    let victim = is_too_full.then(|| tiers.keeping.victim()).flatten();
+    victim.map(|victim| (victim, Cause::Room))
+}
