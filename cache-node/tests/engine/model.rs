@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Instant;
 
 use penstock_cache_node::limits::ORIGIN_ATTEMPTS_MAX;
-use penstock_cache_node::origin::OriginError;
+use penstock_cache_node::origin::fake::slow_down;
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES, round_up_to_block};
 use proptest::prelude::*;
 
@@ -83,7 +83,7 @@ async fn run(steps: Vec<Step>, capacity_bytes: u64) {
             }
             Step::FailOrigin | Step::CutOrigin { .. } if !may_fail => continue,
             Step::FailOrigin => {
-                scene.origin.fail_with([OriginError::Throttled("slow down".to_owned())]);
+                scene.origin.fail_with([slow_down()]);
                 continue;
             }
             Step::CutOrigin { after } => {
