@@ -4,7 +4,7 @@ mod args;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use penstock_cache_node::report::Counters;
+use penstock_cache_node::report::{Counters, OriginOutcome, SourceReport};
 use penstock_cache_node::server::bulk::BulkServer;
 use penstock_cache_node::server::control::ControlServer;
 use penstock_cache_node::server::neighbour;
@@ -108,11 +108,6 @@ fn metrics(node: &Node) -> String {
             &counters.damaged_blocks,
         ),
         (
-            "penstock_origin_requests_total",
-            "Requests to origins.",
-            &counters.origin_requests,
-        ),
-        (
             "penstock_origin_bytes_total",
             "Bytes that origins sent.",
             &counters.origin_bytes,
@@ -130,6 +125,36 @@ fn metrics(node: &Node) -> String {
             "penstock_tier_used_bytes{{tier=\"{name}\"}} {used}\npenstock_tier_capacity_bytes{{tier=\"{name}\"}} {capacity}\n"
         );
     }
+    text + &origin_metrics(node)
+}
+
+fn origin_metrics(node: &Node) -> String {
+    let name = "penstock_origin_requests_total";
+    let mut text = format!("# HELP {name} Requests to origins, by how they ended.\n# TYPE {name} counter\n");
+    for outcome in OriginOutcome::ALL {
+        let (label, count) = (outcome.label(), node.engine().counters().origin_outcomes.get(outcome));
+        text += &format!("{name}{{outcome=\"{label}\"}} {count}\n");
+    }
+    let sources = node.engine().sources();
+    let mut gauge = |name: &str, help: &str, value: fn(&SourceReport) -> usize| {
+        text += &format!("# HELP {name} {help}\n# TYPE {name} gauge\n");
+        for source in &sources {
+            let identity = source
+                .identity
+                .replace('\\', "\\\\")
+                .replace('"', "\\\"")
+                .replace('\n', "\\n");
+            text += &format!("{name}{{source=\"{identity}\"}} {}\n", value(source));
+        }
+    };
+    gauge("penstock_origin_gone", "1 while a source does not answer.", |source| {
+        usize::from(source.is_gone)
+    });
+    gauge(
+        "penstock_origin_requests_max",
+        "Requests that a source may be sent at the same time.",
+        |source| source.requests_max,
+    );
     text
 }
 
