@@ -26,9 +26,10 @@ use crate::error::{OpenError, ReadError};
 use crate::fetch::Source;
 use crate::follow::FollowedReads;
 use crate::intake::Intake;
-use crate::limits::{SOURCE_REQUESTS_MAX, TIERS_MAX, WALK_FETCHES_MAX};
+use crate::limits::{TIERS_MAX, WALK_FETCHES_MAX};
 use crate::origin::Origin;
-use crate::report::{Counters, Report, Traffic};
+use crate::report::{Counters, Report, SourceReport, Traffic};
+use crate::requests::Requests;
 use crate::rules::{Refusal, Rules};
 use crate::store::{Stored, TierConfig, Waiting};
 use crate::tiers::{ReadCell, Tiers, TryRead};
@@ -64,8 +65,8 @@ pub struct Engine(Arc<Inner>);
 
 struct Inner {
     intake: Arc<Intake>,
-    /// How many more requests each source may be sent, by its identity.
-    requests: Mutex<HashMap<String, Arc<Semaphore>>>,
+    /// The requests to each source, by its identity.
+    requests: Mutex<HashMap<String, Arc<Requests>>>,
     revisions: RwLock<HashMap<RevisionId, Arc<Announced>>>,
     followed: FollowedReads,
     /// Where what nobody waits for is done.
@@ -309,6 +310,13 @@ impl Engine {
         held
     }
 
+    /// How each source bears what it is asked, by identity.
+    pub fn sources(&self) -> Vec<SourceReport> {
+        let mut sources: Vec<_> = lock(&self.0.requests).values().map(|source| source.report()).collect();
+        sources.sort_unstable_by(|a, b| a.identity.cmp(&b.identity));
+        sources
+    }
+
     /// The counters.
     pub fn counters(&self) -> &Counters {
         &self.0.intake.counters
@@ -330,10 +338,10 @@ impl Inner {
         known.unwrap_or_else(|| Arc::new(Traffic::of(dataset.name.clone())))
     }
 
-    /// The requests that a source may be sent; those under way count when the configuration is replaced.
-    fn requests_of(&self, identity: &str) -> Arc<Semaphore> {
+    /// The requests to a source; those under way count when the configuration is replaced.
+    fn requests_of(&self, identity: &str) -> Arc<Requests> {
         let known = lock(&self.requests).get(identity).cloned();
-        known.unwrap_or_else(|| Arc::new(Semaphore::new(SOURCE_REQUESTS_MAX)))
+        known.unwrap_or_else(|| Arc::new(Requests::new(identity, self.intake.counters.clone())))
     }
 
     fn try_read(

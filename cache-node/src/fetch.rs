@@ -1,29 +1,43 @@
-//! One request to an origin, cut into units as its bytes arrive; repeated from where it broke.
+//! A run of units from an origin: asked for, cut into units as its bytes arrive, repeated from where it broke.
+//!
+//! ```text
+//! waits for a place ──► sent ──first byte──► received ──► units end
+//!   ▲   │               │ late: a second one, and whoever answers first goes on
+//!   │   └ source gone, or 90 s without a unit: the rest fails
+//!   └── slow down: no attempt; not answered, broke off: one of four; stalled: at once
+//! ```
 
+use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Instant;
 
+use bytes::Bytes;
 use futures::StreamExt;
+use futures::future::select_ok;
 use penstock_buffer::Buffer;
 use penstock_protocol::checksum::block_checksum;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_revision::Extent;
 use rand::Rng;
-use tokio::sync::Semaphore;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinHandle;
+use tokio::time::{timeout, timeout_at};
 
 use crate::error::ReadError;
 use crate::inflight::{Arrived, Fate, Unit};
 use crate::intake::Intake;
-use crate::limits::{ORIGIN_ATTEMPTS_MAX, ORIGIN_RETRY_PAUSE, ORIGIN_SILENCE_MAX};
-use crate::origin::{Origin, OriginError};
+use crate::limits::{BODY_STALL_MAX, ORIGIN_ATTEMPTS_MAX, ORIGIN_PATIENCE, ORIGIN_RETRY_PAUSE, ORIGIN_SILENCE_MAX};
+use crate::origin::{Body, Origin, OriginError};
 use crate::report::Counters;
+use crate::requests::{NoPlace, Place, Requests};
 
-/// An origin, and how many more requests it may be sent.
+/// An origin, and the requests to it.
 #[derive(Clone)]
 pub(crate) struct Source {
     pub(crate) origin: Arc<dyn Origin>,
-    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) requests: Arc<Requests>,
 }
 
 /// Units of one extent, next to each other, that one request brings.
@@ -39,66 +53,153 @@ pub(crate) struct Fetch {
     pub(crate) units: std::collections::VecDeque<Arc<Unit>>,
 }
 
+/// A request among those of its source and among those of the node.
+struct Places {
+    of_source: Place,
+    _of_node: OwnedSemaphorePermit,
+}
+
+/// Why a request did not bring everything.
+enum Broken {
+    Failed(OriginError),
+    /// Its body pauses for longer than it should, and asking anew is paid for.
+    Stalls,
+}
+
+impl From<OriginError> for Broken {
+    fn from(error: OriginError) -> Self {
+        Self::Failed(error)
+    }
+}
+
 impl Fetch {
     /// Brings all units, or ends them with the error.
     pub(crate) async fn run(mut self) {
-        let mut attempts = 0;
+        let (mut attempts, mut until, mut last) = (0, Instant::now() + ORIGIN_PATIENCE, None);
         while !self.units.is_empty() {
+            let places = match self.enter(until).await {
+                Ok(places) => places,
+                Err(NoPlace::Gone(sentence)) => return self.refuse(sentence),
+                Err(NoPlace::Late) => {
+                    let error = last.unwrap_or_else(|| self.late());
+                    return self.fail(&error);
+                }
+            };
             let before = self.units.len();
-            // The semaphores are never closed. The source's first: who waits for a stuck source holds nothing of the others.
-            let of_source = self.source.requests.clone().acquire_owned().await;
-            let of_node = self.intake.requests.clone().acquire_owned().await;
-            let outcome = self.request().await;
-            drop((of_source, of_node));
-            let Err(error) = outcome else { continue };
-            attempts = if self.units.len() < before { 1 } else { attempts + 1 };
+            let outcome = self.request(places).await;
+            if self.units.len() < before {
+                (attempts, until) = (0, Instant::now() + ORIGIN_PATIENCE);
+            }
+            let error = match outcome {
+                Ok(()) | Err(Broken::Stalls) => continue,
+                Err(Broken::Failed(error)) => error,
+            };
+            let key = &self.extent.object.key;
+            tracing::debug!(key, %error, attempts, "a request to the origin failed");
+            if let OriginError::Throttled { .. } = error {
+                // The pause is that of the source.
+                last = Some(error);
+                continue;
+            }
+            attempts += 1;
             if !error.may_pass() || attempts >= ORIGIN_ATTEMPTS_MAX {
                 return self.fail(&error);
             }
-            tracing::debug!(key = self.extent.object.key, %error, attempts, "a request to the origin failed; again");
+            last = Some(error);
             let pause = ORIGIN_RETRY_PAUSE * 2u32.pow(attempts - 1);
             let jitter = rand::rng().random_range(0.5..1.0);
             tokio::time::sleep(pause.mul_f64(jitter)).await;
         }
     }
 
+    /// The source's place first: who waits for a stuck source holds nothing of the others.
+    async fn enter(&self, until: Instant) -> Result<Places, NoPlace> {
+        let of_source = self.source.requests.enter(self.is_ahead, until).await?;
+        // The semaphore is never closed.
+        let of_node = timeout_at(until.into(), self.intake.requests.clone().acquire_owned()).await;
+        let Ok(Ok(of_node)) = of_node else {
+            return Err(NoPlace::Late);
+        };
+        Ok(Places {
+            of_source,
+            _of_node: of_node,
+        })
+    }
+
+    /// Places for a second request, if both the source and the node have them now.
+    fn second(&self) -> Option<Places> {
+        let of_node = self.intake.requests.clone().try_acquire_owned().ok()?;
+        let of_source = self.source.requests.second()?;
+        Some(Places {
+            of_source,
+            _of_node: of_node,
+        })
+    }
+
     /// One request for all that is left.
-    async fn request(&mut self) -> Result<(), OriginError> {
+    async fn request(&mut self, places: Places) -> Result<(), Broken> {
         let (Some(first), Some(last)) = (self.units.front(), self.units.back()) else {
             return Ok(());
         };
         let start = first.range.start - self.extent.address;
         let end = (last.range.end - self.extent.address).min(self.extent.bytes);
-        Counters::add(&self.intake.counters.origin_requests, 1);
-        let silence = || {
-            OriginError::Unreachable(format!(
-                "the origin sent nothing for {} s",
-                ORIGIN_SILENCE_MAX.as_secs()
-            ))
-        };
-        let read = self
-            .source
-            .origin
-            .read(&self.extent.object, self.extent.bytes, start..end);
-        let mut body = tokio::time::timeout(ORIGIN_SILENCE_MAX, read)
-            .await
-            .map_err(|_| silence())??;
+        let (mut places, body) = self.answer(places, start..end).await?;
+        let received = self.receive(body).await;
+        match &received {
+            Ok(()) => {}
+            Err(Broken::Failed(error)) => places.of_source.failed(error),
+            Err(Broken::Stalls) => places.of_source.given_up(),
+        }
+        received
+    }
+
+    /// The body that begins first: that of the request, or of a second one when the first is late and somebody waits.
+    async fn answer(&self, places: Places, range: Range<u64>) -> Result<(Places, Body), OriginError> {
+        let mut first = pin!(self.ask(places, range.clone()));
+        let late_after = self.source.requests.late_after().filter(|_| !self.is_ahead);
+        if let Some(late_after) = late_after {
+            if let Ok(answer) = timeout(late_after, &mut first).await {
+                return answer;
+            }
+            if let Some(places) = self.second() {
+                let second = pin!(self.ask(places, range));
+                // The other one is dropped before its body is read.
+                return select_ok([first, second]).await.map(|(answer, _)| answer);
+            }
+        }
+        first.await
+    }
+
+    /// One request up to its first byte.
+    async fn ask(&self, mut places: Places, range: Range<u64>) -> Result<(Places, Body), OriginError> {
+        places.of_source.sent();
+        let (extent, origin) = (&self.extent, &self.source.origin);
+        let read = origin.read(&extent.object, extent.bytes, range);
+        let answer = timeout(ORIGIN_SILENCE_MAX, read).await;
+        match answer.unwrap_or_else(|_| Err(self.silence())) {
+            Ok(body) => {
+                places.of_source.answered();
+                Ok((places, body))
+            }
+            Err(error) => {
+                places.of_source.failed(&error);
+                Err(error)
+            }
+        }
+    }
+
+    /// Cuts a body into units.
+    async fn receive(&mut self, mut body: Body) -> Result<(), Broken> {
         let mut filling = Filling::new(&self.intake);
         let mut storing = Storing::default();
-        loop {
-            let piece = tokio::time::timeout(ORIGIN_SILENCE_MAX, body.next())
-                .await
-                .map_err(|_| silence())?;
-            let Some(piece) = piece else { break };
-            let piece = piece?;
+        while let Some(piece) = self.piece(&mut body).await? {
             Counters::add(&self.intake.counters.origin_bytes, piece.len() as u64);
             let mut piece = &piece[..];
             while !piece.is_empty() {
                 let Some(unit) = self.units.front().cloned() else {
-                    return Err(OriginError::Other(format!(
-                        "the origin sent more than was asked for of {}",
-                        self.extent.object.key
-                    )));
+                    let key = &self.extent.object.key;
+                    let more = format!("the origin sent more than was asked for of {key}");
+                    return Err(OriginError::Other(more).into());
                 };
                 let bytes = self.object_bytes(&unit);
                 filling.take(&mut piece, bytes);
@@ -113,10 +214,37 @@ impl Fetch {
         if self.units.is_empty() {
             return Ok(());
         }
-        Err(OriginError::Unreachable(format!(
-            "the origin ended early while sending {}",
-            self.extent.object.key
-        )))
+        let key = &self.extent.object.key;
+        Err(OriginError::Unreachable(format!("the origin ended early while sending {key}")).into())
+    }
+
+    /// The next bytes of a body; `None` at its end.
+    async fn piece(&self, body: &mut Body) -> Result<Option<Bytes>, Broken> {
+        let piece = match timeout(BODY_STALL_MAX, body.next()).await {
+            Ok(piece) => piece,
+            Err(_) if !self.is_ahead && self.source.requests.takes_second() => return Err(Broken::Stalls),
+            Err(_) => {
+                let rest = timeout(ORIGIN_SILENCE_MAX - BODY_STALL_MAX, body.next()).await;
+                rest.map_err(|_| self.silence())?
+            }
+        };
+        Ok(piece.transpose()?)
+    }
+
+    fn silence(&self) -> OriginError {
+        OriginError::Unreachable(format!(
+            "{} sent nothing for {} s; check the network from the cache nodes",
+            self.source.requests.name(),
+            ORIGIN_SILENCE_MAX.as_secs()
+        ))
+    }
+
+    fn late(&self) -> OriginError {
+        OriginError::Other(format!(
+            "other requests to {} took all of {} s",
+            self.source.requests.name(),
+            ORIGIN_PATIENCE.as_secs()
+        ))
     }
 
     /// Bytes of the object in a unit; the rest of the last block is zeros.
@@ -138,7 +266,7 @@ impl Fetch {
         })
     }
 
-    fn fail(mut self, error: &OriginError) {
+    fn fail(&mut self, error: &OriginError) {
         let key = &self.extent.object.key;
         if self.is_ahead {
             tracing::debug!(key, revision = %self.revision, %error, "bring from the origin");
@@ -148,11 +276,18 @@ impl Fetch {
                 self.intake.note_drift(self.revision, key);
             }
         }
-        let error = ReadError::from(error.clone());
+        self.end(&ReadError::from(error.clone()));
+    }
+
+    /// That the source is gone was said when it was noticed.
+    fn refuse(&mut self, sentence: String) {
+        self.end(&ReadError::Unavailable(sentence));
+    }
+
+    fn end(&mut self, error: &ReadError) {
         for unit in std::mem::take(&mut self.units) {
-            self.intake
-                .in_flight
-                .end(&self.space, &unit, Arrived::Failed(error.clone()));
+            let failed = Arrived::Failed(error.clone());
+            self.intake.in_flight.end(&self.space, &unit, failed);
         }
     }
 }
@@ -160,10 +295,7 @@ impl Fetch {
 impl Drop for Fetch {
     /// Whatever happens to the task, nobody waits for ever.
     fn drop(&mut self) {
-        for unit in std::mem::take(&mut self.units) {
-            let ended = ReadError::Unavailable("the fetch was given up".to_owned());
-            self.intake.in_flight.end(&self.space, &unit, Arrived::Failed(ended));
-        }
+        self.end(&ReadError::Unavailable("the fetch was given up".to_owned()));
     }
 }
 

@@ -7,7 +7,7 @@
 //!  engine ── present? ──► tier: store (stripes, a checksum per block), keeping (what is worth it), evictor (makes room)
 //!    │ missing                                                               ▲
 //!    ▼                                                                       │
-//!  plan, walk (how much to fetch) ──► in flight (one fetch per block, many waiters) ──► fetch ──► origin
+//!  plan, walk (how much to fetch) ──► in flight (one fetch per block, many waiters) ──► fetch ──► requests ──► origin
 //! ```
 //!
 //! The engine must not know Kubernetes, gRPC or sockets. A fault of the cache is never a read error: it is a miss, a
@@ -26,6 +26,7 @@ pub mod origin;
 pub mod packages;
 mod plan;
 pub mod report;
+mod requests;
 pub mod rules;
 pub mod server;
 mod store;

@@ -40,7 +40,8 @@ pub const ORIGIN_REQUESTS_MAX: usize = 256;
 /// Buffers of a page that are kept for the next request instead of given back.
 pub const ORIGIN_BUFFERS_KEPT: usize = 64;
 
-/// Attempts of one fetch before its readers see the error. They retry on their part, so this only bridges a short fault.
+/// Attempts of one fetch before its readers see the error. They retry on their part, so this only bridges a short fault. A
+/// request to slow down is no such attempt: see [`ORIGIN_PATIENCE`].
 pub const ORIGIN_ATTEMPTS_MAX: u32 = 4;
 
 /// First pause between attempts, doubled each time, with jitter.
@@ -48,6 +49,58 @@ pub const ORIGIN_RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// An origin that sends nothing for this long is given up for this attempt.
 pub const ORIGIN_SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// A fetch that got nothing for this long begins no other attempt, whatever it waits for. Longer than all attempts that fall
+/// silent, 81 s; with one more silence still shorter than the 120 s that a client waits for an answer.
+pub const ORIGIN_PATIENCE: Duration = Duration::from_secs(90);
+
+/// Pause of all requests of a source that asks to slow down, doubled each time that none was answered in between, with jitter:
+/// S3 spreads a prefix over more servers within minutes, and asks for "a few" pauses until then.
+pub const THROTTLED_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// ... at most: one request each few seconds is no load, and finds out soon that more may be sent.
+pub const THROTTLED_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What is believed of a Retry-After: with more, readers would see errors for the sake of a guess.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(30);
+
+/// Requests in a row that were not answered before a source is taken to be gone: one fetch alone does not decide that.
+pub const BREAKER_FAILURES: u32 = ORIGIN_ATTEMPTS_MAX + 1;
+
+/// ... within this time: five silences of one reader, 101 s, are a row; what failed before a pause in reading is none.
+pub const BREAKER_ROW_MAX: Duration = Duration::from_secs(180);
+/// ... and for how long nothing was answered: when a load balancer is replaced, all connections break at the same moment.
+pub const BREAKER_GONE_MIN: Duration = Duration::from_secs(1);
+
+/// How long a source that is gone is left alone before a reader's request finds out whether it is back, doubled each time it is
+/// not, with jitter.
+pub const BREAKER_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// ... at most: one request each ten seconds is no load, and readers, who wait for 300 s, lose little of that.
+pub const BREAKER_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// A request is late after so many times the 95th percentile of its peers' times to the first byte. S3's 99.9th is about ten
+/// times its median, so hardly one in a hundred of a healthy source.
+pub const HEDGE_LATENESS: u32 = 3;
+
+/// ... and not before: less is not noticed beside what a read costs anyway, and a disk that seeks is not ill.
+pub const HEDGE_AFTER_MIN: Duration = Duration::from_millis(100);
+
+/// Answers that the percentile is taken of: enough for it to mean something, few enough to follow the source within seconds.
+pub const HEDGE_PEERS_MAX: usize = 128;
+/// ... at least.
+pub const HEDGE_PEERS_MIN: usize = 32;
+
+/// Requests that pay for a second one: 2 % more at the most, so an origin that is slow as a whole does not get slower by it.
+pub const HEDGE_REQUESTS: u32 = 50;
+
+/// Second requests that are saved up: what one bad server of many costs within a moment.
+pub const HEDGES_SAVED_MAX: u32 = 4;
+
+/// How long after a source asked to slow down, or was gone, nothing is sent twice.
+pub const HEDGE_CALM_MIN: Duration = Duration::from_secs(30);
+
+/// A body that pauses for this long is asked for anew from where it stopped, as far as second requests are paid for. TCP gets
+/// over five losses in a row within 6 s, and over three within 1.5 s.
+pub const BODY_STALL_MAX: Duration = Duration::from_secs(3);
 
 /// Connecting takes longer than this only when nobody is there.
 pub const ORIGIN_CONNECT_MAX: Duration = Duration::from_secs(5);

@@ -5,7 +5,7 @@ use std::fmt;
 
 use penstock_cache_node::Engine;
 use penstock_cache_node::limits::TIERS_MAX;
-use penstock_cache_node::report::{Cause, Counters, TierReport};
+use penstock_cache_node::report::{Cause, Counters, OriginOutcome, SourceReport, TierReport};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -88,17 +88,27 @@ impl Collector for OfEngine {
             None,
             alone(&counters.damaged_blocks),
         )?;
-        let help = "Requests to origins";
-        counter(
-            &mut encoder,
-            "origin_requests",
-            help,
-            None,
-            alone(&counters.origin_requests),
-        )?;
+        let outcomes = OriginOutcome::ALL.map(|outcome| {
+            let count = counters.origin_outcomes.get(outcome);
+            ([("outcome", outcome.label())], count)
+        });
+        let help = "Requests to origins, by how they ended";
+        counter(&mut encoder, "origin_requests", help, None, outcomes)?;
         let help = "Bytes that origins sent";
         let sent = alone(&counters.origin_bytes);
         counter(&mut encoder, "origin", help, Some(&Unit::Bytes), sent)?;
+
+        let sources = engine.sources();
+        let mut of_sources = |name, help, value: fn(&SourceReport) -> u64| {
+            let values = sources
+                .iter()
+                .map(|source| ([("source", source.identity.clone())], value(source)));
+            gauge(&mut encoder, name, help, None, values)
+        };
+        let help = "1 while a source does not answer";
+        of_sources("origin_gone", help, |source| u64::from(source.is_gone))?;
+        let help = "Requests that a source may be sent at the same time";
+        of_sources("origin_requests_max", help, |source| source.requests_max as u64)?;
 
         let mut of_tiers = |name, help, unit, value: fn(&TierReport) -> u64| {
             let values = report

@@ -5,6 +5,7 @@ pub mod fake;
 pub mod s3;
 
 use std::ops::Range;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -22,8 +23,13 @@ pub enum OriginError {
     #[error("{0}")]
     Unreachable(String),
     /// The origin asks to slow down. Passes.
-    #[error("{0}")]
-    Throttled(String),
+    #[error("{text}")]
+    Throttled {
+        /// The sentence.
+        text: String,
+        /// For how long, if it says so.
+        wait: Option<Duration>,
+    },
     /// Credentials or permissions.
     #[error("{0}")]
     Denied(String),
@@ -44,7 +50,7 @@ pub enum OriginError {
 impl OriginError {
     /// Whether the same request may succeed in a moment.
     pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Throttled(_) | Self::Other(_))
+        matches!(self, Self::Unreachable(_) | Self::Throttled { .. } | Self::Other(_))
     }
 }
 

@@ -1,5 +1,7 @@
 //! What the engine says of itself: counters and the state of its tiers.
 
+mod requests;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use penstock_protocol::ids::{RevisionId, SpaceId};
@@ -8,6 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::limits::TIERS_MAX;
 pub use crate::rules::Refusal;
+pub use requests::{OriginOutcome, OriginOutcomes, SourceReport};
 
 /// Counters since the start of the process.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct Counters {
     pub miss_bytes: AtomicU64,
     /// Requests to origins.
     pub origin_requests: AtomicU64,
+    /// ... by how they ended, when they have.
+    pub origin_outcomes: OriginOutcomes,
     /// Bytes that origins sent.
     pub origin_bytes: AtomicU64,
     /// Stored blocks that did not match their checksum.
@@ -40,6 +45,7 @@ impl Default for Counters {
             hit_bytes: AtomicU64::default(),
             miss_bytes: AtomicU64::default(),
             origin_requests: AtomicU64::default(),
+            origin_outcomes: OriginOutcomes::default(),
             origin_bytes: AtomicU64::default(),
             damaged_blocks: AtomicU64::default(),
             evicted_bytes: Default::default(),

@@ -96,13 +96,13 @@ impl S3Origin {
 
     fn explain(&self, failure: Failure, asked: Asked<'_>) -> OriginError {
         let place = place(&self.config);
-        let (status, code) = match failure {
+        let (status, code, wait) = match failure {
             Failure::Transport(cause) => {
                 return OriginError::Unreachable(format!(
                     "{place} cannot be reached ({cause}); check the endpoint, name resolution and the network from the cache nodes"
                 ));
             }
-            Failure::Refused { status, code } => (status, code),
+            Failure::Refused { status, code, wait } => (status, code, wait),
         };
         let shown = if code.is_empty() {
             format!(" ({})", status.as_u16())
@@ -120,7 +120,16 @@ impl S3Origin {
             (401 | 403, ..) => OriginError::Denied(format!(
                 "{place} refuses access{shown}; check the keys and their rights to list and read"
             )),
-            (429, ..) | (_, "SlowDown", _) => OriginError::Throttled(format!("{place} asks to slow down{shown}")),
+            // 503 is how S3 and its look-alikes say it, with one code or another.
+            (429 | 503, ..) | (_, "SlowDown", _) => OriginError::Throttled {
+                text: format!(
+                    "{place} asks to slow down{shown}; if it stays so, raise its limits or read with fewer pods"
+                ),
+                wait,
+            },
+            (502 | 504, ..) => OriginError::Unreachable(format!(
+                "{place} cannot be reached by the gateway in front of it{shown}; check the server behind the endpoint"
+            )),
             _ => OriginError::Other(format!("{place} answered with an error{shown}; it is tried again")),
         }
     }

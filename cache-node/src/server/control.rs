@@ -154,7 +154,7 @@ impl ControlServer {
 fn failed(failure: &BuildFailure) -> wire::BuildFailed {
     use wire::build_failed::Reason;
     let reason = match failure {
-        BuildFailure::Origin(OriginError::Unreachable(_) | OriginError::Throttled(_)) => Reason::Unreachable,
+        BuildFailure::Origin(OriginError::Unreachable(_) | OriginError::Throttled { .. }) => Reason::Unreachable,
         BuildFailure::Origin(OriginError::Denied(_)) => Reason::Denied,
         BuildFailure::Origin(OriginError::NotFound(_)) => Reason::NotFound,
         BuildFailure::Origin(OriginError::Invalid(_)) => Reason::Invalid,

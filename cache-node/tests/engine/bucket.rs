@@ -33,6 +33,8 @@ pub enum Lie {
     FallsSilent,
     /// Says that there is more and gives the same token again and again.
     SamePage,
+    /// Answers each request for an object with this status and code, and says when to come back.
+    Refuses(u16, &'static str),
 }
 
 /// The bucket; its server ends with it.
@@ -183,6 +185,11 @@ impl Shared {
     }
 
     fn get(&self, key: &str, request: &Request<Body>) -> Response<Body> {
+        if let Lie::Refuses(status, code) = self.lie {
+            let mut response = refusal(StatusCode::from_u16(status).unwrap(), code);
+            response.headers_mut().insert(header::RETRY_AFTER, "7".parse().unwrap());
+            return response;
+        }
         let objects = self.objects.lock().unwrap();
         let Some(bytes) = objects.get(key) else {
             return refusal(StatusCode::NOT_FOUND, "NoSuchKey");

@@ -181,6 +181,38 @@ async fn an_object_that_vanished_is_drift_whatever_its_key_is() {
     );
 }
 
+#[tokio::test]
+async fn what_a_server_answers_instead_of_bytes_is_told_apart() {
+    for (status, code, expected) in [
+        (503, "SlowDown", "throttled"),
+        (503, "ServiceUnavailable", "throttled"),
+        (503, "", "throttled"),
+        (429, "", "throttled"),
+        (500, "SlowDown", "throttled"),
+        (500, "InternalError", "other"),
+        (502, "", "unreachable"),
+        (504, "", "unreachable"),
+        (403, "AccessDenied", "denied"),
+        (404, "NoSuchKey", "drifted"),
+    ] {
+        let bucket = Bucket::lying(Lie::Refuses(status, code), &["a"]).await;
+        let origin = bucket.origin("");
+        let listed = origin.list().await.unwrap();
+        let got = match bytes_of(&origin, &listed[0]).await.unwrap_err() {
+            OriginError::Throttled { text, wait } => {
+                assert!(text.contains("slow down"), "{text}");
+                assert_eq!(wait, Some(Duration::from_secs(7)), "{status} {code}");
+                "throttled"
+            }
+            OriginError::Unreachable(_) => "unreachable",
+            OriginError::Denied(_) => "denied",
+            OriginError::Drifted(_) => "drifted",
+            _ => "other",
+        };
+        assert_eq!(got, expected, "{status} {code}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_real_server_lists_and_reads_with_a_signature() {
     let folder = tempfile::tempdir().unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use penstock_cache_node::origin::OriginError;
+use penstock_cache_node::origin::fake::slow_down;
 use penstock_cache_node::rules::{Eviction, Quota, Rule, Rules};
 use penstock_cache_node::{Engine, ReadError, TryRead};
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
@@ -195,10 +195,7 @@ async fn run(seed: u64, steps: usize) {
         }
         match random.random_range(0..8) {
             0 => run.damage(&mut random),
-            1 => run
-                .scene
-                .origin
-                .fail_with([OriginError::Throttled("slow down".to_owned())]),
+            1 => run.scene.origin.fail_with([slow_down()]),
             2 => run.scene.origin.cut_next_after(random.random_range(0..200_000)),
             3 => {
                 run.damage(&mut random);

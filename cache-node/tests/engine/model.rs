@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use penstock_cache_node::Engine;
 use penstock_cache_node::limits::ORIGIN_ATTEMPTS_MAX;
-use penstock_cache_node::origin::OriginError;
+use penstock_cache_node::origin::fake::slow_down;
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES, round_up_to_block};
 use proptest::prelude::*;
 
@@ -84,7 +84,7 @@ async fn run(steps: Vec<Step>, capacities: &[u64]) {
             }
             Step::FailOrigin | Step::CutOrigin { .. } if !may_fail => continue,
             Step::FailOrigin => {
-                scene.origin.fail_with([OriginError::Throttled("slow down".to_owned())]);
+                scene.origin.fail_with([slow_down()]);
                 continue;
             }
             Step::CutOrigin { after } => {

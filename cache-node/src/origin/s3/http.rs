@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use bytes::BytesMut;
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqsign_aws_v4::{Credential, RequestSigner};
 use reqsign_core::{Context, SignRequest};
-use reqwest::header::{HOST, HeaderName};
+use reqwest::header::{HOST, HeaderName, RETRY_AFTER};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 
 use super::{Credentials, S3Config, listing};
@@ -22,8 +24,12 @@ const PATH: &AsciiSet = &VALUE.remove(b'/');
 pub(super) enum Failure {
     /// The server was not reached or broke off; the cause for people.
     Transport(String),
-    /// The server's own words: status and code, "" if it gave none.
-    Refused { status: StatusCode, code: String },
+    /// The server's own words: status, code, "" if it gave none, and how long to wait.
+    Refused {
+        status: StatusCode,
+        code: String,
+        wait: Option<Duration>,
+    },
 }
 
 /// Speaks to one bucket.
@@ -110,10 +116,15 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
+        let asked = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok());
+        let wait = asked.and_then(|text| retry_after(text, Timestamp::now()));
         // An error is an error even when its text does not arrive.
         let text = body(response, ERROR_BODY_BYTES_MAX).await.unwrap_or_default();
         let code = listing::error_code(&text);
-        Err(Failure::Refused { status, code })
+        Err(Failure::Refused { status, code, wait })
     }
 
     async fn signed(&self, url: Url, headers: &[(HeaderName, String)]) -> Result<Request, String> {
@@ -144,6 +155,15 @@ pub(super) async fn body(mut response: Response, bytes_max: usize) -> Result<Byt
         bytes.extend_from_slice(&piece);
     }
     Ok(bytes)
+}
+
+/// How long a Retry-After asks to wait: seconds, or until a time (RFC 9110, 10.2.3).
+fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+    if let Ok(seconds) = text.trim().parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
+    Some(Duration::try_from(until.duration_since(now)).unwrap_or_default())
 }
 
 fn bucket_url(bucket: &str, region: &str, endpoint: &str, virtual_host_style: bool) -> Result<String, String> {
@@ -197,5 +217,23 @@ mod tests {
             assert_eq!(made.as_deref(), Ok(url), "{bucket} at {endpoint:?}");
         }
         assert!(bucket_url("b", "r", "http://a b", false).is_err());
+    }
+
+    #[test]
+    fn how_long_to_wait_is_said_in_seconds_or_as_a_time() {
+        let now = "2026-11-26T10:00:00Z".parse().unwrap();
+        for (text, seconds) in [
+            ("0", Some(0)),
+            (" 17 ", Some(17)),
+            ("Thu, 26 Nov 2026 10:00:05 GMT", Some(5)),
+            ("Thu, 26 Nov 2026 09:00:00 GMT", Some(0)),
+            ("", None),
+            ("-1", None),
+            ("1.5", None),
+            ("soon", None),
+            ("99999999999999999999", None),
+        ] {
+            assert_eq!(retry_after(text, now), seconds.map(Duration::from_secs), "{text:?}");
+        }
     }
 }
