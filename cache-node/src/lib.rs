@@ -28,6 +28,7 @@ mod plan;
 pub mod report;
 pub mod server;
 mod store;
+mod sync;
 mod tier;
 mod walk;
 

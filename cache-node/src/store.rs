@@ -14,6 +14,7 @@
 //! *Lock order*: `wanted`, the `opening` of a stripe, `open`, `usage`. Files are opened and written under the first two only.
 
 mod evicting;
+mod presence;
 mod resident;
 mod side;
 mod stored;

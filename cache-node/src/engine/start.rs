@@ -97,17 +97,11 @@ impl Inner {
         wanted: Range<u64>,
         stripe: impl Fn(u64) -> Option<Arc<Stripe>>,
     ) -> Vec<Range<u64>> {
-        let mut taken: Vec<Range<u64>> = BlockRange::covering(wanted.start, wanted.end - wanted.start)
+        let stored = BlockRange::covering(wanted.start, wanted.end - wanted.start)
             .filter_map(|piece| Some((piece, stripe(piece.stripe())?)))
             .flat_map(|(piece, stripe)| stripe.present(piece))
             .collect();
-        taken.extend(
-            inflight::overlapping(units, space, &wanted)
-                .iter()
-                .map(|unit| unit.range.clone()),
-        );
-        taken.sort_unstable_by_key(|range| range.start);
-        inflight::uncovered(wanted, taken)
+        inflight::missing(units, space, wanted, stored)
     }
 
     /// Starts a fetch of what is missing of a small object that nobody waits for, to be kept; returns its units. May wait for
