@@ -34,5 +34,7 @@ mod walk;
 
 pub use engine::{Dataset, Engine, EngineConfig};
 pub use error::{OpenError, ReadError};
+#[cfg(feature = "test-support")]
+pub use store::AnyStripe;
 pub use store::TierConfig;
 pub use tier::TryRead;

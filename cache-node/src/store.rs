@@ -13,6 +13,8 @@
 //!
 //! *Lock order*: `wanted`, the `opening` of a stripe, `open`, `usage`. Files are opened and written under the first two only.
 
+#[cfg(feature = "test-support")]
+mod any_stripe;
 mod evicting;
 mod presence;
 mod resident;
@@ -36,6 +38,8 @@ use penstock_protocol::side::BLOCKS;
 
 use crate::limits::{AHEAD_PART, OPEN_STRIPES_MAX};
 use crate::report::TierReport;
+#[cfg(feature = "test-support")]
+pub use any_stripe::AnyStripe;
 pub use stored::Stored;
 pub(crate) use stripe::{Look, Stripe, Waiting};
 use usage::Usage;
