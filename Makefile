@@ -1,5 +1,5 @@
 # The commands of the project. `make check` writes nothing and is what CI runs first; `make fix` and `make generate` write.
-.PHONY: help demo test test-long check fix generate bench image cluster cluster-stop stories unit advisories
+.PHONY: help demo test test-long check fix fuzz generate bench image cluster cluster-stop stories unit advisories
 
 # What is slow to build lives outside the repository, shared by all checkouts.
 export PENSTOCK_CACHE ?= $(HOME)/.cache/penstock
@@ -26,9 +26,13 @@ check: ## format, lints, documentation, licences, generated files; writes nothin
 	"$$(e2e/tools/get cargo-deny)" --log-level error check licenses bans sources
 	"$$(e2e/tools/get helm)" lint --strict charts/penstock
 
-unit: ## unit, property and integration tests, csi-sanity (needs root)
+unit: ## unit, property and integration tests, csi-sanity, fuzzing for seconds (needs root)
 	e2e/tools/debian tests
 	cargo test --release --workspace --all-features --exclude penstock-e2e
+	fuzz/run
+
+fuzz: ## whatever reads bytes of others is tried with any bytes, some seconds each
+	fuzz/run
 
 stories: ## the stories on a real two-node Kubernetes (needs root)
 	e2e/stories

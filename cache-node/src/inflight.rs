@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 
 use penstock_buffer::Buffer;
 use penstock_protocol::ids::SpaceId;
-use tokio::sync::watch;
 
 use crate::error::ReadError;
+use crate::sync::{Mutex, MutexGuard, watch};
 
 /// How a unit ended.
 #[derive(Clone)]
@@ -86,6 +86,20 @@ pub(crate) fn overlapping(units: &Units, space: &SpaceId, range: &Range<u64>) ->
         .collect()
 }
 
+/// The parts of `wanted` that are neither among the `stored` ranges nor on their way. What is stored has to be looked at while the map
+/// is locked.
+pub(crate) fn missing(
+    units: &Units,
+    space: &SpaceId,
+    wanted: Range<u64>,
+    mut stored: Vec<Range<u64>>,
+) -> Vec<Range<u64>> {
+    let on_their_way = overlapping(units, space, &wanted);
+    stored.extend(on_their_way.iter().map(|unit| unit.range.clone()));
+    stored.sort_unstable_by_key(|range| range.start);
+    uncovered(wanted, stored)
+}
+
 /// Puts a new unit on its way.
 pub(crate) fn begin(units: &mut Units, space: &SpaceId, range: Range<u64>, fate: Fate) -> Arc<Unit> {
     let unit = Arc::new(Unit {
@@ -135,20 +149,22 @@ mod tests {
 
     #[test]
     fn overlapping_units_are_found_and_others_are_not() {
-        let (space, other) = (SpaceId([1; 16]), SpaceId([2; 16]));
-        let mut units = Units::new();
-        for range in [0..10, 10..20, 30..40] {
-            begin(&mut units, &space, range, Fate::Kept);
-        }
-        begin(&mut units, &other, 5..25, Fate::Kept);
-        let starts = |range: Range<u64>| -> Vec<u64> {
-            overlapping(&units, &space, &range)
-                .iter()
-                .map(|unit| unit.range.start)
-                .collect()
-        };
-        assert_eq!(starts(5..31), [0, 10, 30]);
-        assert_eq!(starts(20..30), [0u64; 0]);
-        assert_eq!(starts(19..20), [10]);
+        crate::sync::in_all_orders(|| {
+            let (space, other) = (SpaceId([1; 16]), SpaceId([2; 16]));
+            let mut units = Units::new();
+            for range in [0..10, 10..20, 30..40] {
+                begin(&mut units, &space, range, Fate::Kept);
+            }
+            begin(&mut units, &other, 5..25, Fate::Kept);
+            let starts = |range: Range<u64>| -> Vec<u64> {
+                overlapping(&units, &space, &range)
+                    .iter()
+                    .map(|unit| unit.range.start)
+                    .collect()
+            };
+            assert_eq!(starts(5..31), [0, 10, 30]);
+            assert_eq!(starts(20..30), [0u64; 0]);
+            assert_eq!(starts(19..20), [10]);
+        });
     }
 }

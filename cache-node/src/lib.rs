@@ -30,10 +30,13 @@ mod requests;
 pub mod rules;
 pub mod server;
 mod store;
+mod sync;
 mod tiers;
 mod walk;
 
 pub use engine::{Dataset, Engine, EngineConfig};
 pub use error::{OpenError, ReadError};
+#[cfg(feature = "test-support")]
+pub use store::AnyStripe;
 pub use store::TierConfig;
 pub use tiers::TryRead;

@@ -13,7 +13,10 @@
 //!
 //! *Lock order*: `wanted`, the `opening` of a stripe, `open`, `usage`. Files are opened and written under the first two only.
 
+#[cfg(feature = "test-support")]
+mod any_stripe;
 mod evicting;
+mod presence;
 mod resident;
 mod side;
 mod stored;
@@ -35,6 +38,8 @@ use penstock_protocol::side::BLOCKS;
 
 use crate::limits::{OPEN_STRIPES_MAX, UNIT_BYTES_MAX};
 use crate::report::TierReport;
+#[cfg(feature = "test-support")]
+pub use any_stripe::AnyStripe;
 pub use stored::Stored;
 pub(crate) use stripe::{Look, Stripe, Waiting};
 use usage::Usage;

@@ -21,6 +21,8 @@ mod session;
 mod sessions;
 
 pub use metrics::Metrics;
+#[cfg(feature = "test-support")]
+pub use neighbours::NearFiles;
 pub use neighbours::Neighbours;
 pub use notes::Notes;
 pub use reader::{ReadFailure, SpaceReader, TryRead};

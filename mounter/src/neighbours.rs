@@ -15,6 +15,8 @@
 //!
 //! *Lock order*: the stripes of a session, then nothing; what is found, then nothing.
 
+#[cfg(feature = "test-support")]
+mod near_files;
 mod neighbour;
 mod stripe;
 mod stripes;
@@ -29,6 +31,8 @@ use std::time::Instant;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::limits::{NEIGHBOUR_STRIPES_MAX, NEIGHBOURS_LOOK_INTERVAL, NEIGHBOURS_MAX};
+#[cfg(feature = "test-support")]
+pub use near_files::NearFiles;
 use neighbour::Neighbour;
 pub(crate) use stripes::Stripes;
 

@@ -5,9 +5,11 @@
 //! `bytes`, `source`, `shared` (bytes of the key that the one before has too), the rest of the key, the version. Numbers are
 //! LEB128. An entity tag of hexadecimal digits is stored as bytes.
 
+use std::ops::Range;
+
 use penstock_protocol::geometry::{BLOCK_BYTES, round_up_to_block};
 
-use crate::limits::{CHUNK_BYTES_CLOSE, CHUNK_BYTES_MAX, CHUNK_EXTENTS};
+use crate::limits::{CHUNK_BYTES_CLOSE, CHUNK_BYTES_MAX, CHUNK_EXTENTS, CHUNK_TEXT_BYTES_MAX};
 use crate::object::{Extent, ObjectVersion, Version};
 
 /// Bytes of an entry of the index: first address and offset of the chunk.
@@ -40,15 +42,18 @@ fn chunk_length(extents: &[Extent]) -> usize {
     let mut bytes = 0;
     let fits = |extent: &&Extent| {
         let before = bytes;
-        let tag = if let Version::ETag(tag) = &extent.object.version {
-            tag.len()
-        } else {
-            0
-        };
-        bytes += extent.object.key.len() + tag;
+        bytes += text_bytes_of(extent.object.key.len(), &extent.object.version);
         before < CHUNK_BYTES_CLOSE
     };
     extents.iter().take(CHUNK_EXTENTS).take_while(fits).count()
+}
+
+fn text_bytes_of(key_bytes: usize, version: &Version) -> usize {
+    let tag_bytes = match version {
+        Version::None => 0,
+        Version::ETag(tag) => tag.len(),
+    };
+    key_bytes + tag_bytes
 }
 
 fn encode_chunk(extents: &[Extent]) -> Vec<u8> {
@@ -89,11 +94,12 @@ fn put_version(out: &mut Vec<u8>, version: &Version) {
     }
 }
 
-/// The extents of a compressed chunk whose first address is `first`.
-pub(crate) fn decode_chunk(compressed: &[u8], first: u64) -> Result<Vec<Extent>, DamagedExtents> {
+/// The extents of a compressed chunk, which lie within these addresses and begin with the first.
+pub(crate) fn decode_chunk(compressed: &[u8], within: Range<u64>) -> Result<Vec<Extent>, DamagedExtents> {
     let bytes = zstd::bulk::decompress(compressed, CHUNK_BYTES_MAX).map_err(|_| DamagedExtents)?;
     let mut from = bytes.as_slice();
-    let (mut extents, mut end, mut key) = (Vec::with_capacity(CHUNK_EXTENTS), first, Vec::new());
+    let (mut extents, mut end, mut key) = (Vec::with_capacity(CHUNK_EXTENTS), within.start, Vec::new());
+    let mut text_bytes = 0;
     while !from.is_empty() {
         if extents.len() == CHUNK_EXTENTS {
             return Err(DamagedExtents);
@@ -104,7 +110,7 @@ pub(crate) fn decode_chunk(compressed: &[u8], first: u64) -> Result<Vec<Extent>,
         end = bytes
             .checked_next_multiple_of(BLOCK_BYTES)
             .and_then(|rounded| address.checked_add(rounded))
-            .filter(|_| bytes > 0)
+            .filter(|end| bytes > 0 && *end <= within.end)
             .ok_or(DamagedExtents)?;
         let source = u16::try_from(take(&mut from)?).map_err(|_| DamagedExtents)?;
         let shared = usize::try_from(take(&mut from)?).map_err(|_| DamagedExtents)?;
@@ -115,6 +121,11 @@ pub(crate) fn decode_chunk(compressed: &[u8], first: u64) -> Result<Vec<Extent>,
         key.truncate(shared);
         key.extend_from_slice(rest);
         let version = take_version(&mut from)?;
+        // What keys share is there once in the chunk and in each of them here.
+        text_bytes += text_bytes_of(key.len(), &version);
+        if text_bytes > CHUNK_TEXT_BYTES_MAX {
+            return Err(DamagedExtents);
+        }
         let text = std::str::from_utf8(&key).map_err(|_| DamagedExtents)?.to_owned();
         extents.push(Extent {
             address,
@@ -218,6 +229,35 @@ mod tests {
         ]
     }
 
+    fn extent(address: u64, key: String) -> Extent {
+        let (bytes, source, version) = (1, 0, Version::None);
+        let object = ObjectVersion { source, key, version };
+        Extent { address, bytes, object }
+    }
+
+    #[test]
+    fn keys_that_share_everything_take_no_more_memory_than_our_own() {
+        let chunk = |key_bytes: usize| {
+            let key = "k".repeat(key_bytes);
+            let extents = (0..CHUNK_EXTENTS as u64).map(|at| extent(at * BLOCK_BYTES, key.clone()));
+            zstd::bulk::compress(&encode_chunk(&extents.collect::<Vec<_>>()), 1).unwrap()
+        };
+        let whole = 0..u64::MAX;
+        assert!(decode_chunk(&chunk(1024), whole.clone()).is_ok());
+        assert_eq!(decode_chunk(&chunk(100 << 10), whole), Err(DamagedExtents));
+    }
+
+    #[test]
+    fn extents_end_where_the_next_chunk_or_nothing_begins() {
+        let chunk = zstd::bulk::compress(
+            &encode_chunk(&[extent(4096, String::new()), extent(8192, String::new())]),
+            1,
+        );
+        let chunk = chunk.unwrap();
+        assert!(decode_chunk(&chunk, 4096..12288).is_ok());
+        assert_eq!(decode_chunk(&chunk, 4096..8192), Err(DamagedExtents));
+    }
+
     proptest! {
         #[test]
         fn a_chunk_reads_what_it_wrote(entries in prop::collection::vec((0u64..9, 1u64..1 << 43, 0u16..9, ".{0,30}", version()), 1..CHUNK_EXTENTS)) {
@@ -228,14 +268,14 @@ mod tests {
                 Extent { address, bytes, object: ObjectVersion { source, key, version } }
             }).collect();
             let (_, chunk) = encode(&extents).unwrap();
-            prop_assert_eq!(decode_chunk(&chunk, extents[0].address), Ok(extents));
+            prop_assert_eq!(decode_chunk(&chunk, extents[0].address..u64::MAX), Ok(extents));
         }
 
         #[test]
         fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let compressed = zstd::bulk::compress(&bytes, 1).unwrap();
-            let _ = decode_chunk(&compressed, 4096);
-            let _ = decode_chunk(&bytes, u64::MAX);
+            let _ = decode_chunk(&compressed, 4096..1 << 40);
+            let _ = decode_chunk(&bytes, u64::MAX..u64::MAX);
         }
     }
 }

@@ -45,6 +45,8 @@ pub const CHUNK_EXTENTS: usize = 256;
 pub const CHUNK_BYTES_CLOSE: usize = 256 << 10;
 /// Most bytes of a decoded chunk: what closes it, the largest entry, and the numbers of all entries.
 pub const CHUNK_BYTES_MAX: usize = CHUNK_BYTES_CLOSE + KEY_BYTES_MAX + VERSION_BYTES_MAX + CHUNK_EXTENTS * 64;
+/// Most bytes of all keys and versions of a chunk: a small chunk whose keys share what they have must not become a large memory.
+pub const CHUNK_TEXT_BYTES_MAX: usize = CHUNK_BYTES_CLOSE + KEY_BYTES_MAX + VERSION_BYTES_MAX;
 /// Decoded chunks that a package keeps: 512 × 256 extents, about 16 MB. 64 were too few for an epoch of 20,000 files in random
 /// order: nearly every file decoded a chunk.
 pub const DECODED_CHUNKS_MAX: usize = 512;

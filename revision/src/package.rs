@@ -307,12 +307,10 @@ impl Package {
 
     fn decode(&self, chunk: usize) -> Result<Vec<Extent>, DamagedExtents> {
         let (first, start) = self.0.index[chunk];
-        let end = self
-            .0
-            .index
-            .get(chunk + 1)
-            .map_or(self.0.chunks.len(), |(_, next)| *next);
-        extents::decode_chunk(self.0.chunks.get(start..end).ok_or(DamagedExtents)?, first)
+        let behind = (self.summary().space_bytes, self.0.chunks.len());
+        let (until, end) = self.0.index.get(chunk + 1).copied().unwrap_or(behind);
+        let compressed = self.0.chunks.get(start..end).ok_or(DamagedExtents)?;
+        extents::decode_chunk(compressed, first..until)
     }
 }
 

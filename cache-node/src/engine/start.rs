@@ -98,7 +98,7 @@ impl Inner {
         wanted: Range<u64>,
         stripes: impl Fn(u64) -> Vec<Arc<Stripe>>,
     ) -> Vec<Range<u64>> {
-        let mut taken: Vec<Range<u64>> = BlockRange::covering(wanted.start, wanted.end - wanted.start)
+        let stored = BlockRange::covering(wanted.start, wanted.end - wanted.start)
             .flat_map(|piece| {
                 let stripes = stripes(piece.stripe());
                 // Down and up again: what moves is in the one that it comes from or in the one that it goes to.
@@ -106,13 +106,7 @@ impl Inner {
                 twice.flat_map(|stripe| stripe.present(piece)).collect::<Vec<_>>()
             })
             .collect();
-        taken.extend(
-            inflight::overlapping(units, space, &wanted)
-                .iter()
-                .map(|unit| unit.range.clone()),
-        );
-        taken.sort_unstable_by_key(|range| range.start);
-        inflight::uncovered(wanted, taken)
+        inflight::missing(units, space, wanted, stored)
     }
 
     /// Starts a fetch of what is missing of a small object that nobody waits for, to be kept; returns its units. May wait for

@@ -287,6 +287,22 @@ impl Origin for S3Origin {
     }
 }
 
+/// What a page of a listing says, and what to ask for next, for whoever tries it with any bytes (`fuzz/`).
+///
+/// # Errors
+/// What the server does wrong.
+#[cfg(feature = "test-support")]
+pub fn read_listing(xml: &[u8]) -> Result<(Vec<Listed>, Option<String>), String> {
+    let listing::Page { objects, next } = listing::page(xml)?;
+    Ok((objects, next))
+}
+
+/// The code in the body of a refusal, likewise.
+#[cfg(feature = "test-support")]
+pub fn read_refusal(xml: &[u8]) -> String {
+    listing::error_code(xml)
+}
+
 fn unquoted(tag: &str) -> &str {
     tag.strip_prefix('"')
         .and_then(|tag| tag.strip_suffix('"'))

@@ -7,18 +7,20 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use penstock_protocol::geometry::{BLOCK_BYTES, PAGE_BYTES};
 use penstock_protocol::ids::SpaceId;
 use penstock_protocol::side::{BEGINS_AT, BLOCKS, CHECKSUMS_AT, FILE_BYTES, PRESENCE_AT, header};
+
+use super::presence::{Bits, Presence};
 
 const WORDS: usize = BLOCKS as usize / 64;
 const BLOCKS_OF_PAGE: u32 = (PAGE_BYTES / BLOCK_BYTES) as u32;
 
 pub(super) struct Side {
     file: File,
-    presence: Bits,
+    presence: Presence,
     begins: Bits,
     checksums: Vec<AtomicU32>,
 }
@@ -34,10 +36,13 @@ impl Side {
             file.write_all_at(&header, 0)?;
             bytes.fill(0);
         }
-        let sum = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[CHECKSUMS_AT as usize + at * 4 + i]));
-        let presence = Bits::read(&bytes, PRESENCE_AT);
-        let begins = Bits::read(&bytes, BEGINS_AT);
-        let checksums = (0..BLOCKS as usize).map(|at| AtomicU32::new(sum(at))).collect();
+        let presence = Presence::new(read_bits(&bytes, PRESENCE_AT));
+        let begins = read_bits(&bytes, BEGINS_AT);
+        let (sums, _) = bytes[CHECKSUMS_AT as usize..].as_chunks();
+        let checksums = sums
+            .iter()
+            .map(|sum| AtomicU32::new(u32::from_le_bytes(*sum)))
+            .collect();
         Ok(Self {
             file,
             presence,
@@ -50,16 +55,20 @@ impl Side {
         &self.file
     }
 
-    pub(super) fn is_present(&self, block: u32) -> bool {
-        self.presence.has(block)
+    pub(super) fn presence(&self) -> &Presence {
+        &self.presence
     }
 
-    pub(super) fn are_present(&self, mut blocks: Range<u32>) -> bool {
-        blocks.all(|block| self.is_present(block))
+    pub(super) fn is_present(&self, block: u32) -> bool {
+        self.presence.blocks().has(block)
+    }
+
+    pub(super) fn are_present(&self, blocks: Range<u32>) -> bool {
+        self.presence.are_present(blocks)
     }
 
     pub(super) fn present_blocks(&self) -> u64 {
-        self.presence.count()
+        self.presence.blocks().count()
     }
 
     /// The cell of a block; empty when it is not present.
@@ -68,7 +77,7 @@ impl Side {
             return block..block;
         }
         let page = block / BLOCKS_OF_PAGE * BLOCKS_OF_PAGE..(block / BLOCKS_OF_PAGE + 1) * BLOCKS_OF_PAGE;
-        let (begins, absent) = (|at| self.begins.word(at), |at| !self.presence.word(at));
+        let (begins, absent) = (|at| self.begins.word(at), |at| !self.presence.blocks().word(at));
         let first = last_bit(begins, page.start..block + 1).max(last_bit(absent, page.start..block).map(|gap| gap + 1));
         let behind = block + 1..page.end;
         let ends = [first_bit(begins, behind.clone()), first_bit(absent, behind)];
@@ -112,13 +121,14 @@ impl Side {
         if !blocks.end.is_multiple_of(BLOCKS_OF_PAGE) {
             self.begins.set(blocks.end);
         }
-        self.begins
-            .write(&self.file, BEGINS_AT, blocks.start..(blocks.end + 1).min(BLOCKS))?;
-        let new = blocks.clone().map(|block| u64::from(self.presence.set(block))).sum();
-        let written = self.presence.write(&self.file, PRESENCE_AT, blocks.clone());
+        let begun = blocks.start..(blocks.end + 1).min(BLOCKS);
+        write_bits(&self.file, &self.begins, BEGINS_AT, begun)?;
+        let presence = self.presence.blocks();
+        let new = blocks.clone().map(|block| u64::from(presence.set(block))).sum();
+        let written = write_bits(&self.file, presence, PRESENCE_AT, blocks.clone());
         if written.is_err() {
             blocks.for_each(|block| {
-                self.presence.clear(block);
+                presence.clear(block);
             });
         }
         written.map(|()| new)
@@ -126,58 +136,25 @@ impl Side {
 
     /// Clears a run of blocks; returns how many were present until now.
     pub(super) fn clear(&self, blocks: Range<u32>) -> u64 {
-        let cleared = blocks.clone().map(|block| u64::from(self.presence.clear(block))).sum();
-        if let Err(error) = self.presence.write(&self.file, PRESENCE_AT, blocks) {
+        let presence = self.presence.blocks();
+        let cleared = blocks.clone().map(|block| u64::from(presence.clear(block))).sum();
+        if let Err(error) = write_bits(&self.file, presence, PRESENCE_AT, blocks) {
             tracing::warn!(%error, "write a side file; the blocks are checked again after a restart");
         }
         cleared
     }
 }
 
-/// A bit for each block of a stripe.
-struct Bits(Vec<AtomicU64>);
+fn read_bits(file: &[u8], offset: u64) -> Bits {
+    let (words, _) = file[offset as usize..].as_chunks();
+    Bits::new(words.iter().take(WORDS).map(|word| u64::from_le_bytes(*word)))
+}
 
-impl Bits {
-    fn read(file: &[u8], offset: u64) -> Self {
-        let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| file[offset as usize + at * 8 + i]));
-        Self((0..WORDS).map(|at| AtomicU64::new(word(at))).collect())
-    }
-
-    /// The words that have these blocks, to their place in a file.
-    fn write(&self, file: &File, offset: u64, blocks: Range<u32>) -> io::Result<()> {
-        let words = blocks.start as usize / 64..(blocks.end as usize).div_ceil(64);
-        let bytes: Vec<u8> = self.0[words.clone()]
-            .iter()
-            .flat_map(|word| word.load(Ordering::Acquire).to_le_bytes())
-            .collect();
-        file.write_all_at(&bytes, offset + words.start as u64 * 8)
-    }
-
-    fn has(&self, block: u32) -> bool {
-        // Sequentially consistent for presence: see `Stripe::punch`.
-        self.0[block as usize / 64].load(Ordering::SeqCst) & (1 << (block % 64)) != 0
-    }
-
-    fn word(&self, at: usize) -> u64 {
-        self.0[at].load(Ordering::SeqCst)
-    }
-
-    /// Whether it was not set before.
-    fn set(&self, block: u32) -> bool {
-        self.0[block as usize / 64].fetch_or(1 << (block % 64), Ordering::SeqCst) & (1 << (block % 64)) == 0
-    }
-
-    /// Whether it was set before.
-    fn clear(&self, block: u32) -> bool {
-        self.0[block as usize / 64].fetch_and(!(1 << (block % 64)), Ordering::SeqCst) & (1 << (block % 64)) != 0
-    }
-
-    fn count(&self) -> u64 {
-        self.0
-            .iter()
-            .map(|word| u64::from(word.load(Ordering::Relaxed).count_ones()))
-            .sum()
-    }
+/// The words that have these blocks, to their place in a file.
+fn write_bits(file: &File, bits: &Bits, offset: u64, blocks: Range<u32>) -> io::Result<()> {
+    let words = blocks.start as usize / 64..(blocks.end as usize).div_ceil(64);
+    let bytes: Vec<u8> = words.clone().flat_map(|at| bits.word(at).to_le_bytes()).collect();
+    file.write_all_at(&bytes, offset + words.start as u64 * 8)
 }
 
 /// The last of the bits of a run that is set.
@@ -219,7 +196,7 @@ mod tests {
             let blocks = 4 * BLOCKS_OF_PAGE;
             for block in 0..blocks {
                 if random.random_bool(0.95) {
-                    side.presence.set(block);
+                    side.presence.blocks().set(block);
                 }
                 if random.random_bool(1.0 - density) {
                     side.begins.set(block);

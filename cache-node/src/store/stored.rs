@@ -3,9 +3,9 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
 use rustix::fs::sendfile;
@@ -41,11 +41,9 @@ impl Stripe {
     /// Blocks that are present and in the kernel's memory, for whoever passes them on unread; `None` also when the kernel
     /// cannot say so.
     pub(crate) fn stored(self: &Arc<Self>, range: BlockRange) -> Option<Stored> {
-        // Counted before presence is looked at: see `Stripe::punch`.
-        let sender = Sender::of(self.clone());
         let blocks = range.blocks_in_stripe();
-        let is_here = self.side.are_present(blocks.clone())
-            && is_resident(&self.data, range.address() % STRIPE_BYTES, range.bytes()).unwrap_or(false);
+        let sender = Sender::of(self, blocks.clone())?;
+        let is_here = is_resident(&self.data, range.address() % STRIPE_BYTES, range.bytes()).unwrap_or(false);
         is_here.then(|| Stored {
             sender,
             range,
@@ -58,9 +56,10 @@ impl Stripe {
 struct Sender(Arc<Stripe>);
 
 impl Sender {
-    fn of(stripe: Arc<Stripe>) -> Self {
-        stripe.senders.fetch_add(1, Ordering::SeqCst);
-        Self(stripe)
+    /// `None` when not all blocks are present.
+    fn of(stripe: &Arc<Stripe>, blocks: Range<u32>) -> Option<Self> {
+        let may_send = stripe.side.presence().begin_sending(blocks);
+        may_send.then(|| Self(stripe.clone()))
     }
 
     fn file(&self) -> &File {
@@ -70,6 +69,6 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        self.0.senders.fetch_sub(1, Ordering::SeqCst);
+        self.0.side.presence().end_sending();
     }
 }

@@ -16,7 +16,6 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use penstock_protocol::checksum::block_checksum;
@@ -39,8 +38,6 @@ pub(crate) struct Stripe {
     pub(super) side: Side,
     /// Blocks that are missing and still take up the disk. Held by whoever writes or punches holes.
     owed: Mutex<Vec<Range<u32>>>,
-    /// How many send blocks unread.
-    pub(super) senders: AtomicUsize,
 }
 
 /// Whether a look may wait for the disk.
@@ -89,7 +86,6 @@ impl Stripe {
             data,
             side,
             owed: Mutex::default(),
-            senders: AtomicUsize::new(0),
         })
     }
 
@@ -228,13 +224,10 @@ impl Stripe {
         }
     }
 
-    /// Gives the disk what evicted blocks took up; false when somebody still sends some of this stripe.
-    ///
-    /// A sender counts itself and then looks at presence; here presence was cleared, and then it is looked who sends. So a
-    /// sender that is not seen here has not seen the blocks.
+    /// Gives the disk what evicted blocks took up; false when somebody still sends some of this stripe (see [`super::presence`]).
     pub(super) fn punch(&self) -> io::Result<bool> {
         let mut owed = self.owed();
-        if self.senders.load(Ordering::SeqCst) > 0 {
+        if !self.side.presence().nobody_sends() {
             return Ok(owed.is_empty());
         }
         while let Some(hole) = owed.last() {
