@@ -11,7 +11,7 @@ use penstock_cache_node::TierConfig;
 #[command(version)]
 pub(crate) struct Args {
     /// Where it stores, the fastest first: NAME=FOLDER:BYTES, for example ssd=/cache/ssd:10737418240; or NAME=FOLDER, which
-    /// holds nothing before the operator has said how much.
+    /// keeps what it has and takes nothing before the operator has said how much.
     #[arg(long = "tier", env = "PENSTOCK_TIERS", value_parser = tier, value_delimiter = ',', required = true)]
     pub(crate) tiers: Vec<TierConfig>,
 
@@ -37,8 +37,8 @@ fn tier(text: &str) -> Result<TierConfig, String> {
         || format!("{text:?} is not NAME=FOLDER or NAME=FOLDER:BYTES, for example ssd=/cache/ssd:10737418240");
     let (name, rest) = text.split_once('=').ok_or_else(expected)?;
     let (path, capacity_bytes) = match rest.rsplit_once(':') {
-        None => (rest, 0),
-        Some((path, capacity)) => (path, capacity.parse().map_err(|_| expected())?),
+        None => (rest, None),
+        Some((path, capacity)) => (path, Some(capacity.parse().map_err(|_| expected())?)),
     };
     if name.is_empty() || path.is_empty() {
         return Err(expected());
@@ -57,8 +57,8 @@ mod tests {
     #[test]
     fn a_tier_has_a_name_a_folder_and_perhaps_a_capacity() {
         let parsed = |text| tier(text).map(|tier| (tier.name, tier.path, tier.capacity_bytes));
-        assert_eq!(parsed("ssd=/c/s:17"), Ok(("ssd".into(), "/c/s".into(), 17)));
-        assert_eq!(parsed("ssd=/c/s"), Ok(("ssd".into(), "/c/s".into(), 0)));
+        assert_eq!(parsed("ssd=/c/s:17"), Ok(("ssd".into(), "/c/s".into(), Some(17))));
+        assert_eq!(parsed("ssd=/c/s"), Ok(("ssd".into(), "/c/s".into(), None)));
         for text in ["", "/c/s:17", "=/c:1", "ssd=", "ssd=:1", "ssd=/c:many"] {
             let error = parsed(text).unwrap_err();
             assert!(error.contains("NAME=FOLDER:BYTES"), "{error}");

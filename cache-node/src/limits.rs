@@ -253,3 +253,9 @@ pub const TIERS_MAX: usize = 4;
 
 /// Rules of a Dataset, as in its schema: each has a policy of its own in every space.
 pub const RULES_MAX: usize = 32;
+
+/// What is compared with its checksums in the background, in each tier: a TiB in 18 hours, and a tenth of what a hard disk does.
+pub const SCRUB_BYTES_PER_SECOND: u64 = 16 << 20;
+
+/// From the beginning of one pass to that of the next, if it is not longer itself.
+pub const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);

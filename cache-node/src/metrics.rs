@@ -80,6 +80,9 @@ impl Collector for OfEngine {
         let help = "Bytes that were not cached: not worth it, or there was no room";
         let passed = alone(&counters.passed_bytes);
         counter(&mut encoder, "cache_passed", help, Some(&Unit::Bytes), passed)?;
+        let help = "Bytes that were compared with their checksums in the background";
+        let scrubbed = alone(&counters.scrubbed_bytes);
+        counter(&mut encoder, "cache_scrubbed", help, Some(&Unit::Bytes), scrubbed)?;
         let help = "Cached blocks that did not match their checksums";
         counter(
             &mut encoder,

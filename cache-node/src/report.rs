@@ -29,6 +29,8 @@ pub struct Counters {
     pub damaged_blocks: AtomicU64,
     /// Bytes that were evicted, by cause.
     pub evicted_bytes: [AtomicU64; Cause::ALL.len()],
+    /// Bytes that were compared with their checksums in the background.
+    pub scrubbed_bytes: AtomicU64,
     /// Cells that were moved to a faster tier.
     pub risen_cells: AtomicU64,
     /// Cells that were moved to a slower tier.
@@ -49,6 +51,7 @@ impl Default for Counters {
             origin_bytes: AtomicU64::default(),
             damaged_blocks: AtomicU64::default(),
             evicted_bytes: Default::default(),
+            scrubbed_bytes: AtomicU64::default(),
             risen_cells: AtomicU64::default(),
             sunk_cells: AtomicU64::default(),
             passed_bytes: AtomicU64::default(),

@@ -23,7 +23,7 @@ mod stored;
 mod stripe;
 mod usage;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::{self, Write};
 use std::ops::Range;
@@ -44,7 +44,8 @@ pub use stored::Stored;
 pub(crate) use stripe::{Look, Stripe, Waiting};
 use usage::Usage;
 
-type Key = (SpaceId, u64);
+/// A stripe of a space.
+pub(crate) type Key = (SpaceId, u64);
 
 /// One tier of a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,17 +54,20 @@ pub struct TierConfig {
     pub name: String,
     /// Its folder; made if it is not there.
     pub path: PathBuf,
-    /// Bytes that it may hold.
-    pub capacity_bytes: u64,
+    /// Bytes that it may hold. Before it is said it keeps what it has, and takes nothing.
+    pub capacity_bytes: Option<u64>,
 }
 
 /// EMFILE: this process has too many open files.
 const TOO_MANY_FILES: i32 = rustix::io::Errno::MFILE.raw_os_error();
 
+const UNTOLD: u64 = u64::MAX;
+
 /// One tier.
 pub(crate) struct Store {
     name: String,
     folder: PathBuf,
+    /// [`UNTOLD`] before it is said.
     capacity_bytes: AtomicU64,
     usage: RwLock<Usage>,
     /// Spaces that may be stored; all while it is not known yet. Held (shared) while a stripe is opened or written, so that
@@ -125,7 +129,7 @@ impl Store {
         let store = Self {
             name,
             folder,
-            capacity_bytes: AtomicU64::new(capacity_bytes),
+            capacity_bytes: AtomicU64::new(capacity_bytes.unwrap_or(UNTOLD)),
             usage: RwLock::default(),
             wanted: RwLock::default(),
             open: RwLock::default(),
@@ -212,7 +216,7 @@ impl Store {
         // Reserved before it is written, so that many at the same time stay below the capacity.
         {
             let mut usage = write(&self.usage);
-            if usage.total + range.bytes() > self.capacity() {
+            if usage.total + range.bytes() > self.capacity().unwrap_or(0) {
                 return Err(NotStored);
             }
             usage.add(key, range.bytes());
@@ -241,14 +245,17 @@ impl Store {
 
     /// It may hold another number of bytes from now on.
     pub(crate) fn set_capacity(&self, bytes: u64) {
+        let bytes = bytes.min(UNTOLD - 1);
         let before = self.capacity_bytes.swap(bytes, Ordering::Relaxed);
         if before != bytes {
+            let before = Some(before).filter(|before| *before != UNTOLD);
             tracing::info!(tier = self.name, before, bytes, "the tier has another capacity");
         }
     }
 
-    fn capacity(&self) -> u64 {
-        self.capacity_bytes.load(Ordering::Relaxed)
+    /// Bytes that it may hold; `None` before it is said.
+    pub(crate) fn capacity(&self) -> Option<u64> {
+        Some(self.capacity_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes != UNTOLD)
     }
 
     /// Whether the last that was to be stored could not be, and no trial since.
@@ -256,9 +263,9 @@ impl Store {
         lock(&self.fault).is_some()
     }
 
-    /// Bytes that it may hold, and holds.
-    pub(crate) fn capacity_and_used(&self) -> (u64, u64) {
-        (self.capacity(), read(&self.usage).total)
+    /// Bytes that it holds.
+    pub(crate) fn used(&self) -> u64 {
+        read(&self.usage).total
     }
 
     /// The cells of all stripes of a space are to be told again.
@@ -280,6 +287,11 @@ impl Store {
             .collect()
     }
 
+    /// All stripes that have files.
+    pub(crate) fn stripes(&self) -> BTreeSet<Key> {
+        read(&self.usage).stripes.keys().copied().collect()
+    }
+
     pub(crate) fn spaces(&self) -> Vec<(SpaceId, u64)> {
         let mut spaces = std::collections::BTreeMap::new();
         for ((space, _), bytes) in &read(&self.usage).stripes {
@@ -291,7 +303,7 @@ impl Store {
     pub(crate) fn report(&self) -> TierReport {
         TierReport {
             name: self.name.clone(),
-            capacity_bytes: self.capacity(),
+            capacity_bytes: self.capacity().unwrap_or(0),
             used_bytes: read(&self.usage).total,
             fault: lock(&self.fault).clone(),
         }

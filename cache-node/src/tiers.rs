@@ -17,6 +17,7 @@
 
 mod evictor;
 mod moving;
+mod scrubber;
 mod tier;
 
 use std::collections::HashSet;
@@ -74,10 +75,10 @@ impl Tiers {
         let last = configs.len().saturating_sub(1);
         for (number, config) in configs.into_iter().enumerate() {
             let path = config.path.clone();
-            let (tier, thread) =
+            let (tier, woken, ended) =
                 Tier::open(config, keeping.clone(), number < last).map_err(|error| (path.clone(), error))?;
             tiers.push(tier);
-            threads.push((thread, path));
+            threads.push((woken, ended, path));
         }
         let tiers = Arc::new(Self {
             tiers,
@@ -85,10 +86,11 @@ impl Tiers {
             counters,
         });
         tiers.set_rooms();
-        for (number, (thread, path)) in threads.into_iter().enumerate() {
-            thread
+        for (number, (woken, ended, path)) in threads.into_iter().enumerate() {
+            let started = woken
                 .start(Arc::downgrade(&tiers), number)
-                .map_err(|error| (path, error))?;
+                .and_then(|()| ended.start(Arc::downgrade(&tiers), number));
+            started.map_err(|error| (path, error))?;
         }
         Ok(tiers)
     }
@@ -121,15 +123,11 @@ impl Tiers {
 
     /// The same when the largest unit that found no room is to find some in each.
     fn room_but_for(&self, refused_bytes: u64) -> u64 {
-        let rooms = self.tiers.iter().map(|tier| {
-            let (capacity, _) = tier.store.capacity_and_used();
-            tier.room().min(capacity.saturating_sub(refused_bytes))
-        });
-        rooms.sum()
+        self.tiers.iter().map(|tier| tier.bound(refused_bytes)).sum()
     }
 
     fn used(&self) -> u64 {
-        self.tiers.iter().map(Tier::used).sum()
+        self.tiers.iter().map(|tier| tier.store.used()).sum()
     }
 
     /// How many there are.
@@ -317,7 +315,7 @@ impl Tiers {
     /// Whether so many more bytes would be kept: otherwise nothing beyond what a reader needs is worth fetching.
     pub(crate) fn takes(&self, bytes: u64) -> bool {
         let healthy = self.tiers.iter().filter(|tier| !tier.store.is_at_fault());
-        let capacities = healthy.map(|tier| tier.store.capacity_and_used().0);
+        let capacities = healthy.filter_map(|tier| tier.store.capacity());
         capacities
             .reduce(|all, one| all + one)
             .is_some_and(|all| bytes <= all / AHEAD_PART)

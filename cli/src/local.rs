@@ -90,7 +90,7 @@ impl Local {
             tiers: vec![TierConfig {
                 name: "local".into(),
                 path: folder.blocks(),
-                capacity_bytes,
+                capacity_bytes: Some(capacity_bytes),
             }],
         })?;
         let dataset = Dataset {

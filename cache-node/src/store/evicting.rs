@@ -50,6 +50,11 @@ impl Store {
         }
         drop(stripe);
         self.punch();
+        self.close(key);
+    }
+
+    /// Closes a stripe if nobody has it.
+    pub(crate) fn close(&self, key: Key) {
         let mut places = write(&self.open);
         if places.get(&key).is_some_and(Open::is_idle) {
             places.remove(&key);

@@ -12,6 +12,7 @@
 
 use std::fs::{File, OpenOptions, create_dir_all};
 use std::io::{self, IoSliceMut};
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -22,9 +23,10 @@ use penstock_protocol::checksum::block_checksum;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
 use penstock_protocol::side::BLOCKS;
-use rustix::fs::{FallocateFlags, OFlags, fallocate, fstatfs};
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate, fstatfs};
 use rustix::io::{ReadWriteFlags, preadv2};
 
+use super::resident::is_resident;
 use super::side::Side;
 
 /// What statfs(2) says of tmpfs (linux/magic.h).
@@ -132,6 +134,19 @@ impl Stripe {
         } else {
             Look::Damaged(damaged)
         }
+    }
+
+    /// Whether the kernel has all of a range in memory, as far as it can say so.
+    pub(crate) fn is_in_memory(&self, range: BlockRange) -> bool {
+        let at = range.address() % STRIPE_BYTES;
+        self.is_in_memory || is_resident(&self.data, at, range.bytes()).unwrap_or(true)
+    }
+
+    /// Has the kernel forget a range, which it has on the disk.
+    pub(crate) fn leave_memory(&self, range: BlockRange) {
+        // Advice.
+        let bytes = NonZeroU64::new(range.bytes());
+        let _ = fadvise(&self.data, range.address() % STRIPE_BYTES, bytes, Advice::DontNeed);
     }
 
     /// The cell of a block; empty when it is not present.

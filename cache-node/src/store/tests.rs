@@ -11,7 +11,7 @@ fn store_in(folder: &Path, capacity_bytes: u64) -> Store {
     let tier = TierConfig {
         name: "ssd".into(),
         path: folder.into(),
-        capacity_bytes,
+        capacity_bytes: Some(capacity_bytes),
     };
     Store::open(tier, Box::new(|_, _, _| {})).unwrap()
 }
@@ -124,7 +124,7 @@ fn what_was_stored_as_one_is_evicted_as_one_also_after_a_restart() {
     let tier = TierConfig {
         name: "ssd".into(),
         path: folder.path().into(),
-        capacity_bytes: 1 << 40,
+        capacity_bytes: Some(1 << 40),
     };
     let tell: Found = Box::new(move |space, stripe, cells| {
         cells.for_each(|cell| found.send((*space, stripe, cell)).unwrap());

@@ -141,7 +141,7 @@ fn make_room(tiers: &Tiers, number: usize, buffer: &mut Buffer) -> bool {
     let tier = &tiers.tiers[number];
     let now = Instant::now();
     // A tier may have become broken, or well.
-    tiers.keeping.set_room(tiers.room());
+    tiers.set_rooms();
     tiers.keeping.resize(now);
     if let Some(placement) = &tier.placement {
         placement.resize(now);
@@ -200,10 +200,12 @@ fn evict_cell(tiers: &Tiers, (space, stripe, first): Named, cause: Cause) -> boo
 fn evict_some_here(tiers: &Tiers, number: usize, refused_bytes: u64) -> bool {
     let (tier, is_slowest) = (&tiers.tiers[number], number + 1 == tiers.tiers.len());
     for _ in 0..EVICTIONS_AT_ONCE {
-        let (capacity, used) = tier.store.capacity_and_used();
         // What a faster one has too much of sinks as soon as there is room.
-        let bound = if is_slowest { room(capacity) } else { capacity };
-        if used <= bound.min(capacity.saturating_sub(refused_bytes)) {
+        let has_room = match tier.store.capacity() {
+            Some(capacity) if !is_slowest => tier.store.used() <= capacity,
+            _ => tier.store.used() <= tier.bound(refused_bytes),
+        };
+        if has_room {
             return true;
         }
         let is_here = |(space, stripe, first): &Named| tier.store.cell(space, *stripe, *first).is_some();

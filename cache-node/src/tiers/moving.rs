@@ -5,7 +5,6 @@ use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
 
 use super::Tiers;
-use super::evictor;
 use crate::keeping::{Admission, Cell, Named};
 use crate::limits::EVICTIONS_AT_ONCE;
 use crate::report::Counters;
@@ -58,9 +57,8 @@ impl Tiers {
     /// Lets sink what tier `number` has too much of, a number of cells at once; true when there is no more to do.
     pub(super) fn sink_some(&self, number: usize, refused_bytes: u64, buffer: &mut Buffer) -> bool {
         for _ in 0..EVICTIONS_AT_ONCE {
-            let (capacity, used) = self.tiers[number].store.capacity_and_used();
-            let room = evictor::room(capacity).min(capacity.saturating_sub(refused_bytes));
-            if used <= room || !self.sink_one(number, buffer) {
+            let tier = &self.tiers[number];
+            if tier.store.used() <= tier.bound(refused_bytes) || !self.sink_one(number, buffer) {
                 return true;
             }
         }

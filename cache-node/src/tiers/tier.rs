@@ -6,6 +6,7 @@ use std::sync::Arc;
 use penstock_protocol::ids::SpaceId;
 
 use super::evictor::{self, Evictor, Woken};
+use super::scrubber::{Ended, Scrubber};
 use crate::keeping::{Admission, Cell, Keeping};
 use crate::report::TierReport;
 use crate::store::{Found, Store, TierConfig};
@@ -15,36 +16,48 @@ pub(super) struct Tier {
     /// Which of the cells that are kept are worth this tier; `None` in the slowest, which has the rest.
     pub(super) placement: Option<Arc<Keeping>>,
     pub(super) evictor: Evictor,
+    _scrubber: Scrubber,
 }
 
 impl Tier {
-    /// Adopts what the folder holds. The thread has to be started.
-    pub(super) fn open(config: TierConfig, keeping: Arc<Keeping>, has_slower: bool) -> io::Result<(Self, Woken)> {
-        let placement = has_slower.then(|| Arc::new(Keeping::new(evictor::room(config.capacity_bytes))));
+    /// Adopts what the folder holds. The threads have to be started.
+    pub(super) fn open(
+        config: TierConfig,
+        keeping: Arc<Keeping>,
+        has_slower: bool,
+    ) -> io::Result<(Self, Woken, Ended)> {
+        let placement = has_slower.then(|| Arc::new(Keeping::new(0)));
         let store = Store::open(config, found(keeping, placement.clone()))?;
-        let (evictor, woken) = Evictor::new();
+        let ((evictor, woken), (scrubber, ended)) = (Evictor::new(), Scrubber::new());
         let tier = Self {
             store,
             placement,
             evictor,
+            _scrubber: scrubber,
         };
-        Ok((tier, woken))
+        Ok((tier, woken, ended))
     }
 
-    /// Bytes that may be used before some have to go. One that takes no more has what it has.
+    /// Bytes that may be used before some have to go.
     pub(super) fn room(&self) -> u64 {
-        let (capacity, used) = self.store.capacity_and_used();
-        let room = evictor::room(capacity);
-        if self.store.is_at_fault() { room.min(used) } else { room }
+        self.bound(0)
     }
 
-    pub(super) fn used(&self) -> u64 {
-        self.store.capacity_and_used().1
+    /// The same when a unit of so many bytes is to find room. A tier that takes no more has what it has.
+    pub(super) fn bound(&self, refused_bytes: u64) -> u64 {
+        let Some(capacity) = self.store.capacity() else {
+            return self.store.used();
+        };
+        let bound = evictor::room(capacity).min(capacity.saturating_sub(refused_bytes));
+        if self.store.is_at_fault() {
+            bound.min(self.store.used())
+        } else {
+            bound
+        }
     }
 
     pub(super) fn is_too_full(&self) -> bool {
-        let (capacity, used) = self.store.capacity_and_used();
-        used > evictor::room(capacity)
+        self.store.used() > self.room()
     }
 
     /// Whether a cell that arrives is worth this tier.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use penstock_cache_node::report::Counters;
 use penstock_cache_node::{Engine, EngineConfig, TierConfig, TryRead};
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
@@ -84,6 +85,35 @@ async fn data_that_a_power_cut_lost_is_fetched_anew_and_the_tier_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn damage_is_found_though_nobody_reads_and_the_kernel_keeps_nothing_of_the_search() {
+    let scene = Scene::with(&[("a", 3_000_000), ("b", 5000)]).await;
+    for key in ["a", "b"] {
+        scene.read(key).await.unwrap();
+    }
+    let data = fs::OpenOptions::new().write(true).open(stripe(&scene, "data")).unwrap();
+    let at = scene.extent("a").address + 2 * MIB + 17;
+    data.write_all_at(b"damage", at).unwrap();
+    data.sync_all().unwrap();
+    fadvise(&data, 0, None, Advice::DontNeed).unwrap();
+    let restarted = scene.restarted();
+    let counters = restarted.counters();
+    let all = 3_000_000_u64.next_multiple_of(4096) + 8192;
+    let begun = Instant::now();
+    while Counters::get(&counters.scrubbed_bytes) < all {
+        assert!(begun.elapsed().as_secs() < 20, "{counters:?}");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(Counters::get(&counters.damaged_blocks), 1);
+    let held: u64 = restarted.report().spaces.iter().map(|(_, bytes)| bytes).sum();
+    assert_eq!(held, 2 * MIB + 8192, "the damaged cell is gone");
+    let (mut block, flags) = ([0; 4096], rustix::io::ReadWriteFlags::NOWAIT);
+    let data = fs::File::open(stripe(&scene, "data")).unwrap();
+    let in_memory = rustix::io::preadv2(&data, &mut [std::io::IoSliceMut::new(&mut block)], MIB, flags);
+    assert_eq!(in_memory, Err(rustix::io::Errno::AGAIN));
+    assert!(scene.read_with(&restarted, "a").await.unwrap() == content(0, 3_000_000));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_costs_the_origin_no_more_than_is_read_and_heals() {
     let (disk, origin) = (SmallDisk::new(8 * MIB), Generated::one(40 * MIB));
     let filler = disk.path().join("filler");
@@ -154,7 +184,7 @@ async fn what_is_not_ours_in_the_folder_does_not_keep_the_engine_from_starting()
     let tier = TierConfig {
         name: "ssd".into(),
         path: scene.folder.path().into(),
-        capacity_bytes: CAPACITY,
+        capacity_bytes: Some(CAPACITY),
     };
     assert!(Engine::open(EngineConfig { tiers: vec![tier] }).is_ok());
 }

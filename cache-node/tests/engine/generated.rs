@@ -114,7 +114,7 @@ impl Generated {
         let tier = TierConfig {
             name: "ssd".into(),
             path: folder.into(),
-            capacity_bytes,
+            capacity_bytes: Some(capacity_bytes),
         };
         let engine = Engine::open(EngineConfig { tiers: vec![tier] }).unwrap();
         Self::announce(sources, package, &engine);

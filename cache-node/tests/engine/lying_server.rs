@@ -38,7 +38,7 @@ async fn what_a_lying_server_sends_is_an_error_that_says_what_is_wrong() {
         let tier = TierConfig {
             name: "ssd".into(),
             path: folder.path().into(),
-            capacity_bytes: 1 << 40,
+            capacity_bytes: Some(1 << 40),
         };
         let engine = Engine::open(EngineConfig { tiers: vec![tier] }).unwrap();
         let dataset = Dataset {

@@ -20,7 +20,7 @@ fn node_in(folder: &tempfile::TempDir) -> Node {
     let tier = TierConfig {
         name: "ssd".into(),
         path: folder.path().into(),
-        capacity_bytes: 1 << 40,
+        capacity_bytes: Some(1 << 40),
     };
     Node::open(Engine::open(EngineConfig { tiers: vec![tier] }).unwrap(), folder.path()).unwrap()
 }

@@ -130,7 +130,7 @@ pub fn tiers(folder: &Path, capacities: &[u64]) -> Vec<TierConfig> {
         } else {
             folder.join(number.to_string())
         },
-        capacity_bytes: *capacity_bytes,
+        capacity_bytes: Some(*capacity_bytes),
     };
     capacities.iter().enumerate().map(tier).collect()
 }

@@ -235,3 +235,21 @@ async fn a_tier_whose_disk_is_full_or_lost_leaves_the_work_to_the_others() {
     assert_eq!(scene.engine.report().tiers[1].fault, None);
     assert_eq!(epoch(&scene, random).await, 0, "the other has the rest");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tier_that_was_not_told_its_capacity_keeps_what_it_has_and_takes_nothing() {
+    let mut scene = scene(&[10 * MIB, 100 * MIB]).await;
+    let random = &mut StdRng::seed_from_u64(8);
+    epoch(&scene, random).await;
+    let before = scene.engine.report().spaces;
+    scene.tiers.iter_mut().for_each(|tier| tier.capacity_bytes = None);
+    scene.engine = scene.restarted();
+    assert_eq!(epoch(&scene, random).await, 0);
+    assert_eq!(scene.engine.report().spaces, before);
+    let capacities = [10 * MIB, 100 * MIB].into_iter().enumerate();
+    let told: Vec<_> = capacities
+        .map(|(tier, bytes)| (format!("tier-{tier}"), bytes))
+        .collect();
+    scene.engine.set_capacities(&told);
+    assert_eq!(epoch(&scene, random).await, 0);
+}

@@ -70,7 +70,7 @@ pub fn engine(folder: &Path, package: &Package) -> Engine {
     let tier = TierConfig {
         name: "memory".to_owned(),
         path: folder.join("tier"),
-        capacity_bytes: 1 << 30,
+        capacity_bytes: Some(1 << 30),
     };
     let engine = Engine::open(EngineConfig { tiers: vec![tier] }).expect("an engine begins");
     let origin: Arc<dyn Origin> = Arc::new(FakeOrigin::default());

@@ -1,0 +1,111 @@
+//! Compares in the background what a tier stores with its checksums, so that damage is found while the origin still has the bytes,
+//! and a dying disk before its readers meet it. What the kernel did not have in memory it does not have afterwards either.
+
+use std::collections::BTreeSet;
+use std::sync::Weak;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+use std::{io, thread};
+
+use penstock_buffer::{Buffer, BufferPool};
+use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
+use penstock_protocol::side::{self, BLOCKS};
+
+use super::Tiers;
+use crate::limits::{SCRUB_BYTES_PER_SECOND, SCRUB_INTERVAL, UNIT_BYTES_MAX};
+use crate::report::Counters;
+use crate::store::{Key, Known, Waiting};
+
+/// Ends the thread when it is dropped.
+pub(super) struct Scrubber {
+    _life: SyncSender<()>,
+}
+
+/// The end of the thread, which has to be started.
+pub(super) struct Ended(Receiver<()>);
+
+impl Scrubber {
+    pub(super) fn new() -> (Self, Ended) {
+        let (life, ended) = sync_channel(0);
+        (Self { _life: life }, Ended(ended))
+    }
+}
+
+impl Ended {
+    /// Starts the thread of a tier.
+    pub(super) fn start(self, tiers: Weak<Tiers>, number: usize) -> io::Result<()> {
+        let work = move || {
+            let mut buffer = BufferPool::new(UNIT_BYTES_MAX as usize, 1).take();
+            loop {
+                let begun = Instant::now();
+                if self.pass(&tiers, number, &mut buffer).is_none() || self.has_within(rest(begun)) {
+                    return;
+                }
+            }
+        };
+        thread::Builder::new().name("scrub".into()).spawn(work)?;
+        Ok(())
+    }
+
+    /// Looks at all stripes once; `None` when it is to end. Whoever holds the tiers for long keeps them from being closed.
+    fn pass(&self, tiers: &Weak<Tiers>, number: usize, buffer: &mut Buffer) -> Option<()> {
+        let stripes: BTreeSet<Key> = tiers.upgrade()?.tiers[number].store.stripes();
+        for key in stripes {
+            let mut next = 0;
+            while next < BLOCKS {
+                let (looked, bytes) = scrub(&*tiers.upgrade()?, number, key, next, buffer);
+                next = looked;
+                if self.has_within(Duration::from_secs_f64(bytes as f64 / SCRUB_BYTES_PER_SECOND as f64)) {
+                    return None;
+                }
+            }
+        }
+        Some(())
+    }
+
+    /// Whether the end came in that time, which passes otherwise.
+    fn has_within(&self, pause: Duration) -> bool {
+        self.0.recv_timeout(pause) != Err(RecvTimeoutError::Timeout)
+    }
+}
+
+/// Until the next pass.
+fn rest(begun: Instant) -> Duration {
+    SCRUB_INTERVAL.saturating_sub(begun.elapsed())
+}
+
+/// Compares the cells of a stripe from a block on, up to the bytes of a page; returns the block behind them and how many bytes
+/// were read for that.
+fn scrub(tiers: &Tiers, number: usize, key: Key, from: u32, buffer: &mut Buffer) -> (u32, u64) {
+    let (tier, (space, stripe_number)) = (&tiers.tiers[number], key);
+    let was_open = matches!(tier.store.known(&space, stripe_number), Known::Open(_));
+    let Some(stripe) = tier.store.stripe(&space, stripe_number) else {
+        return (BLOCKS, 0);
+    };
+    let (mut next, mut looked_bytes) = (BLOCKS, 0);
+    for blocks in stripe.cells(from..BLOCKS) {
+        let address = stripe_number * STRIPE_BYTES + u64::from(blocks.start) * BLOCK_BYTES;
+        let Ok(range) = BlockRange::new(address, blocks.len() as u64 * BLOCK_BYTES) else {
+            continue;
+        };
+        if looked_bytes + range.bytes() > UNIT_BYTES_MAX {
+            next = blocks.start;
+            break;
+        }
+        let was_in_memory = stripe.is_in_memory(range);
+        let into = &mut buffer[..range.bytes() as usize];
+        // Damage is counted, told, and goes.
+        tiers.look_into(tier, &space, range, into, None, Waiting::Allowed);
+        if !was_in_memory {
+            stripe.leave_memory(range);
+        }
+        looked_bytes += range.bytes();
+    }
+    Counters::add(&tiers.counters.scrubbed_bytes, looked_bytes);
+    drop(stripe);
+    if !was_open && next == BLOCKS {
+        tier.store.close(key);
+    }
+    let opening_bytes = if from == 0 { side::FILE_BYTES } else { 0 };
+    (next, looked_bytes + opening_bytes)
+}
