@@ -34,7 +34,7 @@ impl Cached<'_> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let _entered = runtime.enter();
-        let node = Node::open(self.engine.clone(), &tier)?;
+        let node = Node::open(self.engine.clone(), &[tier])?;
         runtime.block_on(node.keep(self.package))?;
         runtime.block_on(node.apply(wire::NodeConfig {
             generation: 1,

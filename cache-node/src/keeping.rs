@@ -130,7 +130,15 @@ impl Keeping {
                 }
             }
         };
-        let shares = terms.rules.iter().enumerate().map(share).collect();
+        let shares: Vec<_> = terms.rules.iter().enumerate().map(share).collect();
+        for (rule, share) in shares.iter().enumerate() {
+            // Of an object that falls under another rule now, or is in no revision any more. What is not pinned goes in its time
+            // from where it is.
+            let rule_of = |key: u64| terms.classes.of_address(address_of(key));
+            for (key, bytes) in lock(share).unpin(|key| rule_of(key) == rule) {
+                lock(&shares[rule_of(key)]).keep(key, bytes);
+            }
+        }
         spaces.insert(*space, Arc::new(Space { terms, shares }));
         is_new && before.is_some()
     }
@@ -162,9 +170,19 @@ impl Keeping {
         });
     }
 
-    /// A cell is not stored any more.
+    /// A cell is stored, as was found out.
+    pub(crate) fn found(&self, space: &SpaceId, cell: &Cell) {
+        self.with(space, cell, |share| share.found(key(cell), bytes(cell)));
+    }
+
+    /// A cell is not stored any more. It may be in the share of a rule under which it fell in an earlier revision.
     pub(crate) fn removed(&self, space: &SpaceId, cell: &Cell) {
-        self.with(space, cell, |share| share.removed(key(cell)));
+        let spaces = self.spaces.read().unwrap_or_else(PoisonError::into_inner);
+        let shares = spaces.get(space).map(|space| space.shares.clone());
+        drop(spaces);
+        for share in shares.into_iter().flatten() {
+            lock(&share).removed(key(cell));
+        }
     }
 
     /// Whether so many more bytes at an address could be kept without any going.
@@ -208,9 +226,9 @@ impl Keeping {
     /// [`Keeping::victim`].
     pub(crate) fn expired(&self) -> Option<Named> {
         let parts = self.parts();
-        parts
-            .iter()
-            .find_map(|part| part.named(lock(part.share()).next_expired()))
+        let has_ttl = |part: &&Part| part.space.terms.rules[part.rule].ttl.is_some();
+        let mut expiring = parts.iter().filter(has_ttl);
+        expiring.find_map(|part| part.named(lock(part.share()).next_expired()))
     }
 
     fn over_limit_of(&self, parts: &[Part]) -> Option<Named> {
@@ -225,7 +243,7 @@ impl Keeping {
     fn victim_in_use(&self, parts: &[Part]) -> Option<Named> {
         let waiting = |part: &&Part| lock(part.share()).passing.waiting_bytes;
         let oldest = |part: &Part| part.named(lock(part.share()).passing.oldest());
-        if parts.iter().map(|part| waiting(&part)).sum::<u64>() > self.passing_max() {
+        if parts.iter().map(|part| waiting(&part)).sum::<u64>() > passing_max(self.room.load(Ordering::Relaxed)) {
             return parts.iter().max_by_key(waiting).and_then(oldest);
         }
         let giver = standings(parts).givers().first().map(|giver| &parts[*giver]);
@@ -241,15 +259,12 @@ impl Keeping {
         for part in &parts {
             lock(part.share()).look(now);
         }
-        let room = self.room.load(Ordering::Relaxed) - self.passing_max();
+        let room = self.room.load(Ordering::Relaxed);
+        let room = room - passing_max(room);
         let standings = standings(&parts);
         for (at, part) in parts.iter().enumerate() {
             lock(part.share()).resize(standings.room_of(at, room));
         }
-    }
-
-    fn passing_max(&self) -> u64 {
-        (self.room.load(Ordering::Relaxed) / PASSING_PART).min(PASSING_BYTES_MAX)
     }
 
     fn with<T>(&self, space: &SpaceId, cell: &Cell, work: impl FnOnce(&mut Share) -> T) -> T {
@@ -323,16 +338,16 @@ impl Part {
 }
 
 fn standings(parts: &[Part]) -> Standings {
-    let mut standings = Standings::default();
+    let (mut shares, mut quotas) = (Vec::new(), Vec::new());
     let mut numbers: HashMap<&str, usize> = HashMap::new();
     for part in parts {
         let terms = &part.space.terms;
         let dataset = *numbers.entry(&terms.dataset).or_insert_with(|| {
-            standings.quotas.push(terms.quota);
-            standings.quotas.len() - 1
+            quotas.push(terms.quota);
+            quotas.len() - 1
         });
         let share = lock(part.share());
-        standings.shares.push(Standing {
+        shares.push(Standing {
             dataset,
             priority: terms.rules[part.rule].priority,
             held: share.bytes(),
@@ -340,7 +355,7 @@ fn standings(parts: &[Part]) -> Standings {
             is_idle: share.is_idle(),
         });
     }
-    standings
+    Standings::of(shares, quotas)
 }
 
 /// Whether a share of one rule is good for the other.
@@ -352,6 +367,15 @@ fn is_kept_alike(one: &Rule, other: &Rule) -> bool {
 /// Bytes of a room that Datasets can be promised.
 pub(crate) fn promised_max(room: u64) -> u64 {
     room - room / UNPROMISED_PART
+}
+
+/// Bytes of a room that may pass at the same time.
+fn passing_max(room: u64) -> u64 {
+    (room / PASSING_PART).min(PASSING_BYTES_MAX)
+}
+
+fn address_of(key: u64) -> u64 {
+    key * BLOCK_BYTES
 }
 
 fn address(cell: &Cell) -> u64 {

@@ -38,5 +38,5 @@ pub use engine::{Dataset, Engine, EngineConfig};
 pub use error::{OpenError, ReadError};
 #[cfg(feature = "test-support")]
 pub use store::AnyStripe;
-pub use store::TierConfig;
+pub use store::{TierConfig, is_in_memory};
 pub use tiers::TryRead;

@@ -117,7 +117,7 @@ pub const LISTING_PAGE_BYTES_MAX: usize = 16 << 20;
 /// What is read of an answer that says what is wrong.
 pub const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
 
-/// Stripes that are kept open, with two descriptors and 66 KiB of presence and checksums each: 68 MB for 64 GiB of data
+/// Stripes that are kept open in each tier, with two descriptors and 66 KiB of presence and checksums each: 68 MB for 64 GiB of data
 /// in use, and far below the usual 20,000 descriptors.
 pub const OPEN_STRIPES_MAX: usize = 1024;
 
@@ -245,8 +245,11 @@ pub const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 /// The part of the room that Datasets cannot be promised, by pins and guarantees: all others need some to be read at all.
 pub const UNPROMISED_PART: u64 = 10;
 
-/// Cells that wait to be brought up into a tier. What is read again and again is noted down again.
-pub const RISING_CELLS_MAX: usize = 256;
+/// How often policies are told what they may hold, at the most: it looks at all of them together.
+pub const RESIZE_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Cells that wait to be brought into a tier. What is read again and again is noted down again.
+pub const COMING_CELLS_MAX: usize = 256;
 
 /// Tiers of a node: memory, two kinds of disks, and one to replace another.
 pub const TIERS_MAX: usize = 4;

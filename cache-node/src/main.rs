@@ -3,6 +3,7 @@
 mod args;
 mod metrics;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -11,7 +12,7 @@ use penstock_cache_node::server::bulk::BulkServer;
 use penstock_cache_node::server::control::ControlServer;
 use penstock_cache_node::server::neighbour;
 use penstock_cache_node::server::node::Node;
-use penstock_cache_node::{Engine, EngineConfig, limits};
+use penstock_cache_node::{Engine, EngineConfig, is_in_memory, limits};
 use penstock_health::Readiness;
 use penstock_protocol::control::cache_node::cache_node_server::CacheNodeServer;
 use tokio::net::TcpListener;
@@ -31,12 +32,9 @@ async fn main() -> Result<()> {
     } = Args::parse();
     log();
 
-    // The slowest is the one that is most likely to be there after a restart of the pod.
-    let folder = tiers.last().context("no tier")?.path.clone();
-    let others: Vec<_> = tiers.iter().map(|tier| tier.path.clone()).collect();
+    let folders = lasting(tiers.iter().map(|tier| tier.path.clone()).collect());
     let engine = Engine::open(EngineConfig { tiers })?;
-    penstock_cache_node::packages::gather(&others, &folder);
-    let node = Node::open(engine, &folder).with_context(|| format!("use the cache folder {}", folder.display()))?;
+    let node = Node::open(engine, &folders).with_context(|| format!("use the cache folders {folders:?}"))?;
     let readiness = Readiness::default();
     // What it remembers it serves at once; the operator is needed for anything new.
     readiness.set(!node.ring().members.is_empty());
@@ -56,7 +54,7 @@ async fn main() -> Result<()> {
     };
     tokio::spawn(penstock_health::serve(health_listen, readiness.clone(), metrics));
 
-    tracing::info!(%bulk_listen, %control_listen, folder = %folder.display(), "the cache node serves");
+    tracing::info!(%bulk_listen, %control_listen, ?folders, "the cache node serves");
     let mut terminate = signal(SignalKind::terminate())?;
     let control = ControlServer { node, readiness };
     let serving = tonic::transport::Server::builder()
@@ -72,6 +70,13 @@ async fn main() -> Result<()> {
     }
     bulk.abort();
     Ok(())
+}
+
+/// The folders that are not in memory; all if all are.
+fn lasting(folders: Vec<PathBuf>) -> Vec<PathBuf> {
+    let on_disk = folders.iter().filter(|folder| !is_in_memory(folder));
+    let on_disk: Vec<PathBuf> = on_disk.cloned().collect();
+    if on_disk.is_empty() { folders } else { on_disk }
 }
 
 async fn after_termination() {

@@ -1,4 +1,5 @@
-//! Revision packages on disk: written whole, synced, named by their digest and checked by it when they are read.
+//! Revision packages on disk: written whole, synced, named by their digest and checked by it when they are read. Of several tiers
+//! each has all of them, so that any may be taken away.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -12,33 +13,40 @@ use penstock_revision::Package;
 
 use crate::limits::UNANNOUNCED_PACKAGES_MAX;
 
-/// What a node was told, beside its packages.
-pub const CONFIG_FILE: &str = "node.config";
-
-/// The packages in one folder.
+/// The packages of a node.
 pub struct PackageStore {
+    /// Where they are read.
     folder: PathBuf,
+    /// Where they are as well.
+    copies: Vec<PathBuf>,
     /// Names of files that are not finished: two may write the same package.
     unfinished: AtomicU64,
 }
 
 impl PackageStore {
-    /// The packages in the folder `packages` of a tier.
+    /// The packages in the folder `packages` of each of some tiers, at least one. What one of them lacks it gets from the others.
     ///
     /// # Errors
-    /// When it cannot be made.
-    pub fn open(tier: &Path) -> io::Result<Self> {
-        let folder = tier.join("packages");
-        fs::create_dir_all(&folder)?;
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
-            // What an earlier process did not finish.
-            if entry.file_name().to_string_lossy().starts_with('.') {
-                fs::remove_file(entry.path())?;
+    /// When that of the first cannot be made.
+    pub fn open(tiers: &[PathBuf]) -> io::Result<Self> {
+        let mut folders = Vec::new();
+        for (number, tier) in tiers.iter().enumerate() {
+            match begin(tier) {
+                Ok(folder) => folders.push(folder),
+                Err(error) if number == 0 => return Err(error),
+                Err(error) => tracing::warn!(tier = %tier.display(), %error, "no packages are kept in a tier"),
             }
         }
+        for (from, to) in pairs(&folders) {
+            if let Err(error) = copy_new(from, to) {
+                tracing::warn!(from = %from.display(), to = %to.display(), %error, "copy packages from one tier to another");
+            }
+        }
+        let mut folders = folders.into_iter();
+        let folder = folders.next().ok_or_else(|| io::Error::other("no tier"))?;
         Ok(Self {
             folder,
+            copies: folders.collect(),
             unfinished: AtomicU64::new(0),
         })
     }
@@ -61,7 +69,13 @@ impl PackageStore {
             let _ = fs::remove_file(&unfinished);
         }
         written?;
-        File::open(&self.folder)?.sync_all()
+        File::open(&self.folder)?.sync_all()?;
+        for copy in &self.copies {
+            if let Err(error) = copy_if_new(&self.path(&package.id()), &copy.join(package.id().to_string())) {
+                tracing::warn!(copy = %copy.display(), %error, "keep a package in another tier as well");
+            }
+        }
+        Ok(())
     }
 
     /// A package; `None` when it is not here or not what its name says, in which case it is removed.
@@ -118,8 +132,13 @@ impl PackageStore {
             if number < UNANNOUNCED_PACKAGES_MAX && young(&kept_at) {
                 continue;
             }
-            if let Err(error) = fs::remove_file(self.path(&revision)) {
-                tracing::warn!(%revision, %error, "remove a package that is not announced any more");
+            for folder in self.copies.iter().chain([&self.folder]) {
+                match fs::remove_file(folder.join(revision.to_string())) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        tracing::warn!(%revision, %error, "remove a package that is not announced any more");
+                    }
+                    _ => {}
+                }
             }
         }
     }
@@ -129,32 +148,34 @@ impl PackageStore {
     }
 }
 
-/// Copies to the tier `to` the packages and the configuration that an earlier process, which had other tiers, left in `others`. One
-/// that cannot be copied is fetched from a peer.
-pub fn gather(others: &[PathBuf], to: &Path) {
-    for from in others.iter().filter(|from| *from != to) {
-        let copied = copy_new(&from.join("packages"), &to.join("packages"));
-        let copied = copied.and_then(|()| copy_if_new(&from.join(CONFIG_FILE), &to.join(CONFIG_FILE)));
-        if let Err(error) = copied {
-            tracing::warn!(from = %from.display(), to = %to.display(), %error, "copy packages from one tier to the other");
+/// Makes the folder of packages of a tier.
+fn begin(tier: &Path) -> io::Result<PathBuf> {
+    let folder = tier.join("packages");
+    fs::create_dir_all(&folder)?;
+    for entry in fs::read_dir(&folder)? {
+        let entry = entry?;
+        // What an earlier process did not finish.
+        if entry.file_name().to_string_lossy().starts_with('.') {
+            fs::remove_file(entry.path())?;
         }
     }
+    Ok(folder)
+}
+
+fn pairs(folders: &[PathBuf]) -> impl Iterator<Item = (&PathBuf, &PathBuf)> {
+    let all = folders.iter().flat_map(|from| folders.iter().map(move |to| (from, to)));
+    all.filter(|(from, to)| from != to)
 }
 
 fn copy_new(from: &Path, to: &Path) -> io::Result<()> {
-    let entries = match fs::read_dir(from) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
-    fs::create_dir_all(to)?;
-    for entry in entries {
+    for entry in fs::read_dir(from)? {
         let entry = entry?;
         copy_if_new(&entry.path(), &to.join(entry.file_name()))?;
     }
     Ok(())
 }
 
-/// Its digest, or its form, says whether it arrived whole.
+/// Its digest says whether it arrived whole.
 fn copy_if_new(from: &Path, to: &Path) -> io::Result<()> {
     if from.is_file() && !to.exists() {
         fs::copy(from, to)?;
@@ -184,7 +205,7 @@ mod tests {
     #[test]
     fn a_package_is_kept_found_and_dropped() {
         let folder = tempfile::tempdir().unwrap();
-        let store = PackageStore::open(folder.path()).unwrap();
+        let store = PackageStore::open(&[folder.path().into()]).unwrap();
         let (one, two) = (package(1), package(2));
         for package in [&one, &two, &one] {
             store.keep(package).unwrap();
@@ -198,7 +219,7 @@ mod tests {
     #[test]
     fn young_packages_that_nobody_announced_yet_stay_as_far_as_there_are_few() {
         let folder = tempfile::tempdir().unwrap();
-        let store = PackageStore::open(folder.path()).unwrap();
+        let store = PackageStore::open(&[folder.path().into()]).unwrap();
         let packages: Vec<Package> = (0..20).map(package).collect();
         for (minutes, package) in (0..).zip(&packages) {
             store.keep(package).unwrap();
@@ -222,22 +243,29 @@ mod tests {
     }
 
     #[test]
-    fn packages_follow_when_the_tiers_are_others() {
-        let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let package = package(1);
-        PackageStore::open(old.path()).unwrap().keep(&package).unwrap();
-        fs::write(old.path().join(CONFIG_FILE), "told").unwrap();
-        let others = [old.path().to_owned(), new.path().to_owned(), "/nowhere".into()];
-        gather(&others, new.path());
-        let store = PackageStore::open(new.path()).unwrap();
-        assert_eq!(store.load(&package.id()).unwrap().bytes(), package.bytes());
-        assert_eq!(fs::read(new.path().join(CONFIG_FILE)).unwrap(), b"told");
+    fn any_tier_may_be_taken_away_and_others_may_come() {
+        let folders = [1, 2, 3].map(|_| tempfile::tempdir().unwrap());
+        let tiers =
+            |numbers: &[usize]| -> Vec<PathBuf> { numbers.iter().map(|of| folders[*of].path().into()).collect() };
+        let (one, two) = (package(1), package(2));
+        PackageStore::open(&tiers(&[0, 1])).unwrap().keep(&one).unwrap();
+        for numbers in [&[0][..], &[1], &[2, 1], &[2]] {
+            let store = PackageStore::open(&tiers(numbers)).unwrap();
+            assert_eq!(store.load(&one.id()).unwrap().bytes(), one.bytes(), "{numbers:?}");
+        }
+        let store = PackageStore::open(&tiers(&[0, 1, 2])).unwrap();
+        store.keep(&two).unwrap();
+        store.keep_only(|revision| *revision == two.id(), Duration::ZERO);
+        for number in 0..3 {
+            let store = PackageStore::open(&tiers(&[number])).unwrap();
+            assert_eq!(store.newest_first(), [two.id()], "no tier has what is gone");
+        }
     }
 
     #[test]
     fn many_may_keep_one_package_at_the_same_time() {
         let folder = tempfile::tempdir().unwrap();
-        let store = PackageStore::open(folder.path()).unwrap();
+        let store = PackageStore::open(&[folder.path().into()]).unwrap();
         for round in 0..20 {
             let package = package(round);
             std::thread::scope(|scope| {
@@ -250,7 +278,7 @@ mod tests {
             });
         }
         fs::write(store.folder.join(".unfinished"), b"cut").unwrap();
-        PackageStore::open(folder.path()).unwrap();
+        PackageStore::open(&[folder.path().into()]).unwrap();
         let left = fs::read_dir(&store.folder).unwrap().count();
         assert_eq!(left, 20, "files that are not packages");
     }
@@ -258,7 +286,7 @@ mod tests {
     #[test]
     fn pieces_make_up_the_package() {
         let folder = tempfile::tempdir().unwrap();
-        let store = PackageStore::open(folder.path()).unwrap();
+        let store = PackageStore::open(&[folder.path().into()]).unwrap();
         let package = package(7);
         store.keep(&package).unwrap();
         let (id, bytes) = (package.id(), package.bytes());
@@ -273,7 +301,7 @@ mod tests {
     #[test]
     fn a_damaged_package_is_not_served() {
         let folder = tempfile::tempdir().unwrap();
-        let store = PackageStore::open(folder.path()).unwrap();
+        let store = PackageStore::open(&[folder.path().into()]).unwrap();
         let package = package(3);
         store.keep(&package).unwrap();
         let mut bytes = package.bytes().to_vec();

@@ -237,6 +237,12 @@ pub(crate) fn refuse(wishes: &mut [Wish], room: u64, tiers: &[String]) -> Vec<Re
             if !rule.pin {
                 continue;
             }
+            if *bytes == 0 {
+                refuse(format!(
+                    "nothing is pinned by {}, which has no files in the newest revision; look at the path",
+                    path(rule)
+                ));
+            }
             let promised = bytes.saturating_sub(guaranteed_left);
             if promised > left || pinned + bytes > limit {
                 refuse(format!(
@@ -348,12 +354,13 @@ mod tests {
             wish("limited", 0, Some(1 << 20), vec![pin("")], vec![2 << 20]),
             wish("within its guarantee", 10 << 20, None, vec![pin("")], vec![10 << 20]),
             wish("nowhere", 0, None, vec![rule(""), fast], vec![0, 0]),
+            wish("empty", 0, None, vec![rule(""), pin("a")], vec![0, 0]),
         ];
         let refused = refuse(&mut wishes, 100 << 20, &["ssd".to_owned()]);
         let of = |refusal: &Refusal| refusal.dataset.clone();
         assert_eq!(
             refused.iter().map(of).collect::<Vec<_>>(),
-            ["too much", "pinned", "limited", "nowhere"]
+            ["too much", "pinned", "limited", "nowhere", "empty"]
         );
         assert!(
             refused[1]
@@ -367,7 +374,7 @@ mod tests {
             wishes[2].rules.iter().map(|rule| rule.pin).collect::<Vec<_>>(),
             [false, true, false]
         );
-        assert!(!wishes[3].rules[0].pin && wishes[4].rules[0].pin);
+        assert!(!wishes[3].rules[0].pin && wishes[4].rules[0].pin && wishes[6].rules[1].pin);
         assert_eq!(wishes[5].rules[1].tier, None);
     }
 }

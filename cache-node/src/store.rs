@@ -41,6 +41,7 @@ use crate::report::TierReport;
 #[cfg(feature = "test-support")]
 pub use any_stripe::AnyStripe;
 pub use stored::Stored;
+pub use stripe::is_in_memory;
 pub(crate) use stripe::{Look, Stripe, Waiting};
 use usage::Usage;
 

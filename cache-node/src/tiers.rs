@@ -121,9 +121,20 @@ impl Tiers {
         self.tiers.iter().map(Tier::room).sum()
     }
 
-    /// The same when the largest unit that found no room is to find some in each.
-    fn room_but_for(&self, refused_bytes: u64) -> u64 {
-        self.tiers.iter().map(|tier| tier.bound(refused_bytes)).sum()
+    /// The same, of which Datasets may be promised a part: a tier that is broken now will be well again.
+    pub(crate) fn promised_room(&self) -> u64 {
+        self.tiers.iter().map(Tier::promised_room).sum()
+    }
+
+    /// The tiers that take data.
+    fn healthy(&self) -> impl Iterator<Item = &Tier> {
+        self.tiers.iter().filter(|tier| !tier.store.is_at_fault())
+    }
+
+    /// Whether they have too much together, when the largest unit that found no room is to find some in each.
+    fn are_too_full(&self, refused_bytes: u64) -> bool {
+        let used: u64 = self.healthy().map(|tier| tier.store.used()).sum();
+        used > self.healthy().map(|tier| tier.bound(refused_bytes)).sum()
     }
 
     fn used(&self) -> u64 {
@@ -244,10 +255,7 @@ impl Tiers {
                 });
                 let cell = Cell { stripe, blocks };
                 self.keeping.hit(space, &cell, is_through);
-                if let Some(placement) = &tier.placement {
-                    placement.hit(space, &cell, is_through);
-                }
-                self.may_rise(space, &cell, number);
+                self.note_place(space, &cell, number, is_through);
             }
         }
     }
@@ -287,10 +295,11 @@ impl Tiers {
         let enters = (top..self.tiers.len())
             .find(|number| admission == Admission::Passes || self.tiers[*number].wants(space, &cell))
             .unwrap_or(top);
-        // A tier that is full or broken leaves it to the others.
-        let order = (enters..self.tiers.len()).chain(top..enters);
+        // A tier that is full leaves it to the others, and one that is broken to all others.
+        let mut order: Vec<usize> = (enters..self.tiers.len()).chain(top..enters).collect();
+        order.sort_by_key(|number| self.tiers[*number].store.is_at_fault());
         let mut is_stored = false;
-        for tier in order.map(|number| &self.tiers[number]) {
+        for tier in order.into_iter().map(|number| &self.tiers[number]) {
             is_stored = tier.store.store(space, range, bytes, checksums).is_ok();
             if is_stored {
                 self.keeping.stored(space, &cell, admission);
@@ -314,8 +323,7 @@ impl Tiers {
 
     /// Whether so many more bytes would be kept: otherwise nothing beyond what a reader needs is worth fetching.
     pub(crate) fn takes(&self, bytes: u64) -> bool {
-        let healthy = self.tiers.iter().filter(|tier| !tier.store.is_at_fault());
-        let capacities = healthy.filter_map(|tier| tier.store.capacity());
+        let capacities = self.healthy().filter_map(|tier| tier.store.capacity());
         capacities
             .reduce(|all, one| all + one)
             .is_some_and(|all| bytes <= all / AHEAD_PART)

@@ -115,6 +115,7 @@ async fn serve(args: Args, folders: Folders) -> Result<()> {
             mounts: mounts.clone(),
             cluster: cluster.clone(),
             sweeping: Default::default(),
+            giving: Default::default(),
         },
         neighbours: Neighbours {
             folder: folders.neighbours(),

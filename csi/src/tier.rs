@@ -5,7 +5,7 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use penstock_crds::TierVolume;
 use penstock_mount::bind::Access;
@@ -29,7 +29,12 @@ pub struct Tiers {
     pub cluster: Arc<dyn Cluster>,
     /// One sweep at a time: two would remove the same folder.
     pub sweeping: tokio::sync::Mutex<()>,
+    /// Held while a folder is given to a pod, and while it is found that no pod has it and it is taken out of the way.
+    pub giving: Arc<Mutex<()>>,
 }
+
+/// Where folders are that are about to be removed.
+const TRASH: &str = ".trash";
 
 impl Tiers {
     /// The folder for a cache node's pod, after it was checked that it is one.
@@ -52,6 +57,7 @@ impl Tiers {
     /// # Errors
     /// When the disk or the kernel refuses.
     pub fn publish(&self, folder: &Path, target: &Path) -> Result<(), Error> {
+        let _giving = lock(&self.giving);
         let make = || -> io::Result<()> {
             fs::create_dir_all(folder)?;
             chown(folder, Some(self.users.cache_node), Some(self.users.cache_node))?;
@@ -74,9 +80,15 @@ impl Tiers {
     /// When the API server or the disk does not answer; nothing was removed that is wanted.
     pub async fn sweep(&self) -> Result<bool, Error> {
         let _alone = self.sweeping.lock().await;
-        // The folders first: one that is made after this look belongs to a CacheRuntime that the list below may not have.
-        let found = names_in(&self.folder)?;
-        if found.is_empty() {
+        // The folders first: one that is made after this look belongs to a CacheRuntime, or a tier of it, that the list below may
+        // not have.
+        let mut found = Vec::new();
+        for uid in names_in(&self.folder)?.into_iter().filter(|uid| uid != TRASH) {
+            let tiers = names_in(&self.folder.join(&uid))?;
+            found.push((uid, tiers));
+        }
+        let trash = self.folder.join(TRASH);
+        if found.is_empty() && !trash.exists() {
             return Ok(true);
         }
         let wanted: HashMap<String, HashSet<String>> = self
@@ -87,28 +99,34 @@ impl Tiers {
             .filter_map(|runtime| Some((runtime.metadata.uid?, names(&runtime.spec.tiers))))
             .collect();
         let mut unwanted = Vec::new();
-        for uid in found {
+        for (uid, tiers) in found {
             let folder = self.folder.join(&uid);
             match wanted.get(&uid) {
                 None => unwanted.push(folder),
-                Some(tiers) => {
-                    let others = names_in(&folder)?.into_iter().filter(|tier| !tiers.contains(tier));
+                Some(wanted) => {
+                    let others = tiers.into_iter().filter(|tier| !wanted.contains(tier));
                     unwanted.extend(others.map(|tier| folder.join(tier)));
                 }
             }
         }
         let mut clean = true;
         for folder in unwanted {
-            let (removed, mounts) = (folder.clone(), self.mounts.clone());
-            let removed = tokio::task::spawn_blocking(move || remove_unused(&removed, &*mounts)).await;
-            clean &= matches!(removed, Ok(Ok(true)));
+            let (unwanted, trash) = (folder.clone(), trash.clone());
+            let (giving, mounts) = (self.giving.clone(), self.mounts.clone());
+            let taken = tokio::task::spawn_blocking(move || take_away(&unwanted, &trash, &giving, &*mounts)).await;
+            clean &= matches!(taken, Ok(Ok(true)));
             let folder = folder.display();
-            match removed {
+            match taken {
                 Ok(Ok(true)) => tracing::info!(%folder, "removed the folder of tiers that are gone"),
                 Ok(Ok(false)) => tracing::info!(%folder, "a pod still has the folder of a tier that is gone"),
                 Ok(Err(error)) => tracing::error!(%folder, %error, "the folder of tiers that are gone is left"),
                 Err(error) => tracing::error!(%folder, %error, "the folder of tiers that are gone is left"),
             }
+        }
+        let removed = tokio::task::spawn_blocking(move || remove_all(&trash)).await;
+        if !matches!(removed, Ok(Ok(()))) {
+            tracing::error!(?removed, "what was removed still takes up the disk");
+            clean = false;
         }
         Ok(clean)
     }
@@ -131,7 +149,10 @@ fn names_in(folder: &Path) -> Result<Vec<String>, Error> {
         .collect())
 }
 
-fn remove_unused(folder: &Path, mounts: &dyn Mounts) -> Result<bool, Error> {
+/// Moves a folder that no pod has to the trash, from where nobody gets it again; false when a pod has it. What is removed is long
+/// to remove, so it is not removed here.
+fn take_away(folder: &Path, trash: &Path, giving: &Mutex<()>, mounts: &dyn Mounts) -> Result<bool, Error> {
+    let _giving = lock(giving);
     let table = mounts
         .table()
         .map_err(Error::file("read", Path::new("/proc/self/mountinfo")))?;
@@ -147,6 +168,24 @@ fn remove_unused(folder: &Path, mounts: &dyn Mounts) -> Result<bool, Error> {
     if table.iter().any(|mount| shows(&mount.root)) {
         return Ok(false);
     }
-    fs::remove_dir_all(folder).map_err(Error::file("remove", folder))?;
+    let move_away = || {
+        fs::create_dir_all(trash)?;
+        // A disk of its own that somebody mounted here cannot be moved, and stays.
+        let place = (0..).map(|number: u32| trash.join(number.to_string()));
+        let free = place.into_iter().find(|place| !place.exists());
+        free.map_or(Ok(()), |free| fs::rename(folder, free))
+    };
+    move_away().map_err(Error::file("move away", folder))?;
     Ok(true)
+}
+
+fn remove_all(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+fn lock(mutex: &Mutex<()>) -> MutexGuard<'_, ()> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -35,8 +35,7 @@ pub(super) fn set(known: &mut KnownClasses, tiers: &Tiers, datasets: &[Dataset],
             let of_space = before.remove(&space);
             let classes = of_space
                 .filter(|known| known.is_of(&rules, &packages))
-                .or_else(|| Known::of(&rules, &packages));
-            let Some(classes) = classes else { continue };
+                .unwrap_or_else(|| Known::of(&rules, &packages));
             // Of an older space nothing is promised: it is on its way out.
             if packages.first().map(|package| package.id()) == dataset.revisions.first().map(Package::id) {
                 for (rule, bytes) in bytes.iter_mut().enumerate() {
@@ -53,7 +52,7 @@ pub(super) fn set(known: &mut KnownClasses, tiers: &Tiers, datasets: &[Dataset],
             bytes,
         });
     }
-    let refusals = refuse(&mut wishes, promised_max(tiers.room()), &tiers.names());
+    let refusals = refuse(&mut wishes, promised_max(tiers.promised_room()), &tiers.names());
     for (space, wish, classes) in spaces {
         let Wish {
             dataset, quota, rules, ..
@@ -70,24 +69,25 @@ pub(super) fn set(known: &mut KnownClasses, tiers: &Tiers, datasets: &[Dataset],
 }
 
 impl Known {
-    fn of(rules: &[Rule], packages: &[&Package]) -> Option<Self> {
+    fn of(rules: &[Rule], packages: &[&Package]) -> Self {
         let classes = match paths(rules) {
             None => Ok(Classes::default()),
             Some(_) => Classes::of(rules, packages),
         };
-        let damaged = |error: &String| {
+        let damaged = |error: String| {
             let revision = packages.first().map(|package| package.id().to_string());
             tracing::warn!(
                 revision,
                 error,
-                "a package is damaged; its Dataset is kept without rules"
+                "a package is damaged; the rule for everything counts for all of its Dataset"
             );
+            Classes::default()
         };
-        Some(Self {
+        Self {
             paths: paths(rules),
             revisions: packages.iter().map(|package| package.id()).collect(),
-            classes: Arc::new(classes.inspect_err(damaged).ok()?),
-        })
+            classes: Arc::new(classes.unwrap_or_else(damaged)),
+        }
     }
 
     fn is_of(&self, rules: &[Rule], packages: &[&Package]) -> bool {

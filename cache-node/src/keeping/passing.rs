@@ -28,6 +28,10 @@ impl Passing {
         self.waiting.push_back(key);
     }
 
+    pub(super) fn knows(&self, key: u64) -> bool {
+        self.cells.contains_key(&key)
+    }
+
     /// Whether it was there.
     pub(super) fn remove(&mut self, key: u64) -> bool {
         let removed = self.cells.remove(&key);

@@ -15,6 +15,9 @@ use crate::rules::{Eviction, Rule};
 /// Cells of which the last read is remembered: a file that is read in pieces is read once.
 pub(super) const LAST_READ_CELLS: usize = 64;
 
+/// Times of reads that are of no use any more, beside as many as are.
+const STALE_TIMES_MAX: usize = 1024;
+
 pub(super) struct Share {
     policy: Kept,
     /// What the policy may hold, as it was last told.
@@ -187,10 +190,38 @@ impl Share {
         }
     }
 
+    /// A cell that is stored, of which nothing more is known. What is known already is not touched.
+    pub(super) fn found(&mut self, key: u64, bytes: u32) {
+        if !self.passing.knows(key) {
+            let read_at = self.ages.as_ref().and_then(|ages| ages.read_at.get(&key).copied());
+            self.keep(key, bytes);
+            if let (Some(ages), Some(read_at)) = (&mut self.ages, read_at) {
+                ages.read_at.insert(key, read_at);
+            }
+        }
+    }
+
+    /// Takes out what is pinned and `stays` refuses: keys and bytes.
+    pub(super) fn unpin(&mut self, stays: impl Fn(u64) -> bool) -> Vec<(u64, u32)> {
+        let Some(pinned) = &mut self.pinned else {
+            return Vec::new();
+        };
+        let gone = pinned
+            .cells
+            .iter()
+            .map(|(key, bytes)| (*key, *bytes))
+            .filter(|(key, _)| !stays(*key));
+        let gone: Vec<_> = gone.collect();
+        for (key, _) in &gone {
+            pinned.remove(*key);
+        }
+        gone
+    }
+
     pub(super) fn keep(&mut self, key: u64, bytes: u32) {
         self.passing.remove(key);
         if let Some(ages) = &mut self.ages {
-            ages.found(key);
+            ages.stored(key);
         }
         let pins = |pinned: &mut Option<Pinned>| pinned.as_mut().is_some_and(|pinned| pinned.insert(key, bytes));
         if pins(&mut self.pinned) {
@@ -267,8 +298,15 @@ impl Ages {
         }
     }
 
-    fn found(&mut self, key: u64) {
-        if self.read_at.insert(key, self.now).is_none() {
+    fn stored(&mut self, key: u64) {
+        if self.read_at.insert(key, self.now).is_some() {
+            return;
+        }
+        // Those of cells that are gone stay until they come up.
+        if self.oldest.len() > 2 * self.read_at.len() + STALE_TIMES_MAX {
+            let times = self.read_at.iter().map(|(key, read_at)| Reverse((*read_at, *key)));
+            self.oldest = times.collect();
+        } else {
             self.oldest.push(Reverse((self.now, key)));
         }
     }
@@ -293,4 +331,29 @@ impl Ages {
 
 fn place(key: u64) -> usize {
     (key ^ key >> 8) as usize % LAST_READ_CELLS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_times_that_are_remembered_do_not_grow_with_what_was_read() {
+        let mut ages = Ages {
+            ttl: Duration::from_secs(60),
+            begun: Instant::now(),
+            now: 0,
+            read_at: HashMap::new(),
+            oldest: BinaryHeap::new(),
+        };
+        for key in 0..100_000 {
+            ages.stored(key);
+            ages.stored(7);
+            ages.read_at.remove(&key);
+        }
+        assert!(ages.oldest.len() <= 2 * STALE_TIMES_MAX, "{}", ages.oldest.len());
+        ages.stored(3);
+        ages.now = 61;
+        assert_eq!(ages.next_expired(), Some(3));
+    }
 }

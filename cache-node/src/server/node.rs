@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::limits::{
     MISSING_PACKAGES_INTERVAL, PACKAGE_FETCHES_MAX, PEER_PATIENCE, RULES_MAX, UNANNOUNCED_PACKAGE_AGE_MAX,
 };
 use crate::origin::{Origin, OriginError};
-use crate::packages::{CONFIG_FILE, PackageStore};
+use crate::packages::PackageStore;
 use crate::rules::{Eviction, Quota, Rule, Rules};
 use crate::server::origins::Origins;
 
@@ -38,7 +38,8 @@ pub struct Node(Arc<Inner>);
 struct Inner {
     engine: Engine,
     packages: PackageStore,
-    remembered: PathBuf,
+    /// Where the configuration is remembered, each time the same.
+    remembered: Vec<PathBuf>,
     ring: RwLock<Ring>,
     /// That of the ring, for every answer of the bulk server.
     ring_epoch: AtomicU64,
@@ -84,17 +85,18 @@ impl ToldDataset {
 }
 
 impl Node {
-    /// A node whose tier is the folder `tier`; serves at once what it remembers. Has to be called in a tokio runtime.
+    /// A node that keeps its packages and what it is told in each of these folders of tiers, at least one; serves at once what it
+    /// remembers. Has to be called in a tokio runtime.
     ///
     /// # Errors
-    /// When the folder cannot be used.
-    pub fn open(engine: Engine, tier: &Path) -> io::Result<Self> {
-        let packages = PackageStore::open(tier)?;
+    /// When the first cannot be used.
+    pub fn open(engine: Engine, tiers: &[PathBuf]) -> io::Result<Self> {
+        let packages = PackageStore::open(tiers)?;
         let seek = Arc::new(Notify::new());
         let inner = Arc::new_cyclic(|node| Inner {
             engine,
             packages,
-            remembered: tier.join(CONFIG_FILE),
+            remembered: tiers.iter().map(|tier| tier.join("node.config")).collect(),
             ring: RwLock::default(),
             ring_epoch: AtomicU64::new(0),
             told: tokio::sync::Mutex::default(),
@@ -381,16 +383,22 @@ impl Inner {
             .datasets
             .iter_mut()
             .for_each(|dataset| dataset.sources.clear());
-        let unfinished = self.remembered.with_extension("new");
-        let written =
-            fs::write(&unfinished, remembered.encode_to_vec()).and_then(|()| fs::rename(&unfinished, &self.remembered));
-        if let Err(error) = written {
-            tracing::warn!(%error, "remember the configuration; after a restart this node waits for the operator");
+        for path in &self.remembered {
+            let unfinished = path.with_extension("new");
+            let written =
+                fs::write(&unfinished, remembered.encode_to_vec()).and_then(|()| fs::rename(&unfinished, path));
+            if let Err(error) = written {
+                tracing::warn!(path = %path.display(), %error, "remember the configuration; after a restart this node may wait for the operator");
+            }
         }
     }
 
     fn remember_from_disk(&self) {
-        let Ok(bytes) = fs::read(&self.remembered) else { return };
+        let changed = |path: &&PathBuf| fs::metadata(path).and_then(|file| file.modified()).ok();
+        let newest = self.remembered.iter().filter(|path| path.exists()).max_by_key(changed);
+        let Some((path, bytes)) = newest.and_then(|path| Some((path, fs::read(path).ok()?))) else {
+            return;
+        };
         let Ok(wire::NodeConfig {
             generation: _,
             ring_epoch,
@@ -399,7 +407,7 @@ impl Inner {
             tiers,
         }) = wire::NodeConfig::decode(bytes.as_slice())
         else {
-            tracing::warn!(path = %self.remembered.display(), "not understood; this node waits for the operator");
+            tracing::warn!(path = %path.display(), "not understood; this node waits for the operator");
             return;
         };
         self.set_ring(ring_epoch, members);

@@ -263,6 +263,13 @@ impl Stripe {
     }
 }
 
+/// Whether what is in a folder is in memory, and is lost with it. One that is not there is not.
+pub fn is_in_memory(folder: &Path) -> bool {
+    File::open(folder)
+        .and_then(|folder| Ok(fstatfs(folder)?))
+        .is_ok_and(|of| of.f_type == TMPFS_MAGIC)
+}
+
 /// The parts of `run` before and behind `taken`.
 fn without(run: &Range<u32>, taken: &Range<u32>) -> impl Iterator<Item = Range<u32>> {
     let parts = [run.start..run.end.min(taken.start), run.start.max(taken.end)..run.end];

@@ -12,7 +12,8 @@ use penstock_buffer::{Buffer, BufferPool};
 use super::Tiers;
 use crate::keeping::{Admission, Cell, Named};
 use crate::limits::{
-    EVICTIONS_AT_ONCE, EVICTOR_INTERVAL, EVICTOR_PAUSE, FREE_BYTES_MAX, FREE_PART, RISING_CELLS_MAX, UNIT_BYTES_MAX,
+    COMING_CELLS_MAX, EVICTIONS_AT_ONCE, EVICTOR_INTERVAL, EVICTOR_PAUSE, FREE_BYTES_MAX, FREE_PART, RESIZE_INTERVAL,
+    UNIT_BYTES_MAX,
 };
 use crate::report::Cause;
 
@@ -21,8 +22,10 @@ pub(super) struct Evictor {
     wake: SyncSender<()>,
     /// The largest unit that found no room since it was last looked.
     refused_bytes: AtomicU64,
-    /// What is to be brought up.
-    rising: Mutex<Vec<Named>>,
+    /// When the policies were told last what they may hold.
+    resized_at: Mutex<Option<Instant>>,
+    /// What is to be brought here, each with the number of the tier that has it.
+    coming: Mutex<Vec<(usize, Named)>>,
     /// Of the thread.
     life: Weak<()>,
 }
@@ -45,7 +48,8 @@ impl Evictor {
         let evictor = Self {
             wake,
             refused_bytes: AtomicU64::new(0),
-            rising: Mutex::default(),
+            resized_at: Mutex::default(),
+            coming: Mutex::default(),
             life: Arc::downgrade(&life),
         };
         (evictor, Woken { woken, life })
@@ -73,22 +77,31 @@ impl Evictor {
         let _ = self.wake.try_send(());
     }
 
-    /// A cell of a slower tier is wanted here. Of too many the rest is forgotten: it rises with a later read.
-    pub(super) fn let_rise(&self, cell: Named) {
-        let mut rising = self.lock();
-        if rising.len() < RISING_CELLS_MAX {
-            rising.push(cell);
-            drop(rising);
+    /// A cell of another tier is wanted here. Of too many the rest is forgotten: it is noted down with a later read.
+    pub(super) fn let_come(&self, from: usize, cell: Named) {
+        let mut coming = self.lock();
+        if coming.len() < COMING_CELLS_MAX {
+            coming.push((from, cell));
+            drop(coming);
             self.wake();
         }
     }
 
-    pub(super) fn rising(&self) -> Vec<Named> {
+    pub(super) fn coming(&self) -> Vec<(usize, Named)> {
         std::mem::take(&mut self.lock())
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Named>> {
-        self.rising.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_time_to_resize(&self) -> bool {
+        let mut resized_at = self.resized_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_time = resized_at.is_none_or(|at| at.elapsed() >= RESIZE_INTERVAL);
+        if is_time {
+            *resized_at = Some(Instant::now());
+        }
+        is_time
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(usize, Named)>> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -122,16 +135,22 @@ impl Woken {
     }
 }
 
-/// Looks whether a broken disk is well again, and once at each stripe whose cells are not known. Whoever holds the tiers for long keeps them from being closed.
+/// Looks whether a broken disk is well again, and once at each stripe whose cells are not known. Whoever holds the tiers for long
+/// keeps them from being closed.
 fn look_at_unknown(tiers: &Weak<Tiers>, number: usize, buffer: &mut Buffer) {
-    let unknown = tiers.upgrade().map(|tiers| {
-        let store = &tiers.tiers[number].store;
-        store.try_again();
-        store.unknown_stripes()
-    });
+    let store = |tiers: &Arc<Tiers>| {
+        tiers.tiers[number].store.try_again();
+        tiers.tiers[number].store.unknown_stripes()
+    };
+    let unknown = tiers.upgrade().as_ref().map(store);
+    let mut tried_at = Instant::now();
     for key in unknown.into_iter().flatten() {
         let Some(tiers) = tiers.upgrade() else { return };
         tiers.tiers[number].store.look_at(key);
+        if tried_at.elapsed() >= EVICTOR_INTERVAL {
+            tiers.tiers[number].store.try_again();
+            tried_at = Instant::now();
+        }
         make_room(&tiers, number, buffer);
     }
 }
@@ -139,19 +158,20 @@ fn look_at_unknown(tiers: &Weak<Tiers>, number: usize, buffer: &mut Buffer) {
 /// False when some of the disk could not be given back yet.
 fn make_room(tiers: &Tiers, number: usize, buffer: &mut Buffer) -> bool {
     let tier = &tiers.tiers[number];
-    let now = Instant::now();
-    // A tier may have become broken, or well.
-    tiers.set_rooms();
-    tiers.keeping.resize(now);
-    if let Some(placement) = &tier.placement {
-        placement.resize(now);
+    if tier.evictor.is_time_to_resize() {
+        // A tier may have become broken, or well.
+        tiers.set_rooms();
+        tiers.keeping.resize(Instant::now());
+        if let Some(placement) = &tier.placement {
+            placement.resize(Instant::now());
+        }
     }
     let refused = tier.evictor.refused_bytes.swap(0, Ordering::Relaxed);
     let mut is_punched = true;
     while !evict_some(tiers, refused) {
         is_punched = tier.store.punch();
     }
-    tiers.raise(number, buffer);
+    tiers.bring(number, buffer);
     while !tiers.sink_some(number, refused, buffer) {
         is_punched = tier.store.punch();
     }
@@ -163,19 +183,22 @@ fn make_room(tiers: &Tiers, number: usize, buffer: &mut Buffer) -> bool {
 
 /// Evicts a number of cells at once; true when there is no more to do.
 fn evict_some(tiers: &Tiers, refused_bytes: u64) -> bool {
+    let mut freed_bytes = 0;
     for _ in 0..EVICTIONS_AT_ONCE {
         let Some((victim, cause)) = next_to_go(tiers, refused_bytes) else {
             return true;
         };
-        if !evict_cell(tiers, victim, cause) {
-            return true;
+        match evict_cell(tiers, victim, cause) {
+            Some(bytes) => freed_bytes += bytes,
+            None => return true,
         }
     }
-    false
+    // Whatever the bookkeeping says, what is not there cannot go.
+    freed_bytes == 0
 }
 
-/// False when the stripe cannot be opened now.
-fn evict_cell(tiers: &Tiers, (space, stripe, first): Named, cause: Cause) -> bool {
+/// How many bytes it had; `None` when the stripe cannot be opened now.
+fn evict_cell(tiers: &Tiers, (space, stripe, first): Named, cause: Cause) -> Option<u64> {
     // Told before it is done: what is stored there next is another cell. Named by its first block, also when nothing of it is
     // left.
     let named = Cell {
@@ -186,12 +209,12 @@ fn evict_cell(tiers: &Tiers, (space, stripe, first): Named, cause: Cause) -> boo
     match tiers.evict(&space, stripe, first) {
         Some(bytes) => {
             tiers.counters.evicted(cause, bytes);
-            true
+            Some(bytes)
         }
         // The cell is stored all the same.
         None => {
             tiers.keeping.stored(&space, &named, Admission::Kept);
-            false
+            None
         }
     }
 }
@@ -212,7 +235,7 @@ fn evict_some_here(tiers: &Tiers, number: usize, refused_bytes: u64) -> bool {
         let Some(victim) = tiers.keeping.victim_where(is_here) else {
             return true;
         };
-        if !evict_cell(tiers, victim, Cause::Room) {
+        if evict_cell(tiers, victim, Cause::Room).is_none() {
             return true;
         }
     }
@@ -226,7 +249,18 @@ fn next_to_go(tiers: &Tiers, refused_bytes: u64) -> Option<(Named, Cause)> {
     if let Some(over) = tiers.keeping.over_limit() {
         return Some((over, Cause::Limit));
     }
-    let is_too_full = tiers.used() > tiers.room_but_for(refused_bytes);
-    let victim = is_too_full.then(|| tiers.keeping.victim()).flatten();
+    if !tiers.are_too_full(refused_bytes) {
+        return None;
+    }
+    let victim = if tiers.healthy().count() == tiers.tiers.len() {
+        tiers.keeping.victim()
+    } else {
+        // What a broken tier has makes no room in the others, and can be read.
+        let is_healthy = |(space, stripe, first): &Named| {
+            let mut healthy = tiers.healthy();
+            healthy.any(|tier| tier.store.cell(space, *stripe, *first).is_some())
+        };
+        tiers.keeping.victim_where(is_healthy)
+    };
     victim.map(|victim| (victim, Cause::Room))
 }

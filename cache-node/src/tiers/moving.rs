@@ -1,11 +1,13 @@
 //! How cells change tiers. All of it is done by the thread of the tier that gets fuller or emptier, one cell at a time.
 
+use std::sync::Arc;
+
 use penstock_buffer::Buffer;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
 
 use super::Tiers;
-use crate::keeping::{Admission, Cell, Named};
+use crate::keeping::{Admission, Cell, Keeping, Named};
 use crate::limits::EVICTIONS_AT_ONCE;
 use crate::report::Counters;
 use crate::store::{Look, Waiting};
@@ -22,32 +24,40 @@ enum Moved {
 }
 
 impl Tiers {
-    /// A cell of tier `number` was read: notes it down for the fastest tier above that wants it.
-    pub(super) fn may_rise(&self, space: &SpaceId, cell: &Cell, number: usize) {
-        if number == 0 {
+    /// A cell of tier `number` was read: tells the placements, and notes it down for the tier where it should be.
+    pub(super) fn note_place(&self, space: &SpaceId, cell: &Cell, number: usize, is_through: bool) {
+        if self.tiers.len() == 1 {
             return;
         }
-        for tier in &self.tiers[self.top(space, cell).min(number)..number] {
-            let is_wanted = |placement: &std::sync::Arc<crate::keeping::Keeping>| placement.is_wanted(space, cell);
+        let (top, named) = (self.top(space, cell), (*space, cell.stripe, cell.blocks.start));
+        // Its rule is another one by now.
+        if number < top {
+            self.tiers[top].evictor.let_come(number, named);
+            return;
+        }
+        if let Some(placement) = &self.tiers[number].placement {
+            placement.hit(space, cell, is_through);
+        }
+        for tier in &self.tiers[top..number] {
+            let is_wanted = |placement: &Arc<Keeping>| placement.is_wanted(space, cell);
             if !tier.store.is_at_fault() && tier.placement.as_ref().is_some_and(is_wanted) {
-                tier.evictor.let_rise((*space, cell.stripe, cell.blocks.start));
+                tier.evictor.let_come(number, named);
                 return;
             }
         }
     }
 
-    /// Brings up what was noted down for tier `number`.
-    pub(super) fn raise(&self, number: usize, buffer: &mut Buffer) {
-        for named in self.tiers[number].evictor.rising() {
-            for below in number + 1..self.tiers.len() {
-                match self.move_cell(below, number, named, buffer) {
-                    Moved::There => {
-                        Counters::add(&self.counters.risen_cells, 1);
-                        break;
-                    }
-                    Moved::NoRoom => break,
-                    Moved::Gone => {}
-                }
+    /// Brings to tier `number` what was noted down for it.
+    pub(super) fn bring(&self, number: usize, buffer: &mut Buffer) {
+        for (from, named) in self.tiers[number].evictor.coming() {
+            if self.move_cell(from, number, named, buffer) == Moved::There {
+                let counters = &self.counters;
+                let moved = if from > number {
+                    &counters.risen_cells
+                } else {
+                    &counters.sunk_cells
+                };
+                Counters::add(moved, 1);
             }
             // A full tier gets room for the next one.
             while self.tiers[number].is_too_full() && self.sink_one(number, buffer) {}
@@ -78,7 +88,8 @@ impl Tiers {
             blocks: first..first,
         };
         placement.removed(&space, &named);
-        for below in number + 1..self.tiers.len() {
+        let below = (number + 1..self.tiers.len()).filter(|below| !self.tiers[*below].store.is_at_fault());
+        for below in below {
             match self.move_cell(number, below, (space, stripe, first), buffer) {
                 Moved::There => {
                     Counters::add(&self.counters.sunk_cells, 1);

@@ -60,6 +60,11 @@ impl Tier {
         self.store.used() > self.room()
     }
 
+    /// What it may promise, broken or not.
+    pub(super) fn promised_room(&self) -> u64 {
+        self.store.capacity().map_or_else(|| self.store.used(), evictor::room)
+    }
+
     /// Whether a cell that arrives is worth this tier.
     pub(super) fn wants(&self, space: &SpaceId, cell: &Cell) -> bool {
         let missed = |placement: &Arc<Keeping>| placement.missed(space, cell) == Admission::Kept;
@@ -86,9 +91,9 @@ fn found(keeping: Arc<Keeping>, placement: Option<Arc<Keeping>>) -> Found {
     Box::new(move |space, stripe, cells| {
         for blocks in cells {
             let cell = Cell { stripe, blocks };
-            keeping.stored(space, &cell, Admission::Kept);
+            keeping.found(space, &cell);
             if let Some(placement) = &placement {
-                placement.stored(space, &cell, Admission::Kept);
+                placement.found(space, &cell);
             }
         }
     })

@@ -29,7 +29,7 @@ struct Server {
 impl Server {
     async fn of(engine: &Engine, silence_max: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let node = Node::open(engine.clone(), folder.path()).unwrap();
+        let node = Node::open(engine.clone(), &[folder.path().into()]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self {
             address: listener.local_addr().unwrap(),

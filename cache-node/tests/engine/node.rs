@@ -22,7 +22,11 @@ fn node_in(folder: &tempfile::TempDir) -> Node {
         path: folder.path().into(),
         capacity_bytes: Some(1 << 40),
     };
-    Node::open(Engine::open(EngineConfig { tiers: vec![tier] }).unwrap(), folder.path()).unwrap()
+    Node::open(
+        Engine::open(EngineConfig { tiers: vec![tier] }).unwrap(),
+        &[folder.path().into()],
+    )
+    .unwrap()
 }
 
 fn config(peer: &str, packages: &[&Package]) -> wire::NodeConfig {

@@ -203,6 +203,7 @@ fn start(folders: &Folders, cluster: &Arc<FakeCluster>, mounts: &Arc<dyn Mounts>
             mounts: mounts.clone(),
             cluster: cluster.clone(),
             sweeping: Default::default(),
+            giving: Default::default(),
         },
         neighbours: Neighbours {
             folder: folders.neighbours(),

@@ -196,18 +196,24 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
     })
 }
 
-/// What each tier may hold. Cache nodes are told, so that another capacity needs no other pod.
+/// What each tier may hold. Cache nodes are told, so that another capacity needs no other pod. One in memory is as large as its
+/// volume, which comes with the pod.
 pub fn capacities(tiers: &[Tier]) -> Vec<wire::TierCapacity> {
     // The pattern of the schema admits only what this understands, up to the size of the number.
     let capacity = |tier: &Tier| wire::TierCapacity {
         name: tier.name.clone(),
         bytes: bytes_of(&tier.capacity).unwrap_or(u64::MAX),
     };
-    tiers.iter().map(capacity).collect()
+    let on_disks = tiers.iter().filter(|tier| tier.medium != Medium::Memory);
+    on_disks.map(capacity).collect()
 }
 
 fn tier_argument(tier: &Tier) -> String {
-    format!("--tier={0}={TIER_FOLDER}/{0}", tier.name)
+    let folder = format!("--tier={0}={TIER_FOLDER}/{0}", tier.name);
+    match tier.medium {
+        Medium::Memory => format!("{folder}:{}", bytes_of(&tier.capacity).unwrap_or(u64::MAX)),
+        Medium::SSD | Medium::HDD => folder,
+    }
 }
 
 fn volume_name(tier: &Tier) -> String {
@@ -312,7 +318,7 @@ mod tests {
         assert_eq!(
             container.args.clone().unwrap(),
             [
-                "--tier=memory=/cache/memory",
+                "--tier=memory=/cache/memory:1073741824",
                 "--tier=ssd=/cache/ssd",
                 "--neighbour-socket=/neighbour/socket"
             ]
