@@ -609,6 +609,36 @@ mod tests {
     }
 
     #[test]
+    fn what_fell_under_a_rule_in_an_earlier_revision_only_can_go() {
+        for pin in [false, true] {
+            let keeping = Keeping::new(ROOM);
+            let space = &SPACES[0];
+            let rule = Rule {
+                pin,
+                priority: 10,
+                ..named("a")
+            };
+            keeping.set_terms(space, terms("d", Quota::default(), rule.clone()));
+            for number in 95..105 {
+                keeping.stored(space, &cell(number), Admission::Kept);
+            }
+            let mut later = terms("d", Quota::default(), rule);
+            later.classes = Arc::default();
+            assert!(!keeping.set_terms(space, later));
+            let mut gone = Vec::new();
+            while let Some(victim) = keeping.victim() {
+                let (space, number) = number(victim);
+                keeping.removed(&space, &cell(number));
+                gone.push(number);
+                assert!(gone.len() <= 10, "named again: {gone:?}");
+            }
+            gone.sort_unstable();
+            assert_eq!(gone, Vec::from_iter(95..105));
+            assert_eq!(keeping.pinned.held.load(Ordering::Relaxed), 0);
+        }
+    }
+
+    #[test]
     fn cells_are_told_again_when_they_may_be_in_the_wrong_share() {
         let keeping = Keeping::new(ROOM);
         let space = &SPACES[0];

@@ -46,7 +46,7 @@ pub struct Quota {
 pub struct CacheRule {
     /// A folder or file of the tree, for example `labels/2024`. Empty is all of it.
     #[serde(default)]
-    #[schemars(length(max = 1024), regex(pattern = "^([^/\\x00]+(/[^/\\x00]+)*)?$"))]
+    #[schemars(length(max = 512), regex(pattern = "^([^/\\x00]+(/[^/\\x00]+)*)?$"))]
     #[x_kube(validation = Rule::new("!self.split('/').exists(part, part == '.' || part == '..')").message("path has no parts `.` or `..`"))]
     pub path: String,
 

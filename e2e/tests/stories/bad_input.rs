@@ -199,6 +199,33 @@ pub fn refused_specs() -> Result<()> {
             "Tape",
         ),
         ("no tier", runtime("{replicas: 1, tiers: []}"), "tiers"),
+        (
+            "two tiers of one name",
+            runtime(
+                "{replicas: 1, tiers: [{name: t, medium: SSD, capacity: 1Gi}, {name: t, medium: HDD, capacity: 1Gi}]}",
+            ),
+            "t",
+        ),
+        (
+            "a rule for a path that leaves the tree",
+            dataset("{sources: [{s3: {bucket: aaa}}], cache: {rules: [{path: ../b, pin: true}]}}"),
+            "no parts `.` or `..`",
+        ),
+        (
+            "two rules for one path",
+            dataset("{sources: [{s3: {bucket: aaa}}], cache: {rules: [{pin: true}, {pin: false}]}}"),
+            "path",
+        ),
+        (
+            "a priority that is none",
+            dataset("{sources: [{s3: {bucket: aaa}}], cache: {rules: [{priority: 101}]}}"),
+            "priority",
+        ),
+        (
+            "a policy that nobody knows",
+            dataset("{sources: [{s3: {bucket: aaa}}], cache: {rules: [{eviction: FIFO}]}}"),
+            "FIFO",
+        ),
     ] {
         match apply(&yaml) {
             Ok(()) => bail!("{what} was accepted:\n{yaml}"),
