@@ -126,7 +126,7 @@ impl Keeping {
                 }
                 None => {
                     is_new = true;
-                    Arc::new(Mutex::new(Share::new(rule, room, &self.pinned)))
+                    Arc::new(Mutex::new(Share::new(rule, room - passing_max(room), &self.pinned)))
                 }
             }
         };
@@ -257,7 +257,9 @@ impl Keeping {
     pub(crate) fn resize(&self, now: Instant) {
         let parts = self.parts();
         for part in &parts {
-            lock(part.share()).look(now);
+            let mut share = lock(part.share());
+            share.look(now);
+            share.unpin_excess();
         }
         let room = self.room.load(Ordering::Relaxed);
         let room = room - passing_max(room);
@@ -282,7 +284,8 @@ impl Keeping {
             let mut spaces = self.spaces.write().unwrap_or_else(PoisonError::into_inner);
             let new = || {
                 let terms = Terms::unknown(space);
-                let share = Share::new(&terms.rules[0], self.room.load(Ordering::Relaxed), &self.pinned);
+                let room = self.room.load(Ordering::Relaxed);
+                let share = Share::new(&terms.rules[0], room - passing_max(room), &self.pinned);
                 let shares = vec![Arc::new(Mutex::new(share))];
                 Arc::new(Space { terms, shares })
             };
@@ -552,6 +555,11 @@ mod tests {
         // A place among them is free again when one is gone.
         keeping.removed(space, &cell(100));
         keeping.stored(space, &cell(190), Admission::Kept);
+        assert_eq!(keeping.victim(), None);
+        // Of a room that is smaller only as much is promised.
+        keeping.set_room(10 << 20);
+        keeping.resize(Instant::now());
+        assert_eq!(evict(&keeping, 81), [81, 0]);
         assert_eq!(keeping.victim(), None);
     }
 

@@ -246,7 +246,7 @@ pub const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 pub const UNPROMISED_PART: u64 = 10;
 
 /// How often policies are told what they may hold, at the most: it looks at all of them together.
-pub const RESIZE_INTERVAL: Duration = Duration::from_millis(100);
+pub const RESIZE_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Cells that wait to be brought into a tier. What is read again and again is noted down again.
 pub const COMING_CELLS_MAX: usize = 256;

@@ -42,6 +42,12 @@ pub(super) struct PinnedBytes {
     pub(super) max: AtomicU64,
 }
 
+impl PinnedBytes {
+    fn is_exceeded(&self) -> bool {
+        self.held.load(Ordering::Relaxed) > self.max.load(Ordering::Relaxed)
+    }
+}
+
 struct Pinned {
     cells: HashMap<u64, u32>,
     bytes: u64,
@@ -216,6 +222,18 @@ impl Share {
             pinned.remove(*key);
         }
         gone
+    }
+
+    /// Makes as much of what is pinned able to go as is too much; the room became smaller.
+    pub(super) fn unpin_excess(&mut self) {
+        let Some(pinned) = &mut self.pinned else { return };
+        while pinned.all.is_exceeded() {
+            let Some((key, bytes)) = pinned.cells.iter().next().map(|(key, bytes)| (*key, *bytes)) else {
+                return;
+            };
+            pinned.remove(key);
+            self.policy.policy().inserted(key, bytes);
+        }
     }
 
     pub(super) fn keep(&mut self, key: u64, bytes: u32) {

@@ -142,6 +142,16 @@ impl Stripe {
         self.is_in_memory || is_resident(&self.data, at, range.bytes()).unwrap_or(true)
     }
 
+    /// Has the kernel read a range and nothing around it. An error is met again by who reads it then.
+    pub(crate) fn come_to_memory(&self, range: BlockRange, into: &mut [u8]) {
+        // On a file of its own: others are to be read ahead of.
+        let alone = self.files().and_then(|[data, _]| {
+            fadvise(&data, 0, None, Advice::Random)?;
+            data.read_exact_at(into, range.address() % STRIPE_BYTES)
+        });
+        let _ = alone;
+    }
+
     /// Has the kernel forget a range, which it has on the disk.
     pub(crate) fn leave_memory(&self, range: BlockRange) {
         // Advice.

@@ -94,6 +94,9 @@ fn scrub(tiers: &Tiers, number: usize, key: Key, from: u32, buffer: &mut Buffer)
         }
         let was_in_memory = stripe.is_in_memory(range);
         let into = &mut buffer[..range.bytes() as usize];
+        if !was_in_memory {
+            stripe.come_to_memory(range, into);
+        }
         // Damage is counted, told, and goes.
         tiers.look_into(tier, &space, range, into, None, Waiting::Allowed);
         if !was_in_memory {

@@ -23,9 +23,11 @@ const READERS: usize = 4;
 /// Of all tiers together.
 const CAPACITY: u64 = 12 << 20;
 /// Seeds of runs that failed once.
-const SEEDS: [u64; 1] = [
+const SEEDS: [u64; 2] = [
     // A tier that became smaller, while all together had room.
     10_767_424_291_696_257_825,
+    // A tier that became smaller than what was pinned.
+    7_782_832_707_641_167_104,
 ];
 
 struct Run {
