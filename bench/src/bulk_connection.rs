@@ -13,19 +13,7 @@ use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_revision::Package;
 
 use crate::load::buffer;
-use crate::pipeline::{Connection, Request};
-
-/// Longest request here.
-const REQUEST_BYTES_MAX: usize = 1 << 20;
-
-/// What happens to the checksums that come with blocks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Checksums {
-    /// Every block is compared, as by any client.
-    Compared,
-    /// They are received and not looked at: what the protocol costs besides.
-    Ignored,
-}
+use crate::pipeline::{ANSWER_BYTES_MAX, Checksums, Connection, Request};
 
 /// The connection.
 pub struct BulkConnection {
@@ -52,8 +40,8 @@ impl BulkConnection {
             space: package.space(),
             checksums,
             asked: 0,
-            sums: vec![0; REQUEST_BYTES_MAX / BLOCK_BYTES as usize * 4],
-            buffer: buffer(REQUEST_BYTES_MAX),
+            sums: vec![0; ANSWER_BYTES_MAX / BLOCK_BYTES as usize * 4],
+            buffer: buffer(ANSWER_BYTES_MAX),
         })
     }
 }
@@ -70,7 +58,7 @@ impl Connection for BulkConnection {
         self.stream.read_exact(&mut header)?;
         let reply = Header::decode(&header)?;
         let length = reply.length as usize;
-        ensure!(length <= REQUEST_BYTES_MAX, "an answer of {length} bytes");
+        ensure!(length <= ANSWER_BYTES_MAX, "an answer of {length} bytes");
         if reply.kind != Kind::Data {
             self.stream.read_exact(&mut self.buffer[..length])?;
             bail!(
@@ -83,7 +71,7 @@ impl Connection for BulkConnection {
         self.stream.read_exact(sums)?;
         let bytes = &mut self.buffer[..length];
         self.stream.read_exact(bytes)?;
-        if self.checksums == Checksums::Compared {
+        if self.checksums == Checksums::Computed {
             let expected: Vec<u32> = sums
                 .chunks_exact(4)
                 .map(|sum| u32::from_le_bytes(std::array::from_fn(|i| sum[i])))

@@ -12,13 +12,13 @@ use penstock_cache_node::{Engine, EngineConfig, TierConfig};
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::Package;
 
-use crate::bulk_connection::{BulkConnection, Checksums};
+use crate::bulk_connection::BulkConnection;
 use crate::data::BIG;
 use crate::figure::{Figure, Goal, median};
-use crate::pipeline::Request;
+use crate::pipeline::{self, Checksums, Request};
 use crate::random::Random;
 use crate::rounds::Rounds;
-use crate::{CAPACITY_BYTES, cached, load, pipeline, places};
+use crate::{CAPACITY_BYTES, cached, load, places};
 
 const DATASETS: usize = 4;
 const READERS_OF_EACH: usize = 8;
@@ -53,7 +53,7 @@ pub fn figures(
     let packages = runtime.block_on(packages(source))?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let server = cached::serve(&engine, &packages, told, (&folder, listener), runtime)?;
-    let connect = |package: &Package| BulkConnection::new(server, package, Checksums::Compared);
+    let connect = |package: &Package| BulkConnection::new(server, package, Checksums::Computed);
     let requests = |package: &Package| -> Result<Vec<Request>> {
         let mut pieces = places::pieces(package, REQUEST_BYTES)?;
         pieces.truncate(REQUESTS);

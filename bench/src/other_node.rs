@@ -13,11 +13,12 @@ use crate::figure::{Figure, Goal, Reference};
 use crate::first_touch::RANDOM_READS;
 use crate::load;
 use crate::namespace::Namespace;
+use crate::pipeline::{self, Checksums};
+use crate::places;
 use crate::random::Random;
 use crate::rounds::Rounds;
 use crate::sendfile_loop::{self, SendfileConnection};
 use crate::shown::Shown;
-use crate::{pipeline, places};
 
 const REQUEST_BYTES: u64 = 1 << 20;
 
@@ -44,6 +45,7 @@ pub fn figures(
         runtime.handle(),
     )?;
     let raw = sendfile_loop::serve(namespace.listen()?, flat)?;
+    let connect = || SendfileConnection::new(raw, Checksums::Ignored);
     let places = Places::of(cached.package, data)?;
 
     let mut figures = Vec::new();
@@ -65,7 +67,7 @@ pub fn figures(
             ours.forget()?;
             Ok(load::sequential(&ours.root().join(BIG))?.gib_per_second())
         },
-        |_| Ok(pipeline::fetch(&mut SendfileConnection::new(raw)?, &places.sequential(), 2)?.gib_per_second()),
+        |_| Ok(pipeline::fetch(&mut connect()?, &places.sequential(), 2)?.gib_per_second()),
     )?;
     figure(
         "other-node-sequential",
@@ -79,7 +81,7 @@ pub fn figures(
             ours.forget()?;
             Ok(load::epoch(&data.small_below(ours.root()), round, 1)?.per_second())
         },
-        |round| Ok(pipeline::fetch(&mut SendfileConnection::new(raw)?, &places.small(round), 1)?.per_second()),
+        |round| Ok(pipeline::fetch(&mut connect()?, &places.small(round), 1)?.per_second()),
     )?;
     figure("other-node-small-files", "files/s", vec![], medians);
     for (name, depth) in [("other-node-random-4k", 1), ("other-node-random-4k-depth-8", 8)] {
@@ -91,7 +93,7 @@ pub fn figures(
                 Ok(took.micros_each() * depth as f64)
             },
             |round| {
-                let took = pipeline::fetch(&mut SendfileConnection::new(raw)?, &places.random(round), depth)?;
+                let took = pipeline::fetch(&mut connect()?, &places.random(round), depth)?;
                 Ok(took.micros_each() * depth as f64)
             },
         )?;

@@ -11,6 +11,18 @@ use crate::load::Took;
 /// Bytes of a file or a space: offset or address, and length.
 pub type Request = (u64, u64);
 
+/// Longest request.
+pub const ANSWER_BYTES_MAX: usize = 1 << 20;
+
+/// What a client does about the checksums of blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksums {
+    /// It computes those of all that arrives, as every client of a cache node does, and compares them if any came along.
+    Computed,
+    /// Nothing: what serving costs shows best beside a client that does little.
+    Ignored,
+}
+
 /// One connection to a server of bytes.
 pub trait Connection {
     /// Sends a request.

@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -10,16 +11,19 @@ use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use penstock_buffer::Buffer;
+use penstock_protocol::checksum::block_checksum;
+use penstock_protocol::geometry::BLOCK_BYTES;
+use penstock_protocol::ids::SpaceId;
 
 use crate::load::buffer;
-use crate::pipeline::{Connection, Request};
+use crate::pipeline::{ANSWER_BYTES_MAX, Checksums, Connection, Request};
 
 /// Name of the thread that serves.
 pub const NAME: &str = "sendfile-loop";
 
 const REQUEST_BYTES: usize = 16;
-/// Longest request.
-const ANSWER_BYTES_MAX: usize = 1 << 20;
+/// No space: checksums here are for the work only.
+const SPACE: SpaceId = SpaceId([0; 16]);
 
 /// Serves `file` to whoever connects, one after the other, until the process ends; returns the address.
 ///
@@ -56,8 +60,9 @@ fn answer(mut client: TcpStream, file: &File) -> Result<()> {
 /// A connection to it.
 pub struct SendfileConnection {
     stream: TcpStream,
-    /// Lengths of the answers that are to come.
-    asked: VecDeque<usize>,
+    /// What the answers that are to come are about.
+    asked: VecDeque<Request>,
+    checksums: Checksums,
     buffer: Buffer,
 }
 
@@ -66,12 +71,13 @@ impl SendfileConnection {
     ///
     /// # Errors
     /// When nobody listens.
-    pub fn new(server: SocketAddr) -> Result<Self> {
+    pub fn new(server: SocketAddr, checksums: Checksums) -> Result<Self> {
         let stream = TcpStream::connect(server)?;
         stream.set_nodelay(true)?;
         Ok(Self {
             stream,
             asked: VecDeque::new(),
+            checksums,
             buffer: buffer(ANSWER_BYTES_MAX),
         })
     }
@@ -82,13 +88,20 @@ impl Connection for SendfileConnection {
         let mut frame = [0; REQUEST_BYTES];
         frame[..8].copy_from_slice(&offset.to_le_bytes());
         frame[8..].copy_from_slice(&bytes.to_le_bytes());
-        self.asked.push_back(bytes as usize);
+        self.asked.push_back((offset, bytes));
         Ok(self.stream.write_all(&frame)?)
     }
 
     fn receive(&mut self) -> Result<u64> {
-        let bytes = self.asked.pop_front().context("something was asked for")?;
-        self.stream.read_exact(&mut self.buffer[..bytes])?;
-        Ok(bytes as u64)
+        let (offset, length) = self.asked.pop_front().context("something was asked for")?;
+        let bytes = &mut self.buffer[..length as usize];
+        self.stream.read_exact(bytes)?;
+        if self.checksums == Checksums::Computed {
+            let blocks = bytes.chunks_exact(BLOCK_BYTES as usize);
+            for (address, block) in (offset..).step_by(BLOCK_BYTES as usize).zip(blocks) {
+                black_box(block_checksum(&SPACE, address, block));
+            }
+        }
+        Ok(length)
     }
 }

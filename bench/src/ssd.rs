@@ -13,12 +13,15 @@ use serde::Deserialize;
 
 use crate::figure::{Figure, Goal, Reference};
 use crate::load::{self, Took, buffer};
+use crate::pipeline::Request;
 use crate::places;
 use crate::random::Random;
 use crate::rounds::Rounds;
 
 /// Different blocks of one round.
-const READS: usize = 8000;
+const READS_MAX: usize = 8000;
+/// ... at most one in so many: where neighbours were read the kernel reads ahead.
+const SPARSE: usize = 16;
 
 /// The figures of `engine`, which has stored all of `package`; `flat` has the same bytes on the same disk.
 ///
@@ -30,15 +33,23 @@ pub fn figures(
     runtime: &tokio::runtime::Runtime,
     rounds: &Rounds<'_>,
 ) -> Result<Vec<Figure>> {
+    let blocks = places::pieces(package, BLOCK_BYTES)?;
+    let reads = READS_MAX.min(blocks.len() / SPARSE);
+    let order = |round| {
+        let mut blocks = blocks.clone();
+        Random(round).shuffle(&mut blocks);
+        blocks.truncate(reads);
+        blocks
+    };
     let mut figures = Vec::new();
     for (name, threads) in [("ssd-random-4k", 1), ("ssd-random-4k-8-threads", 8)] {
         let (value, reference) = rounds.run(
             rounds.short,
             |round| {
                 forget(engine, package)?;
-                random_blocks((engine, package), round, threads, runtime)
+                random_blocks((engine, package), &order(round), threads, runtime)
             },
-            |round| fio(flat, places::big(package)?, round, threads),
+            |round| fio(flat, places::big(package)?, (round, reads), threads),
         )?;
         figures.push(Figure {
             name: name.into(),
@@ -69,16 +80,13 @@ fn forget(engine: &Engine, package: &Package) -> Result<()> {
     Ok(())
 }
 
-/// Reads a second, of blocks of the big file in a random order.
+/// Reads a second of these blocks.
 fn random_blocks(
     (engine, package): (&Engine, &Package),
-    round: u64,
+    blocks: &[Request],
     threads: usize,
     runtime: &tokio::runtime::Runtime,
 ) -> Result<f64> {
-    let mut blocks = places::pieces(package, BLOCK_BYTES)?;
-    Random(round).shuffle(&mut blocks);
-    blocks.truncate(READS);
     let parts = blocks.chunks(blocks.len().div_ceil(threads));
     let items = parts.map(|part| (part, buffer(BLOCK_BYTES as usize))).collect();
     let (time, _) = load::together(items, |(part, mut buffer)| {
@@ -116,8 +124,8 @@ struct Read {
 }
 
 /// Reads a second of fio, in `bytes` of the file from `first` on.
-fn fio(file: &Path, (first, bytes): (u64, u64), round: u64, threads: usize) -> Result<f64> {
-    let reads = READS.min((bytes / BLOCK_BYTES) as usize).div_ceil(threads);
+fn fio(file: &Path, (first, bytes): Request, (round, reads): (u64, usize), threads: usize) -> Result<f64> {
+    let reads = reads.div_ceil(threads);
     let output = Command::new("fio")
         .args([
             "--name=bench",
