@@ -92,7 +92,8 @@ fn through_engine(
     runtime: &tokio::runtime::Runtime,
 ) -> Result<Took> {
     let (engine, revision) = (cached.engine, cached.package.id());
-    let buffers = || [buffer(REQUEST_BYTES as usize), buffer(REQUEST_BYTES as usize)];
+    // As many as over the protocol.
+    let buffers: fn() -> [Buffer; DEPTH] = || std::array::from_fn(|_| buffer(REQUEST_BYTES as usize));
     let readers = parts(requests).map(|part| (part, buffers())).collect();
     let (time, bytes) = load::together(readers, |(part, [one, other])| {
         let next = AtomicUsize::new(0);

@@ -141,6 +141,10 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
         memory_bytes: 0,
         stop,
     };
+    let paged_in = Rounds {
+        memory_bytes: sizes.big_bytes as usize,
+        ..rounds
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let server = S3Server::public_rclone_on(Ipv4Addr::LOCALHOST.into(), scratch)?;
     let data = Data::write(&server.buckets().join(BUCKET), sizes)?;
@@ -193,7 +197,7 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
 
     if wanted("fill") {
         let origin = (server.address, BUCKET, &source, &told);
-        print(fill::figures(scratch, origin, &data, &runtime, &rounds)?);
+        print(fill::figures(scratch, origin, &data, &runtime, &paged_in)?);
     }
 
     if wanted("fair") {
@@ -231,10 +235,7 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
         };
         print(figures.into_iter().map(without_goals).collect());
     }
-    let rounds = Rounds {
-        memory_bytes: sizes.big_bytes as usize,
-        ..rounds
-    };
+    let rounds = paged_in;
     let flat = scratch.join("flat");
     let cached = Cached {
         engine: local.engine(),
