@@ -47,6 +47,7 @@ cluster-stop: ## ends what `make cluster` started
 	e2e/playground down
 
 bench: ## ratios against references in the same run (needs root)
+	e2e/tools/debian bench
 	$(CARGO_RUN) -p penstock-bench
 
 generate: ## rewrites the generated files

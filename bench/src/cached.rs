@@ -29,35 +29,8 @@ impl Cached<'_> {
     /// # Errors
     /// When the folder cannot be used.
     pub fn serve(&self, folder: &Path, listener: TcpListener, runtime: &tokio::runtime::Runtime) -> Result<SocketAddr> {
-        let tier = folder.join("tier");
-        std::fs::create_dir_all(&tier)?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let _entered = runtime.enter();
-        let node = Node::open(self.engine.clone(), &[tier])?;
-        runtime.block_on(node.keep(self.package))?;
-        runtime.block_on(node.apply(wire::NodeConfig {
-            generation: 1,
-            ring_epoch: 1,
-            members: vec![wire::Member {
-                name: "bench".into(),
-                address: address.to_string(),
-                weight: 1,
-            }],
-            datasets: vec![wire::Dataset {
-                uid: "bench".into(),
-                namespace: String::new(),
-                name: "bench".into(),
-                sources: vec![self.source.clone()],
-                revisions: vec![self.package.id().as_bytes().to_vec()],
-                rules: Vec::new(),
-                quota: None,
-            }],
-            tiers: Vec::new(),
-        }))?;
-        let listener = tokio::net::TcpListener::from_std(listener)?;
-        runtime.spawn(BulkServer::new(node).serve(listener));
-        Ok(address)
+        let packages = std::slice::from_ref(self.package);
+        serve(self.engine, packages, &self.source, (folder, listener), runtime)
     }
 
     /// Blocks of the cache node at `address`, as a mounter with these neighbours gets them.
@@ -70,4 +43,49 @@ impl Cached<'_> {
             Metrics::default(),
         ))
     }
+}
+
+/// As [`Cached::serve`], with a Dataset for each of `packages`, all of the same source.
+///
+/// # Errors
+/// When the folder cannot be used.
+pub fn serve(
+    engine: &Engine,
+    packages: &[Package],
+    source: &wire::Source,
+    (folder, listener): (&Path, TcpListener),
+    runtime: &tokio::runtime::Runtime,
+) -> Result<SocketAddr> {
+    let tier = folder.join("tier");
+    std::fs::create_dir_all(&tier)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    let _entered = runtime.enter();
+    let node = Node::open(engine.clone(), &[tier])?;
+    for package in packages {
+        runtime.block_on(node.keep(package))?;
+    }
+    let dataset = |(number, package): (usize, &Package)| wire::Dataset {
+        uid: format!("bench-{number}"),
+        namespace: String::new(),
+        name: format!("bench-{number}"),
+        sources: vec![source.clone()],
+        revisions: vec![package.id().as_bytes().to_vec()],
+        rules: Vec::new(),
+        quota: None,
+    };
+    runtime.block_on(node.apply(wire::NodeConfig {
+        generation: 1,
+        ring_epoch: 1,
+        members: vec![wire::Member {
+            name: "bench".into(),
+            address: address.to_string(),
+            weight: 1,
+        }],
+        datasets: packages.iter().enumerate().map(dataset).collect(),
+        tiers: Vec::new(),
+    }))?;
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    runtime.spawn(BulkServer::new(node).serve(listener));
+    Ok(address)
 }

@@ -10,7 +10,7 @@ use penstock_cache_node::report::Counters;
 
 use crate::CAPACITY_BYTES;
 use crate::data::{BIG, Data};
-use crate::download::{Part, download};
+use crate::download::{self, Part, download};
 use crate::figure::{Figure, Goal, Reference, median};
 use crate::load;
 use crate::random::Random;
@@ -19,8 +19,6 @@ use crate::shown::Shown;
 
 /// Readers, and connections of the reference.
 const READERS: usize = 8;
-/// The reference fetches the big file in parts of this size.
-const PART_BYTES: u64 = 8 << 20;
 
 /// The figures of an epoch over the small files and the big one, from `origin`, where the data is the bucket `bucket`.
 ///
@@ -84,13 +82,7 @@ fn parts(bucket: &str, data: &Data) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
     for key in data.small().iter().map(String::as_str).chain([BIG]) {
         let length = std::fs::metadata(data.folder.join(key))?.len();
-        for first in (0..length).step_by(PART_BYTES as usize) {
-            parts.push(Part {
-                path: format!("/{bucket}/{key}"),
-                first,
-                bytes: PART_BYTES.min(length - first),
-            });
-        }
+        parts.extend(download::parts(&format!("/{bucket}/{key}"), length));
     }
     Ok(parts)
 }

@@ -24,6 +24,18 @@ pub struct Part {
     pub bytes: u64,
 }
 
+/// An object is fetched in parts of at most this size.
+const PART_BYTES: u64 = 8 << 20;
+
+/// The parts of an object of `length` bytes.
+pub fn parts(path: &str, length: u64) -> impl Iterator<Item = Part> {
+    (0..length).step_by(PART_BYTES as usize).map(move |first| Part {
+        path: path.to_owned(),
+        first,
+        bytes: PART_BYTES.min(length - first),
+    })
+}
+
 /// Fetches all parts from an origin that lets anybody read.
 ///
 /// # Errors

@@ -178,7 +178,10 @@ pub fn random_blocks(file: &Path, seed: u64, count: usize, threads: usize) -> Re
 }
 
 /// Runs `work` on a thread for each of `items`, all at the same time, and says how long the last one took.
-fn together<I: Send, T: Send>(items: Vec<I>, work: impl Fn(I) -> Result<T> + Sync) -> Result<(Duration, Vec<T>)> {
+///
+/// # Errors
+/// The first one's.
+pub fn together<I: Send, T: Send>(items: Vec<I>, work: impl Fn(I) -> Result<T> + Sync) -> Result<(Duration, Vec<T>)> {
     let gate = Barrier::new(items.len() + 1);
     thread::scope(|scope| {
         let threads: Vec<_> = items

@@ -1,12 +1,16 @@
 //! `make bench`: measures Penstock beside a reference of each path, in the same run on the same machine. One line a figure
 //! on standard output, all of them as JSON in a file. Leaves nothing behind.
 
+mod bulk_connection;
 mod cached;
 mod cold;
+mod cpu;
 mod data;
 mod download;
+mod fair;
 mod far;
 mod figure;
+mod fill;
 mod first_touch;
 mod flat;
 mod load;
@@ -14,11 +18,15 @@ mod memory;
 mod namespace;
 mod other_node;
 mod own_node;
+mod pipeline;
+mod places;
+mod protocol;
 mod random;
 mod revision_build;
 mod rounds;
 mod sendfile_loop;
 mod shown;
+mod ssd;
 mod volume;
 mod warm;
 
@@ -58,7 +66,8 @@ struct Arguments {
     /// Little data and few rounds: shows that everything runs, says little about speed
     #[arg(long)]
     quick: bool,
-    /// Only figures whose group is named: revision, warm, fuse, first-touch, own-node, other-node, cold, far
+    /// Only figures whose group is named: revision, cold, far, fill, fair, warm, fuse, first-touch, own-node, other-node,
+    /// protocol, ssd
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Where the figures are written as JSON
@@ -132,6 +141,10 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
         memory_bytes: 0,
         stop,
     };
+    let paged_in = Rounds {
+        memory_bytes: sizes.big_bytes as usize,
+        ..rounds
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let server = S3Server::public_rclone_on(Ipv4Addr::LOCALHOST.into(), scratch)?;
     let data = Data::write(&server.buckets().join(BUCKET), sizes)?;
@@ -150,6 +163,17 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
         })
     };
     let source = source_at(server.address)?;
+    let told = wire::Source {
+        path: String::new(),
+        origin: Some(wire::source::Origin::S3(wire::S3 {
+            bucket: BUCKET.into(),
+            prefix: String::new(),
+            region: server.region.into(),
+            endpoint: format!("http://{}", server.address),
+            credentials: None,
+            virtual_host_style: false,
+        })),
+    };
     if wanted("cold") {
         let sources = [source.clone()];
         print(cold::figures(
@@ -169,6 +193,16 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
             &runtime,
             &rounds,
         )?);
+    }
+
+    if wanted("fill") {
+        let origin = (server.address, BUCKET, &source, &told);
+        print(fill::figures(scratch, origin, &data, &runtime, &paged_in)?);
+    }
+
+    if wanted("fair") {
+        let time = Duration::from_secs(if arguments.quick { 1 } else { 5 });
+        print(fair::figures(scratch, (&source, &told), time, &runtime, &rounds)?);
     }
 
     let folder = scratch.join("ours");
@@ -201,28 +235,16 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
         };
         print(figures.into_iter().map(without_goals).collect());
     }
-    let rounds = Rounds {
-        memory_bytes: sizes.big_bytes as usize,
-        ..rounds
-    };
+    let rounds = paged_in;
     let flat = scratch.join("flat");
     let cached = Cached {
         engine: local.engine(),
         package: local.package(),
-        source: wire::Source {
-            path: String::new(),
-            origin: Some(wire::source::Origin::S3(wire::S3 {
-                bucket: BUCKET.into(),
-                prefix: String::new(),
-                region: server.region.into(),
-                endpoint: format!("http://{}", server.address),
-                credentials: None,
-                virtual_host_style: false,
-            })),
-        },
+        source: told.clone(),
     };
     let (first_touch, own_node, other_node) = (wanted("first-touch"), wanted("own-node"), wanted("other-node"));
-    if first_touch || own_node || other_node {
+    let (protocol, ssd) = (wanted("protocol"), wanted("ssd"));
+    if first_touch || own_node || other_node || protocol || ssd {
         flat::write(local.package(), &data.folder, &flat)?;
     }
     if first_touch || own_node {
@@ -243,6 +265,13 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
             &runtime,
             &rounds,
         )?);
+    }
+    if protocol {
+        print(protocol::figures(scratch, &cached, &flat, &rounds)?);
+    }
+    // The last: it leaves nothing in the kernel's memory.
+    if ssd {
+        print(ssd::figures((cached.engine, cached.package), &flat, &runtime, &rounds)?);
     }
     Ok(all)
 }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use penstock_mounter::Neighbours;
 use penstock_revision::Package;
 
@@ -13,9 +13,11 @@ use crate::figure::{Figure, Goal, Reference};
 use crate::first_touch::RANDOM_READS;
 use crate::load;
 use crate::namespace::Namespace;
+use crate::pipeline::{self, Checksums};
+use crate::places;
 use crate::random::Random;
 use crate::rounds::Rounds;
-use crate::sendfile_loop;
+use crate::sendfile_loop::{self, SendfileConnection};
 use crate::shown::Shown;
 
 const REQUEST_BYTES: u64 = 1 << 20;
@@ -43,6 +45,7 @@ pub fn figures(
         runtime.handle(),
     )?;
     let raw = sendfile_loop::serve(namespace.listen()?, flat)?;
+    let connect = || SendfileConnection::new(raw, Checksums::Ignored);
     let places = Places::of(cached.package, data)?;
 
     let mut figures = Vec::new();
@@ -64,7 +67,7 @@ pub fn figures(
             ours.forget()?;
             Ok(load::sequential(&ours.root().join(BIG))?.gib_per_second())
         },
-        |_| Ok(sendfile_loop::fetch(raw, &places.sequential(), 2)?.gib_per_second()),
+        |_| Ok(pipeline::fetch(&mut connect()?, &places.sequential(), 2)?.gib_per_second()),
     )?;
     figure(
         "other-node-sequential",
@@ -78,7 +81,7 @@ pub fn figures(
             ours.forget()?;
             Ok(load::epoch(&data.small_below(ours.root()), round, 1)?.per_second())
         },
-        |round| Ok(sendfile_loop::fetch(raw, &places.small(round), 1)?.per_second()),
+        |round| Ok(pipeline::fetch(&mut connect()?, &places.small(round), 1)?.per_second()),
     )?;
     figure("other-node-small-files", "files/s", vec![], medians);
     for (name, depth) in [("other-node-random-4k", 1), ("other-node-random-4k-depth-8", 8)] {
@@ -90,7 +93,7 @@ pub fn figures(
                 Ok(took.micros_each() * depth as f64)
             },
             |round| {
-                let took = sendfile_loop::fetch(raw, &places.random(round), depth)?;
+                let took = pipeline::fetch(&mut connect()?, &places.random(round), depth)?;
                 Ok(took.micros_each() * depth as f64)
             },
         )?;
@@ -107,16 +110,14 @@ struct Places {
 
 impl Places {
     fn of(package: &Package, data: &Data) -> Result<Self> {
-        let (mut big, mut small) = (None, Vec::with_capacity(data.small().len()));
+        let mut small = Vec::with_capacity(data.small().len());
         for extent in package.all_extents() {
             let extent = extent?;
-            if extent.object.key == BIG {
-                big = Some((extent.address, extent.bytes));
-            } else if extent.object.key.starts_with("small/") {
+            if extent.object.key.starts_with("small/") {
                 small.push((extent.address, extent.bytes));
             }
         }
-        let big = big.context("the big file has an extent")?;
+        let big = places::big(package)?;
         Ok(Self { big, small })
     }
 

@@ -1,32 +1,43 @@
 //! The reference of the network: the least that can serve bytes of a file over TCP. A request is an offset and a length,
 //! the answer is the bytes by sendfile(2). No checksums, no framing, no placement.
 
+use std::collections::VecDeque;
 use std::fs::File;
+use std::hint::black_box;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::thread;
-use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use penstock_buffer::Buffer;
+use penstock_protocol::checksum::block_checksum;
+use penstock_protocol::geometry::BLOCK_BYTES;
+use penstock_protocol::ids::SpaceId;
 
-use crate::load::{Took, buffer};
+use crate::load::buffer;
+use crate::pipeline::{ANSWER_BYTES_MAX, Checksums, Connection, Request};
+
+/// Name of the thread that serves.
+pub const NAME: &str = "sendfile-loop";
 
 const REQUEST_BYTES: usize = 16;
+/// No space: checksums here are for the work only.
+const SPACE: SpaceId = SpaceId([0; 16]);
 
-/// Serves `file` to whoever connects, until the process ends; returns the address.
+/// Serves `file` to whoever connects, one after the other, until the process ends; returns the address.
 ///
 /// # Errors
 /// When the file or the socket cannot be had.
 pub fn serve(listener: TcpListener, file: &Path) -> Result<SocketAddr> {
     let (address, file) = (listener.local_addr()?, File::open(file)?);
-    thread::spawn(move || {
+    // One thread for all of them, which lives on: what it spent can be asked when they are gone.
+    thread::Builder::new().name(NAME.into()).spawn(move || {
         for client in listener.incoming().flatten() {
-            let Ok(file) = file.try_clone() else { return };
-            // A client that goes away ends its own thread only.
-            thread::spawn(move || answer(client, &file));
+            // A client that goes away ends its own connection only.
+            let _ = answer(client, &file);
         }
-    });
+    })?;
     Ok(address)
 }
 
@@ -46,35 +57,51 @@ fn answer(mut client: TcpStream, file: &File) -> Result<()> {
     }
 }
 
-/// Asks for `requests` (offset, length; at most 1 MiB each) over one connection, `depth` in flight.
-///
-/// # Errors
-/// When the server goes away.
-pub fn fetch(server: SocketAddr, requests: &[(u64, u64)], depth: usize) -> Result<Took> {
-    let mut server = TcpStream::connect(server)?;
-    server.set_nodelay(true)?;
-    let mut buffer = buffer(1 << 20);
-    let started = Instant::now();
-    let mut ahead = requests.iter();
-    let ask = |server: &mut TcpStream, request: Option<&(u64, u64)>| -> Result<()> {
-        let Some((offset, bytes)) = request else { return Ok(()) };
+/// A connection to it.
+pub struct SendfileConnection {
+    stream: TcpStream,
+    /// What the answers that are to come are about.
+    asked: VecDeque<Request>,
+    checksums: Checksums,
+    buffer: Buffer,
+}
+
+impl SendfileConnection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When nobody listens.
+    pub fn new(server: SocketAddr, checksums: Checksums) -> Result<Self> {
+        let stream = TcpStream::connect(server)?;
+        stream.set_nodelay(true)?;
+        Ok(Self {
+            stream,
+            asked: VecDeque::new(),
+            checksums,
+            buffer: buffer(ANSWER_BYTES_MAX),
+        })
+    }
+}
+
+impl Connection for SendfileConnection {
+    fn ask(&mut self, (offset, bytes): Request) -> Result<()> {
         let mut frame = [0; REQUEST_BYTES];
         frame[..8].copy_from_slice(&offset.to_le_bytes());
         frame[8..].copy_from_slice(&bytes.to_le_bytes());
-        Ok(server.write_all(&frame)?)
-    };
-    for _ in 0..depth {
-        ask(&mut server, ahead.next())?;
+        self.asked.push_back((offset, bytes));
+        Ok(self.stream.write_all(&frame)?)
     }
-    let mut moved = 0;
-    for (_, bytes) in requests {
-        server.read_exact(&mut buffer[..*bytes as usize])?;
-        moved += bytes;
-        ask(&mut server, ahead.next())?;
+
+    fn receive(&mut self) -> Result<u64> {
+        let (offset, length) = self.asked.pop_front().context("something was asked for")?;
+        let bytes = &mut self.buffer[..length as usize];
+        self.stream.read_exact(bytes)?;
+        if self.checksums == Checksums::Computed {
+            let blocks = bytes.chunks_exact(BLOCK_BYTES as usize);
+            for (address, block) in (offset..).step_by(BLOCK_BYTES as usize).zip(blocks) {
+                black_box(block_checksum(&SPACE, address, block));
+            }
+        }
+        Ok(length)
     }
-    Ok(Took {
-        time: started.elapsed(),
-        count: requests.len() as u64,
-        bytes: moved,
-    })
 }

@@ -75,31 +75,24 @@ impl Collector for OfEngine {
         ];
         let help = "Pages and small files that changed their tier";
         counter(&mut encoder, "cache_moves", help, None, moved)?;
-        let none: [(&str, &str); 0] = [];
-        let alone = |value| [(none, Counters::get(value))];
+        let mut plain = |name, help, unit, value| {
+            let family = encoder.encode_descriptor(name, help, unit, MetricType::Counter)?;
+            ConstCounter::new(Counters::get(value)).encode(family)
+        };
+        let bytes = Some(&Unit::Bytes);
         let help = "Bytes that were not cached: not worth it, or there was no room";
-        let passed = alone(&counters.passed_bytes);
-        counter(&mut encoder, "cache_passed", help, Some(&Unit::Bytes), passed)?;
+        plain("cache_passed", help, bytes, &counters.passed_bytes)?;
         let help = "Bytes that were compared with their checksums in the background";
-        let scrubbed = alone(&counters.scrubbed_bytes);
-        counter(&mut encoder, "cache_scrubbed", help, Some(&Unit::Bytes), scrubbed)?;
+        plain("cache_scrubbed", help, bytes, &counters.scrubbed_bytes)?;
         let help = "Cached blocks that did not match their checksums";
-        counter(
-            &mut encoder,
-            "cache_damaged_blocks",
-            help,
-            None,
-            alone(&counters.damaged_blocks),
-        )?;
+        plain("cache_damaged_blocks", help, None, &counters.damaged_blocks)?;
+        plain("origin", "Bytes that origins sent", bytes, &counters.origin_bytes)?;
         let outcomes = OriginOutcome::ALL.map(|outcome| {
             let count = counters.origin_outcomes.get(outcome);
             ([("outcome", outcome.label())], count)
         });
         let help = "Requests to origins, by how they ended";
         counter(&mut encoder, "origin_requests", help, None, outcomes)?;
-        let help = "Bytes that origins sent";
-        let sent = alone(&counters.origin_bytes);
-        counter(&mut encoder, "origin", help, Some(&Unit::Bytes), sent)?;
 
         let sources = engine.sources();
         let mut of_sources = |name, help, value: fn(&SourceReport) -> u64| {
@@ -120,7 +113,6 @@ impl Collector for OfEngine {
                 .map(|tier| ([("tier", tier.name.clone())], value(tier)));
             gauge(&mut encoder, name, help, unit, values)
         };
-        let bytes = Some(&Unit::Bytes);
         of_tiers("tier_used", "Bytes that a tier holds", bytes, |tier| tier.used_bytes)?;
         of_tiers("tier_capacity", "Bytes that a tier may hold", bytes, |tier| {
             tier.capacity_bytes
@@ -162,4 +154,35 @@ fn gauge<L: EncodeLabelSet>(
         ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use penstock_cache_node::{EngineConfig, TierConfig};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_counted_is_shown_under_the_names_of_the_guide() {
+        let folder = tempfile::tempdir().unwrap();
+        let tier = TierConfig {
+            name: "ssd".into(),
+            path: folder.path().into(),
+            capacity_bytes: Some(5 << 20),
+        };
+        let engine = Engine::open(EngineConfig { tiers: vec![tier] }).unwrap();
+        let text = Metrics::of(&engine).text();
+        for line in [
+            "penstock_cache_miss_seconds_count 0",
+            "penstock_cache_evicted_bytes_total{cause=\"limit\"} 0",
+            "penstock_cache_moves_total{to=\"faster\"} 0",
+            "penstock_cache_passed_bytes_total 0",
+            "penstock_cache_damaged_blocks_total 0",
+            "penstock_origin_requests_total{outcome=\"ok\"} 0",
+            "penstock_origin_bytes_total 0",
+            "penstock_tier_capacity_bytes{tier=\"ssd\"} 5242880",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
 }

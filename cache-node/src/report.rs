@@ -72,13 +72,11 @@ pub enum Cause {
     Expired,
     /// It did not match its checksum.
     Damaged,
-    /// Somebody asked for it.
-    Asked,
 }
 
 impl Cause {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 5] = [Self::Room, Self::Limit, Self::Expired, Self::Damaged, Self::Asked];
+    pub const ALL: [Self; 4] = [Self::Room, Self::Limit, Self::Expired, Self::Damaged];
 
     /// For metrics.
     pub fn name(self) -> &'static str {
@@ -87,7 +85,6 @@ impl Cause {
             Self::Limit => "limit",
             Self::Expired => "expired",
             Self::Damaged => "damaged",
-            Self::Asked => "asked",
         }
     }
 }
