@@ -26,6 +26,7 @@ use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
@@ -52,6 +53,8 @@ pub(crate) struct Tiers {
     tiers: Vec<Tier>,
     keeping: Arc<Keeping>,
     counters: Arc<Counters>,
+    /// Bytes that are in two tiers at this moment.
+    moving_bytes: AtomicU64,
 }
 
 /// A stored cell that was read.
@@ -84,6 +87,7 @@ impl Tiers {
             tiers,
             keeping,
             counters,
+            moving_bytes: AtomicU64::new(0),
         });
         tiers.set_rooms();
         for (number, (woken, ended, path)) in threads.into_iter().enumerate() {
@@ -133,8 +137,10 @@ impl Tiers {
 
     /// Whether they have too much together, when the largest unit that found no room is to find some in each.
     fn are_too_full(&self, refused_bytes: u64) -> bool {
+        // Looked at before: what ends meanwhile counts twice once more, and is looked at again.
+        let moving = self.moving_bytes.load(Ordering::SeqCst);
         let used: u64 = self.healthy().map(|tier| tier.store.used()).sum();
-        used > self.healthy().map(|tier| tier.bound(refused_bytes)).sum()
+        used.saturating_sub(moving) > self.healthy().map(|tier| tier.bound(refused_bytes)).sum()
     }
 
     fn used(&self) -> u64 {

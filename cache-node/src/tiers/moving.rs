@@ -1,6 +1,7 @@
 //! How cells change tiers. All of it is done by the thread of the tier that gets fuller or emptier, one cell at a time.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use penstock_buffer::Buffer;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
@@ -107,7 +108,8 @@ impl Tiers {
     }
 
     /// Moves a cell from one tier to another, checked.
-    fn move_cell(&self, from: usize, to: usize, (space, number, first): Named, buffer: &mut Buffer) -> Moved {
+    fn move_cell(&self, from: usize, to: usize, named: Named, buffer: &mut Buffer) -> Moved {
+        let (space, number, first) = named;
         let (from, to) = (&self.tiers[from], &self.tiers[to]);
         let Some(stripe) = from.store.stripe(&space, number) else {
             return Moved::Gone;
@@ -129,6 +131,7 @@ impl Tiers {
             }
             Look::Missing | Look::WouldWait => return Moved::Gone,
         }
+        let _moving = Moving::begin(&self.moving_bytes, range.bytes());
         if to.store.store(&space, range, bytes, &checksums).is_err() {
             to.evictor.wake();
             return Moved::NoRoom;
@@ -152,5 +155,21 @@ impl Tiers {
             placement.removed(&space, &cell);
         }
         Moved::Gone
+    }
+}
+
+/// What one move has in two tiers, until it is dropped: no reason to evict anything.
+struct Moving<'a>(&'a AtomicU64, u64);
+
+impl<'a> Moving<'a> {
+    fn begin(all: &'a AtomicU64, bytes: u64) -> Self {
+        all.fetch_add(bytes, Ordering::SeqCst);
+        Self(all, bytes)
+    }
+}
+
+impl Drop for Moving<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(self.1, Ordering::SeqCst);
     }
 }
