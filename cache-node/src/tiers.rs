@@ -135,12 +135,16 @@ impl Tiers {
         self.tiers.iter().filter(|tier| !tier.store.is_at_fault())
     }
 
-    /// Whether they have too much together, when the largest unit that found no room is to find some in each.
+    /// Whether they have too much together, when the largest unit that found no room in any is to find some in one.
     fn are_too_full(&self, refused_bytes: u64) -> bool {
-        // Looked at before: what ends meanwhile counts twice once more, and is looked at again.
-        let moving = self.moving_bytes.load(Ordering::SeqCst);
+        let moving_before = self.moving_bytes.load(Ordering::SeqCst);
         let used: u64 = self.healthy().map(|tier| tier.store.used()).sum();
-        used.saturating_sub(moving) > self.healthy().map(|tier| tier.bound(refused_bytes)).sum()
+        let moving = self.moving_bytes.load(Ordering::SeqCst).max(moving_before);
+        let room: u64 = self.healthy().map(Tier::room).sum();
+        let capacity = |tier: &Tier| tier.store.capacity().unwrap_or(tier.store.used());
+        let capacity: u64 = self.healthy().map(capacity).sum();
+        let bound = room.min(capacity.saturating_sub(refused_bytes));
+        used.saturating_sub(moving) > bound
     }
 
     fn used(&self) -> u64 {
@@ -317,7 +321,10 @@ impl Tiers {
                 }
                 break;
             }
-            tier.evictor.make_room_for(range.bytes());
+            tier.evictor.wake();
+        }
+        if !is_stored {
+            self.tiers[enters].evictor.make_room_for(range.bytes());
         }
         is_stored
     }
