@@ -12,6 +12,7 @@ mod mishaps;
 mod read_suite;
 mod replaced;
 mod shared_cache;
+mod small_cache;
 mod ways_to_mount;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -80,7 +81,11 @@ const STORIES: &[Story] = &[
     ),
     ("what a quota forbids is named and heals", bad_input::refused_by_quota),
     (
-        "two Datasets share tiers smaller than their data: each epoch gets what fits, whatever changes or dies",
+        "a cache smaller than its data gives every byte, and each epoch what fits",
+        small_cache::story,
+    ),
+    (
+        "two Datasets share tiers smaller than their data: each gets what it was promised, whatever changes or dies",
         shared_cache::story,
     ),
     (
