@@ -514,7 +514,7 @@ mod tests {
 
     /// Cells from 100 on fall under the second rule.
     fn terms(dataset: &str, quota: Quota, rule: Rule) -> Terms {
-        let second = 100 / 64 * STRIPE_BYTES + (100 % 64 << 20)..u64::MAX;
+        let second = address(&cell(100))..u64::MAX;
         Terms {
             dataset: dataset.into(),
             quota,

@@ -208,7 +208,7 @@ async fn what_was_warm_in_any_tier_is_warm_after_a_restart_also_with_other_tiers
     epoch(&scene, random).await;
     for capacities in [
         &[10 * MIB, 100 * MIB][..],
-        &[1 * MIB, 100 * MIB, 10 * MIB],
+        &[MIB, 100 * MIB, 10 * MIB],
         &[50 * MIB, 50 * MIB],
     ] {
         scene.tiers = tiers(scene.folder.path(), capacities);
