@@ -67,6 +67,13 @@ impl InFlight {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Bytes on their way that will be kept.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        let units = self.lock();
+        let kept = units.values().filter(|unit| unit.fate == Fate::Kept);
+        kept.map(|unit| unit.range.end - unit.range.start).sum()
+    }
+
     /// Ends a unit: waiters go on, and it leaves the map.
     pub(crate) fn end(&self, space: &SpaceId, unit: &Unit, arrived: Arrived) {
         self.lock().remove(&(*space, unit.range.start));

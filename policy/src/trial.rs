@@ -7,7 +7,8 @@
 //!
 //! A read that one of them has and the other has not is a point. Points are summed up as in Page's test for a change (CUSUM,
 //! 1954): an allowance is taken off at every read, the sum never falls below zero, and the rules change when it reaches what
-//! is needed, at once when the difference is large and later when it is small.
+//! is needed, at once when the difference is large and later when it is small. Points are summed up twice, by units and by bytes:
+//! one of the rules may happen to have many small units and the other as many bytes in few, and then neither suits better.
 
 use crate::Policy;
 use crate::ghost::Ghost;
@@ -22,8 +23,8 @@ const UNITS_MAX: u32 = 8192;
 /// Most times that the sample is halved; then it is of two thousand million units.
 const HALVINGS_MAX: u32 = 18;
 
-/// What a point counts; allowances are smaller.
-const POINT: u32 = 1024;
+/// What a point counts by units; allowances are smaller.
+const POINT: u64 = 1024;
 
 /// Allowances and needs of the two leads: a difference of a sixteenth shows after 32 points, one of a 128th after 512. With
 /// allowance a, need n and variance v of a read's points a lead is there by chance once in exp(2 a n / v) times; v is 0.5 at
@@ -43,6 +44,9 @@ const RUN_POINTS_MAX: u32 = 8;
 
 /// Points by which holding is ahead, as a part of all units, that suffice even if they came in one run.
 const RUNS_PART: u32 = 4;
+
+/// More than can be needed: the sample has fewer units.
+const POINTS_MAX: u64 = 4 * UNITS_MAX as u64;
 
 /// The least that any number of points must be, whatever they are compared with.
 const POINTS_MIN: u32 = 64;
@@ -101,10 +105,12 @@ impl Trial {
         let units = self.s3_fifo.content.shelves.units();
         let expected = u64::from(units) / SOON_PART;
         self.recent.remember(key, bytes, capacity / SOON_PART, expected);
-        let point = i32::from(kept) - i32::from(held);
+        let average_bytes = (self.s3_fifo.content.shelves.bytes() / u64::from(units.max(1))).max(1);
+        let read = Read { bytes, average_bytes };
+        let point = i64::from(kept) - i64::from(held);
         let changes = match self.better {
-            Rules::Hold => self.leads.end_holding(point, soon, units),
-            Rules::S3Fifo => self.leads.begin_holding(-point, units),
+            Rules::Hold => self.leads.end_holding(point, read, soon, units),
+            Rules::S3Fifo => self.leads.begin_holding(-point, read, units),
         };
         if changes {
             self.better = match self.better {
@@ -182,30 +188,50 @@ fn evict(policy: &mut impl Policy) -> bool {
     victim.is_some()
 }
 
-/// A sum of points, less an allowance for each read, that is not below zero.
+/// What a read counts by bytes.
+#[derive(Clone, Copy, Debug)]
+struct Read {
+    /// Of its unit.
+    bytes: u32,
+    /// Of the units that are held, on average.
+    average_bytes: u64,
+}
+
+/// Sums of points, by units and by bytes, less an allowance for each read, that are not below zero.
 #[derive(Clone, Copy, Debug)]
 struct Lead {
-    allowance: u32,
-    needs: u32,
-    sum: u32,
+    reads_per_point: u64,
+    points_needed: u64,
+    by_units: u64,
+    by_bytes: u64,
 }
 
 impl Lead {
-    const fn new(reads_per_point: u32, points: u32) -> Self {
+    const fn new(reads_per_point: u64, points_needed: u64) -> Self {
         Self {
-            allowance: POINT / reads_per_point,
-            needs: points.saturating_mul(POINT),
-            sum: 0,
+            reads_per_point,
+            points_needed,
+            by_units: 0,
+            by_bytes: 0,
         }
     }
 
-    fn count(&mut self, point: i32) {
-        let sum = self.sum.saturating_add_signed(point * POINT as i32);
-        self.sum = sum.saturating_sub(self.allowance).min(self.needs);
+    fn count(&mut self, point: i64, read: Read) {
+        let counted = |sum: u64, weight: u64| {
+            let sum = sum.saturating_add_signed(point * weight as i64);
+            sum.saturating_sub(weight / self.reads_per_point)
+        };
+        self.by_units = counted(self.by_units, POINT).min(self.points_needed * POINT);
+        self.by_bytes = counted(self.by_bytes, u64::from(read.bytes)).min(self.points_needed * read.average_bytes);
     }
 
-    fn suffices(&self) -> bool {
-        self.sum >= self.needs
+    fn suffices(&self, read: Read) -> bool {
+        self.has(self.points_needed, read)
+    }
+
+    /// Whether it is so many points, by units and by bytes.
+    fn has(&self, points: u64, read: Read) -> bool {
+        self.by_units >= points * POINT && self.by_bytes >= points * read.average_bytes
     }
 }
 
@@ -220,7 +246,7 @@ struct Leads {
     /// By all points; what it needs is said when it is asked.
     whole: Lead,
     /// The sign of the last point, and how many came in a row.
-    run: (i32, u32),
+    run: (i64, u32),
 }
 
 impl Default for Leads {
@@ -230,7 +256,7 @@ impl Default for Leads {
             sure: SURE,
             soon_quick: SOON_QUICK,
             soon_sure: SOON_SURE,
-            whole: Lead::new(64, u32::MAX),
+            whole: Lead::new(64, POINTS_MAX),
             run: (0, 0),
         }
     }
@@ -242,39 +268,44 @@ impl Leads {
     /// A scan of the part that S3-FIFO happens to have gives it a point for each read, until it comes to the part that is
     /// held. So either some of the points must be of units that were read soon before, which no scan of more than the cache
     /// does, or there must be more points than S3-FIFO has units.
-    fn end_holding(&mut self, point: i32, soon: bool, units: u32) -> bool {
-        self.quick.count(point);
-        self.sure.count(point);
-        self.soon_quick.count(if soon { point } else { 0 });
-        self.soon_sure.count(if soon { point } else { 0 });
-        self.whole.count(point);
-        let quick = self.quick.suffices() && self.soon_quick.suffices();
-        let sure = self.sure.suffices() && self.soon_sure.suffices();
-        quick || sure || self.whole.sum >= units.max(POINTS_MIN).saturating_mul(POINT)
+    fn end_holding(&mut self, point: i64, read: Read, soon: bool, units: u32) -> bool {
+        self.quick.count(point, read);
+        self.sure.count(point, read);
+        self.soon_quick.count(if soon { point } else { 0 }, read);
+        self.soon_sure.count(if soon { point } else { 0 }, read);
+        self.whole.count(point, read);
+        let quick = self.quick.suffices(read) && self.soon_quick.suffices(read);
+        let sure = self.sure.suffices(read) && self.soon_sure.suffices(read);
+        quick || sure || self.whole.has(u64::from(units.max(POINTS_MIN)), read)
     }
 
     /// Counts a point for holding. True when it should begin.
     ///
     /// Of a run of points some count, as long as they are not a good part of all that is held: short scans are a part of
     /// mixed traffic.
-    fn begin_holding(&mut self, point: i32, units: u32) -> bool {
-        self.whole.count(point);
+    fn begin_holding(&mut self, point: i64, read: Read, units: u32) -> bool {
+        self.whole.count(point, read);
         self.run = match (point, self.run) {
             (0, run) => run,
             (point, (sign, length)) if point == sign => (sign, length.saturating_add(1)),
             (point, _) => (point, 1),
         };
         let point = if self.run.1 > RUN_POINTS_MAX { 0 } else { point };
-        self.quick.count(point);
-        self.sure.count(point);
-        let enough = (units / RUNS_PART).max(POINTS_MIN).saturating_mul(POINT);
-        self.quick.suffices() || self.sure.suffices() || self.whole.sum >= enough
+        self.quick.count(point, read);
+        self.sure.count(point, read);
+        let enough = u64::from((units / RUNS_PART).max(POINTS_MIN));
+        self.quick.suffices(read) || self.sure.suffices(read) || self.whole.has(enough, read)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const READ: Read = Read {
+        bytes: 4096,
+        average_bytes: 4096,
+    };
 
     /// The number of the first read at which `count` says that the rules should change.
     fn first(mut count: impl FnMut(u32) -> bool) -> Option<u32> {
@@ -285,31 +316,32 @@ mod tests {
     fn the_larger_a_difference_the_sooner_it_shows() {
         for (one_in, soonest, latest) in [(2, 32, 120), (8, 200, 800), (32, 10_000, 25_000)] {
             let mut leads = Leads::default();
-            let read = first(|read| leads.end_holding(i32::from(read % one_in == 0), true, 1 << 20));
+            let read = first(|read| leads.end_holding(i64::from(read % one_in == 0), READ, true, 1 << 13));
             assert!(
                 (soonest..latest).contains(&read.unwrap()),
                 "{read:?} for one in {one_in}"
             );
         }
         let mut leads = Leads::default();
-        let alternating = |read: u32| leads.end_holding(if read.is_multiple_of(2) { 1 } else { -1 }, true, 1 << 20);
+        let alternating =
+            |read: u32| leads.end_holding(if read.is_multiple_of(2) { 1 } else { -1 }, READ, true, 1 << 13);
         assert_eq!(first(alternating), None);
     }
 
     #[test]
     fn a_scan_of_what_s3_fifo_has_does_not_end_holding_and_more_reads_than_it_has_units_do() {
         let mut leads = Leads::default();
-        let read = first(|_| leads.end_holding(1, false, 5000));
+        let read = first(|_| leads.end_holding(1, READ, false, 5000));
         assert!((5000..5200).contains(&read.unwrap()), "{read:?}");
     }
 
     #[test]
     fn short_scans_are_a_part_of_mixed_traffic_and_do_not_begin_holding() {
         let mut leads = Leads::default();
-        let scans = |read: u32| leads.begin_holding(if (read / 100).is_multiple_of(2) { 1 } else { -1 }, 5000);
+        let scans = |read: u32| leads.begin_holding(if (read / 100).is_multiple_of(2) { 1 } else { -1 }, READ, 5000);
         assert_eq!(first(scans), None);
         let mut leads = Leads::default();
-        let read = first(|_| leads.begin_holding(1, 5000));
+        let read = first(|_| leads.begin_holding(1, READ, 5000));
         assert!((1250..1300).contains(&read.unwrap()), "{read:?}");
     }
 }

@@ -72,9 +72,9 @@ async fn bring(walking: &Walking, announced: &Arc<Announced>, addresses: Range<u
         let Some(engine) = walking.engine.upgrade() else {
             return false;
         };
-        if has_failed.load(Ordering::Relaxed)
-            || !engine.intake.tiers.has_room_ahead(&space, extent.address, extent.bytes)
-        {
+        // Asked first: what arrives meanwhile is counted twice, and not missed.
+        let bytes = engine.intake.in_flight.kept_bytes() + round_up_to_block(extent.bytes);
+        if has_failed.load(Ordering::Relaxed) || !engine.intake.tiers.has_room_ahead(&space, extent.address, bytes) {
             return false;
         }
         if begin(&engine, announced, &extent, (permit, has_failed.clone())).await {

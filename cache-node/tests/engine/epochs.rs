@@ -229,3 +229,32 @@ async fn nothing_is_brought_ahead_that_would_not_be_kept() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_ahead_has_its_place_already() {
+    // 76 objects of 32 KiB have room; the 64th that is read has others brought.
+    let objects = 200;
+    let epochs = Arc::new(Epochs::new(objects, 32 << 10, 80 * (32 << 10)).await);
+    let order: Vec<usize> = (0..63).map(|number| number * 3).collect();
+    epochs.read(&order).await;
+    epochs.origin.allow(0);
+    let reading = tokio::spawn({
+        let epochs = epochs.clone();
+        async move { epochs.read(&[199]).await }
+    });
+    let begun = Instant::now();
+    while epochs.origin.asked().len() < 63 + 9 {
+        assert!(
+            begun.elapsed().as_secs() < 20,
+            "{} were asked for",
+            epochs.origin.asked().len()
+        );
+        tokio::task::yield_now().await;
+    }
+    epochs.origin.allow(u64::MAX);
+    reading.await.unwrap();
+    let is_read = |number: &usize| *number == 199 || order.contains(number);
+    let not_read: Vec<usize> = (0..objects as usize).filter(|number| !is_read(number)).collect();
+    epochs.read(&not_read).await;
+    assert_eq!(epochs.origin.asked_bytes(), epochs.bytes(), "each once");
+}

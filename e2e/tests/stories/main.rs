@@ -11,6 +11,7 @@ mod leaving;
 mod mishaps;
 mod read_suite;
 mod replaced;
+mod shared_cache;
 mod small_cache;
 mod ways_to_mount;
 
@@ -82,6 +83,10 @@ const STORIES: &[Story] = &[
     (
         "a cache smaller than its data gives every byte, and each epoch what fits",
         small_cache::story,
+    ),
+    (
+        "two Datasets share tiers smaller than their data: each gets what it was promised, whatever changes or dies",
+        shared_cache::story,
     ),
     (
         "an object deleted under a running pod fails alone",

@@ -204,3 +204,28 @@ fn a_capacity_that_changes_is_filled_and_kept() {
         assert!(reached >= ratio - 0.02, "{reached} of {ratio}");
     }
 }
+
+/// The cache is filled with the many small units and the few large ones behind them, and then gives a part: what is held and what
+/// S3-FIFO would hold have as many bytes and not as many units.
+#[test]
+fn units_of_two_sizes_are_held_by_their_bytes() {
+    let small = (0..300_u64).map(|key| (key, if key % 10 == 9 { 12_u32 } else { 3 }));
+    let large = (300..492).map(|key| (key, 32));
+    let request = |(key, blocks)| Request {
+        key,
+        bytes: blocks * UNIT_BYTES,
+    };
+    let requests: Vec<Request> = small.chain(large).map(request).collect();
+    let total: u64 = requests.iter().map(|request| u64::from(request.bytes)).sum();
+    for kept in [0.5, 0.62, 0.7] {
+        let mut cache = Cache::new(Auto::new(total / 6 * 5), total / 6 * 5);
+        cache.run(&requests);
+        cache.resize((total as f64 * kept) as u64);
+        cache.run(&requests);
+        let epochs: Vec<f64> = (0..20).map(|_| cache.run(&requests).bytes).collect();
+        assert!(
+            epochs.iter().all(|reached| *reached >= kept - 0.02),
+            "{kept}: {epochs:.2?}"
+        );
+    }
+}
