@@ -124,12 +124,21 @@ impl Revisions {
     /// # Errors
     /// When the kernel refuses; a repeated call goes on where this one stopped.
     pub fn unpublish(&self, target: &Path) -> Result<(), Error> {
+        let table = self.table()?;
+        let shown = table.iter().rev().find(|mount| mount.target == target);
+        let shown = shown.map(|mount| mount.device);
         self.mounts.unmount(target, None)?;
         let mut ended = Ok(());
         for mounted in self.mounted(&self.table()?) {
             let lock = self.lock_of(&mounted.revision);
-            // Whoever holds it uses the revision, or ends it.
-            if let Ok(_held) = lock.try_lock() {
+            let held = if shown == Some(mounted.device) {
+                // Whoever holds it may have looked while this target was still there.
+                Some(lock.lock().unwrap_or_else(PoisonError::into_inner))
+            } else {
+                // Of what others failed to end: nobody waits for a revision that is not theirs.
+                lock.try_lock().ok()
+            };
+            if held.is_some() {
                 ended = ended.and(self.end_if_unused(&mounted));
             }
         }
@@ -381,15 +390,15 @@ impl Revisions {
         } = mounted;
         let table = self.table()?;
         let spaces = self.folders.spaces();
+        let is_it = |mount: &Mount| mount.target == *path && mount.device == *device;
         let used =
-            |mount: &&Mount| mount.device == *device && mount.target != *path && !mount.target.starts_with(&spaces);
-        if table.iter().any(|mount| used(&mount)) {
+            |mount: &Mount| mount.device == *device && mount.target != *path && !mount.target.starts_with(&spaces);
+        // Who ended it meanwhile ended all of it, and its numbers may be those of another by now.
+        if !table.iter().any(is_it) || table.iter().any(used) {
             return Ok(());
         }
         let kept = self.keeper.id_of(*connection);
-        if table.iter().any(|mount| mount.target == *path) {
-            self.mounts.unmount(path, Some(*connection))?;
-        }
+        self.mounts.unmount(path, Some(*connection))?;
         let is_space = |mount: &&Mount| {
             mount.device.1 == *connection && mount.file_system == fuse::TYPE && mount.target.starts_with(&spaces)
         };

@@ -62,6 +62,28 @@ async fn pods_that_start_together_share_one_mount_and_the_last_one_takes_it_down
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn pods_that_end_together_leave_nothing() {
+    let (scene, mounts) = Scene::fake();
+    let (scene, package) = (Arc::new(scene), package(1));
+    scene.dataset("imagenet", &package);
+    let _mounter = connect(&scene, &[package], Serves::InWords);
+    let pods = ["a", "b", "c"];
+    for round in 0..100 {
+        for pod in pods {
+            scene.publish(pod, INLINE).await.unwrap();
+        }
+        let unpublished = pods.map(|pod| {
+            let scene = scene.clone();
+            tokio::spawn(async move { scene.unpublish(pod).await })
+        });
+        for unpublished in unpublished {
+            unpublished.await.unwrap().unwrap();
+        }
+        assert_eq!(mounts.shown(), Vec::<String>::new(), "round {round}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_real_revision_is_read_through_the_target_and_nothing_is_left_behind() {
     for form in Form::ALL {
         a_real_revision_is_read_in(form).await;
