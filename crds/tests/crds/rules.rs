@@ -50,6 +50,12 @@ fn prefix(prefix: &str) -> Value {
     dataset("d", json!([{"s3": {"bucket": "b", "prefix": prefix}}]))
 }
 
+fn cached(path: &str) -> Value {
+    let mut object = named_dataset("d");
+    object["spec"]["cache"] = json!({"rules": [{"path": "a", "pin": true}, {"path": path, "pin": true}]});
+    object
+}
+
 fn runtime(name: &str, tier: Value) -> Value {
     json!({"apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime", "metadata": {"name": name}, "spec": {"replicas": 1, "tiers": [tier]}})
 }
@@ -75,6 +81,7 @@ fn table() -> Vec<Row> {
     let path_rule = [("spec.sources[0].path", "path has no parts `.` or `..`")];
     let prefix_rule = [("spec.sources[0].s3.prefix", "prefix must not begin with a slash")];
     let origin_rule = [("spec.sources[0]", "a source has exactly one origin: set s3")];
+    let cached_rule = [("spec.cache.rules[1].path", path_rule[0].1)];
     let memory_rule = [("spec.tiers[0]", "a tier in Memory has the volume EmptyDir")];
     vec![
         accepted("a name", named_dataset("image-net-2012")),
@@ -112,6 +119,9 @@ fn table() -> Vec<Row> {
                 ("spec.sources[1].s3.prefix", prefix_rule[0].1),
             ],
         ),
+        accepted("how all of it is cached", cached("")),
+        accepted("how a folder is cached", cached("raw/..2024")),
+        refused("how the folder above is cached", cached("raw/../2024"), &cached_rule),
         accepted("a name", named_runtime("pool-2")),
         accepted("a name of one letter", named_runtime("p")),
         accepted("the longest name", named_runtime(&"p".repeat(52))),
