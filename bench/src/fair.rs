@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use penstock::local::{self, Source};
+use penstock_cache_node::memory::Budget;
 use penstock_cache_node::{Engine, EngineConfig, TierConfig};
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::Package;
@@ -48,6 +49,7 @@ pub fn figures(
                 path: folder.join("blocks"),
                 capacity_bytes: Some(CAPACITY_BYTES),
             }],
+            memory: Budget::default(),
         })?
     };
     let packages = runtime.block_on(packages(source))?;

@@ -25,7 +25,7 @@ struct Shared {
 /// A buffer; goes back to its pool when dropped. Its content is whatever was there before.
 pub struct Buffer {
     pages: Vec<Page>,
-    pool: Arc<Shared>,
+    pool: Option<Arc<Shared>>,
 }
 
 impl BufferPool {
@@ -45,7 +45,17 @@ impl BufferPool {
         let pages = idle.unwrap_or_else(|| bytemuck::zeroed_vec(self.0.pages));
         Buffer {
             pages,
-            pool: self.0.clone(),
+            pool: Some(self.0.clone()),
+        }
+    }
+}
+
+impl Buffer {
+    /// A buffer of `bytes` bytes (rounded up to pages) of no pool, all zeros: where one of a pool would be far too large.
+    pub fn alone(bytes: usize) -> Self {
+        Self {
+            pages: bytemuck::zeroed_vec(bytes.div_ceil(PAGE_BYTES).max(1)),
+            pool: None,
         }
     }
 }
@@ -72,8 +82,9 @@ impl AsRef<[u8]> for Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        let mut idle = self.pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < self.pool.idle_max {
+        let Some(pool) = &self.pool else { return };
+        let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < pool.idle_max {
             idle.push(std::mem::take(&mut self.pages));
         }
     }
@@ -93,5 +104,15 @@ mod tests {
         drop(one);
         drop(two);
         assert_eq!(pool.take().as_ptr(), place);
+    }
+
+    #[test]
+    fn a_buffer_of_no_pool_has_as_many_pages_as_it_needs() {
+        let buffer = Buffer::alone(PAGE_BYTES + 1);
+        assert_eq!(
+            (buffer.len(), buffer.as_ptr() as usize % PAGE_BYTES),
+            (2 * PAGE_BYTES, 0)
+        );
+        assert!(buffer.iter().all(|byte| *byte == 0));
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use penstock_cache_node::TierConfig;
+use penstock_cache_node::memory::Budget;
 
 /// Caches blocks of datasets and serves them to the mounters of a cluster.
 #[derive(Parser, Debug)]
@@ -14,6 +15,10 @@ pub(crate) struct Args {
     /// keeps what it has and takes nothing before the operator has said how much.
     #[arg(long = "tier", env = "PENSTOCK_TIERS", value_parser = tier, value_delimiter = ',', required = true)]
     pub(crate) tiers: Vec<TierConfig>,
+
+    /// What it may take of memory, in bytes, beside tiers in memory.
+    #[arg(long, env = "PENSTOCK_MEMORY", value_name = "BYTES", value_parser = memory, default_value = DEFAULT_MEMORY)]
+    pub(crate) memory: Budget,
 
     /// Where mounters connect (the bulk protocol).
     #[arg(long, env = "PENSTOCK_BULK_LISTEN", default_value = "0.0.0.0:7070")]
@@ -30,6 +35,16 @@ pub(crate) struct Args {
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "PENSTOCK_HEALTH_LISTEN", default_value = "0.0.0.0:7072")]
     pub(crate) health_listen: SocketAddr,
+}
+
+/// 1 GiB.
+const DEFAULT_MEMORY: &str = "1073741824";
+
+fn memory(text: &str) -> Result<Budget, String> {
+    let bytes = text
+        .parse()
+        .map_err(|_| format!("{text:?} is no number of bytes: write one like {DEFAULT_MEMORY}"))?;
+    Budget::new(bytes).map_err(|error| error.to_string())
 }
 
 fn tier(text: &str) -> Result<TierConfig, String> {
@@ -53,6 +68,19 @@ fn tier(text: &str) -> Result<TierConfig, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_said_of_memory_is_a_number_of_bytes_that_suffices() {
+        assert_eq!(memory(DEFAULT_MEMORY), Ok(Budget::default()));
+        for (text, says) in [
+            ("1Gi", "write one like"),
+            ("-1", "write one like"),
+            ("1000", "is too small"),
+        ] {
+            let error = memory(text).unwrap_err();
+            assert!(error.contains(says), "{error}");
+        }
+    }
 
     #[test]
     fn a_tier_has_a_name_a_folder_and_perhaps_a_capacity() {

@@ -27,6 +27,7 @@ use crate::fetch::Source;
 use crate::follow::FollowedReads;
 use crate::intake::Intake;
 use crate::limits::{TIERS_MAX, WALK_FETCHES_MAX};
+use crate::memory::Budget;
 use crate::origin::Origin;
 use crate::report::{Counters, Report, SourceReport, Traffic};
 use crate::requests::Requests;
@@ -42,6 +43,8 @@ use terms::KnownClasses;
 pub struct EngineConfig {
     /// Where it stores, the fastest first; at least one.
     pub tiers: Vec<TierConfig>,
+    /// What it may take of memory.
+    pub memory: Budget,
 }
 
 /// A Dataset as far as reads go.
@@ -108,13 +111,13 @@ impl Engine {
     /// # Errors
     /// When a folder cannot be used, or the tiers make no sense.
     pub fn open(config: EngineConfig) -> Result<Self, OpenError> {
-        let EngineConfig { tiers } = config;
+        let EngineConfig { tiers, memory } = config;
         check(&tiers)?;
         let counters = Arc::new(Counters::default());
-        let tiers =
-            Tiers::open(tiers, counters.clone()).map_err(|(path, source)| OpenError::Folder { path, source })?;
+        let tiers = Tiers::open(tiers, memory.open_stripes(), counters.clone())
+            .map_err(|(path, source)| OpenError::Folder { path, source })?;
         Ok(Self(Arc::new(Inner {
-            intake: Arc::new(Intake::new(tiers, counters)),
+            intake: Arc::new(Intake::new(tiers, counters, memory)),
             requests: Mutex::default(),
             revisions: RwLock::default(),
             followed: FollowedReads::default(),
@@ -184,6 +187,11 @@ impl Engine {
     pub fn set_owned(&self, owned: Option<Owns>, nodes: u64) {
         self.0.nodes.store(nodes.max(1), Ordering::Relaxed);
         *self.0.owned.write().unwrap_or_else(PoisonError::into_inner) = owned;
+    }
+
+    /// What it may take of memory.
+    pub fn memory(&self) -> Budget {
+        self.0.intake.memory
     }
 
     /// The package of an announced revision.

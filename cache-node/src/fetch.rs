@@ -28,7 +28,9 @@ use tokio::time::{timeout, timeout_at};
 use crate::error::ReadError;
 use crate::inflight::{Arrived, Fate, Unit};
 use crate::intake::Intake;
-use crate::limits::{BODY_STALL_MAX, ORIGIN_ATTEMPTS_MAX, ORIGIN_PATIENCE, ORIGIN_RETRY_PAUSE, ORIGIN_SILENCE_MAX};
+use crate::limits::{
+    BODY_STALL_MAX, ORIGIN_ATTEMPTS_MAX, ORIGIN_PATIENCE, ORIGIN_RETRY_PAUSE, ORIGIN_SILENCE_MAX, SMALL_UNIT_BYTES_MAX,
+};
 use crate::origin::{Body, Origin, OriginError};
 use crate::report::Counters;
 use crate::requests::{NoPlace, Place, Requests};
@@ -116,7 +118,8 @@ impl Fetch {
     async fn enter(&self, until: Instant) -> Result<Places, NoPlace> {
         let of_source = self.source.requests.enter(self.is_ahead, until).await?;
         // The semaphore is never closed.
-        let of_node = timeout_at(until.into(), self.intake.requests.clone().acquire_owned()).await;
+        let fetches = self.intake.fetches.clone();
+        let of_node = timeout_at(until.into(), fetches.acquire_many_owned(self.memory_kib())).await;
         let Ok(Ok(of_node)) = of_node else {
             return Err(NoPlace::Late);
         };
@@ -126,9 +129,16 @@ impl Fetch {
         })
     }
 
+    /// What its buffers take at the most.
+    fn memory_kib(&self) -> u32 {
+        let bytes = self.units.iter().map(|unit| unit.range.end - unit.range.start);
+        self.intake.memory.fetch_kib(bytes.max().unwrap_or(0))
+    }
+
     /// Places for a second request, if both the source and the node have them now.
     fn second(&self) -> Option<Places> {
-        let of_node = self.intake.requests.clone().try_acquire_owned().ok()?;
+        let fetches = self.intake.fetches.clone();
+        let of_node = fetches.try_acquire_many_owned(self.memory_kib()).ok()?;
         let of_source = self.source.requests.second()?;
         Some(Places {
             of_source,
@@ -190,7 +200,7 @@ impl Fetch {
 
     /// Cuts a body into units.
     async fn receive(&mut self, mut body: Body) -> Result<(), Broken> {
-        let mut filling = Filling::new(&self.intake);
+        let mut filling = None;
         let mut storing = Storing::default();
         while let Some(piece) = self.piece(&mut body).await? {
             Counters::add(&self.intake.counters.origin_bytes, piece.len() as u64);
@@ -202,11 +212,13 @@ impl Fetch {
                     return Err(OriginError::Other(more).into());
                 };
                 let bytes = self.object_bytes(&unit);
-                filling.take(&mut piece, bytes);
-                if filling.filled == bytes {
-                    let buffer = std::mem::replace(&mut filling, Filling::new(&self.intake));
+                let mut filled = filling.take().unwrap_or_else(|| Filling::new(&self.intake, &unit));
+                filled.take(&mut piece, bytes);
+                if filled.filled < bytes {
+                    filling = Some(filled);
+                } else {
                     self.units.pop_front();
-                    storing.begin(self.storing(unit, buffer)).await;
+                    storing.begin(self.storing(unit, filled)).await;
                 }
             }
         }
@@ -353,11 +365,14 @@ struct Filling {
 }
 
 impl Filling {
-    fn new(intake: &Intake) -> Self {
-        Self {
-            buffer: intake.buffers.take(),
-            filled: 0,
-        }
+    fn new(intake: &Intake, unit: &Unit) -> Self {
+        let bytes = unit.range.end - unit.range.start;
+        let buffer = if bytes <= SMALL_UNIT_BYTES_MAX {
+            Buffer::alone(bytes as usize)
+        } else {
+            intake.buffers.take()
+        };
+        Self { buffer, filled: 0 }
     }
 
     /// Takes from `piece` what is missing to `bytes`.

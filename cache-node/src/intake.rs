@@ -9,7 +9,8 @@ use penstock_protocol::ids::RevisionId;
 use tokio::sync::Semaphore;
 
 use crate::inflight::InFlight;
-use crate::limits::{DRIFTS_REPORTED_MAX, ORIGIN_BUFFERS_KEPT, ORIGIN_REQUESTS_MAX, UNIT_BYTES_MAX};
+use crate::limits::{DRIFTS_REPORTED_MAX, ORIGIN_BUFFERS_KEPT, UNIT_BYTES_MAX};
+use crate::memory::Budget;
 use crate::report::{Counters, Drift};
 use crate::tiers::Tiers;
 
@@ -17,19 +18,21 @@ pub(crate) struct Intake {
     pub(crate) tiers: Arc<Tiers>,
     pub(crate) in_flight: InFlight,
     pub(crate) counters: Arc<Counters>,
-    /// How many more requests may be sent to all origins.
-    pub(crate) requests: Arc<Semaphore>,
+    pub(crate) memory: Budget,
+    /// KiB that more fetches may take.
+    pub(crate) fetches: Arc<Semaphore>,
     pub(crate) buffers: BufferPool,
     drifts: Mutex<VecDeque<Drift>>,
 }
 
 impl Intake {
-    pub(crate) fn new(tiers: Arc<Tiers>, counters: Arc<Counters>) -> Self {
+    pub(crate) fn new(tiers: Arc<Tiers>, counters: Arc<Counters>, memory: Budget) -> Self {
         Self {
             tiers,
             in_flight: InFlight::default(),
             counters,
-            requests: Arc::new(Semaphore::new(ORIGIN_REQUESTS_MAX)),
+            memory,
+            fetches: Arc::new(Semaphore::new(memory.fetches_kib())),
             buffers: BufferPool::new(UNIT_BYTES_MAX as usize, ORIGIN_BUFFERS_KEPT),
             drifts: Mutex::default(),
         }

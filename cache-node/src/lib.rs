@@ -22,6 +22,7 @@ mod inflight;
 mod intake;
 mod keeping;
 pub mod limits;
+pub mod memory;
 pub mod origin;
 pub mod packages;
 mod plan;

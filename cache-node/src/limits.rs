@@ -34,8 +34,15 @@ pub const FOLLOWED_READERS_MAX: usize = 16;
 /// connection and thousands of requests a second; 64 fill 25 Gbit/s. A source that is stuck keeps no other from being read.
 pub const SOURCE_REQUESTS_MAX: usize = 64;
 
-/// Requests to all sources at the same time; each holds one buffer of a page, so they take 256 MiB at the most.
-pub const ORIGIN_REQUESTS_MAX: usize = 256;
+/// Requests to all sources at the same time, however small: each has a connection.
+pub const FETCHES_MAX: usize = 256;
+
+/// Memory of a cache node, if it is not said: what a node takes that fills 25 Gbit/s from origins and to clients, with room for
+/// packages and eight million objects.
+pub const MEMORY_BYTES_DEFAULT: u64 = 1 << 30;
+
+/// ... at least: four answers and eight fetches at the same time, and what the process takes itself.
+pub const MEMORY_BYTES_MIN: u64 = 64 << 20;
 
 /// Buffers of a page that are kept for the next request instead of given back.
 pub const ORIGIN_BUFFERS_KEPT: usize = 64;
@@ -117,9 +124,9 @@ pub const LISTING_PAGE_BYTES_MAX: usize = 16 << 20;
 /// What is read of an answer that says what is wrong.
 pub const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
 
-/// Stripes that are kept open in each tier, with two descriptors and 66 KiB of presence and checksums each: 68 MB for 64 GiB of data
-/// in use, and far below the usual 20,000 descriptors.
-pub const OPEN_STRIPES_MAX: usize = 1024;
+/// Stripes that are kept open in all tiers together, however much memory there is, with two descriptors each: below half of the usual
+/// 20,000. Of 1 GiB of memory 992 are, for 62 GiB of data in use.
+pub const OPEN_STRIPES_MAX: usize = 4096;
 
 /// The part of the capacity that is kept free, so that what arrives finds room while old cells are evicted in the background.
 /// What finds none is not cached this time; a larger part would cost as much hit ratio always.
@@ -198,17 +205,18 @@ pub const UNANNOUNCED_PACKAGE_AGE_MAX: Duration = Duration::from_secs(15 * 60);
 pub const UNANNOUNCED_PACKAGES_MAX: usize = 16;
 
 /// Requests of one bulk connection that are worked on at the same time: enough for a mounter's sessions on a busy node,
-/// each holding at most one buffer of 4 MiB while its bytes are sent.
+/// most of them waiting for an origin.
 pub const CONNECTION_REQUESTS_MAX: usize = 64;
 
-/// Buffers of all bulk connections together: 1 GiB of 4 MiB buffers would be too much for a small pod, so reads wait for
-/// one of these; a wait longer than [`BUFFER_WAIT_MAX`] is answered Busy.
-pub const SERVER_BUFFERS_MAX: usize = 64;
+/// The part of all answers' buffers that one connection has at the most: what it has asked for is sent one after the other.
+pub const CONNECTION_ANSWERS_PART: usize = 4;
 
-/// Reads of one revision that wait for origins at the same time. They have no buffer, but what has arrived for them is held
-/// until the rest is there: 256 MiB at the most when each is a page of the kernel's read-ahead. Enough for the mounters of
-/// four busy nodes; beyond it a read is answered Busy, for this revision only.
-pub const REVISION_MISSES_MAX: usize = 256;
+/// Requests of all bulk connections that are worked on at the same time, beside one of each: 4 KiB each while they wait.
+pub const REQUESTS_MAX: usize = 16_384;
+
+/// Units of fewer bytes arrive in a buffer of their size; to touch the pages of a larger one for the first time costs more than
+/// to have one of a page at hand.
+pub const SMALL_UNIT_BYTES_MAX: u64 = 128 << 10;
 
 /// Mounters of this node that are connected at the same time: one, two while it is replaced, and room for what has not
 /// noticed its end. Each has a thread.
@@ -226,8 +234,14 @@ pub const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a request waits for a buffer before the client is told to go elsewhere.
 pub const BUFFER_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// A peer that takes nothing of an answer for this long is cut off: it holds a buffer.
+/// A peer that takes nothing of an answer for this long is cut off.
 pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// ... and one that has not taken all of it in this time while others wait for its buffer: 4 MiB are taken at 7 Mbit/s then.
+pub const ANSWER_PRESSED_MAX: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether others wait.
+pub const PRESSURE_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Pause between two reports to the operator at the least.
 pub const REPORT_INTERVAL: Duration = Duration::from_secs(1);

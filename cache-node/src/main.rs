@@ -25,6 +25,7 @@ use crate::metrics::Metrics;
 async fn main() -> Result<()> {
     let Args {
         tiers,
+        memory,
         bulk_listen,
         control_listen,
         neighbour_socket,
@@ -33,7 +34,7 @@ async fn main() -> Result<()> {
     log();
 
     let folders = lasting(tiers.iter().map(|tier| tier.path.clone()).collect());
-    let engine = Engine::open(EngineConfig { tiers })?;
+    let engine = Engine::open(EngineConfig { tiers, memory })?;
     let node = Node::open(engine, &folders).with_context(|| format!("use the cache folders {folders:?}"))?;
     let readiness = Readiness::default();
     // What it remembers it serves at once; the operator is needed for anything new.

@@ -158,6 +158,7 @@ fn gauge<L: EncodeLabelSet>(
 
 #[cfg(test)]
 mod tests {
+    use penstock_cache_node::memory::Budget;
     use penstock_cache_node::{EngineConfig, TierConfig};
 
     use super::*;
@@ -170,7 +171,11 @@ mod tests {
             path: folder.path().into(),
             capacity_bytes: Some(5 << 20),
         };
-        let engine = Engine::open(EngineConfig { tiers: vec![tier] }).unwrap();
+        let engine = Engine::open(EngineConfig {
+            tiers: vec![tier],
+            memory: Budget::default(),
+        })
+        .unwrap();
         let text = Metrics::of(&engine).text();
         for line in [
             "penstock_cache_miss_seconds_count 0",

@@ -2,9 +2,12 @@
 //!
 //! Handlers only translate; what a node knows beside its blocks is in [`node`].
 
+mod answers;
 pub mod bulk;
 pub mod control;
 pub mod neighbour;
 pub mod node;
 mod origins;
+mod peer;
 mod reporting;
+mod waiting;

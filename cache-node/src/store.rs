@@ -36,7 +36,7 @@ use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use penstock_protocol::ids::SpaceId;
 use penstock_protocol::side::BLOCKS;
 
-use crate::limits::{OPEN_STRIPES_MAX, UNIT_BYTES_MAX};
+use crate::limits::UNIT_BYTES_MAX;
 use crate::report::TierReport;
 #[cfg(feature = "test-support")]
 pub use any_stripe::AnyStripe;
@@ -70,6 +70,7 @@ pub(crate) struct Store {
     folder: PathBuf,
     /// [`UNTOLD`] before it is said.
     capacity_bytes: AtomicU64,
+    open_stripes_max: usize,
     usage: RwLock<Usage>,
     /// Spaces that may be stored; all while it is not known yet. Held (shared) while a stripe is opened or written, so that
     /// a space that was removed stays so.
@@ -119,7 +120,7 @@ pub(crate) struct NotStored;
 impl Store {
     /// Adopts what the folder of a tier holds. Looks at names and lengths only, so that it takes seconds for terabytes.
     /// `found` is told of every stripe before anything more is stored in it.
-    pub(crate) fn open(tier: TierConfig, found: Found) -> io::Result<Self> {
+    pub(crate) fn open(tier: TierConfig, open_stripes_max: usize, found: Found) -> io::Result<Self> {
         let TierConfig {
             name,
             path,
@@ -131,6 +132,7 @@ impl Store {
             name,
             folder,
             capacity_bytes: AtomicU64::new(capacity_bytes.unwrap_or(UNTOLD)),
+            open_stripes_max,
             usage: RwLock::default(),
             wanted: RwLock::default(),
             open: RwLock::default(),
@@ -346,7 +348,7 @@ impl Store {
     /// The place of a stripe in the map; it stays there as long as somebody has it.
     fn place(&self, key: Key) -> Arc<Open> {
         let mut places = write(&self.open);
-        if places.len() >= OPEN_STRIPES_MAX && !places.contains_key(&key) {
+        if places.len() >= self.open_stripes_max && !places.contains_key(&key) {
             close_oldest(&mut places);
         }
         let open = places.entry(key).or_default();

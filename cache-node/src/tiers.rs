@@ -68,18 +68,23 @@ pub(crate) struct ReadCell {
 }
 
 impl Tiers {
-    /// Adopts what the folders of the tiers hold, the fastest first.
+    /// Adopts what the folders of the tiers hold, the fastest first; keeps up to so many stripes open in all.
     ///
     /// # Errors
     /// When a folder cannot be used; which.
-    pub(crate) fn open(configs: Vec<TierConfig>, counters: Arc<Counters>) -> Result<Arc<Self>, (PathBuf, io::Error)> {
+    pub(crate) fn open(
+        configs: Vec<TierConfig>,
+        open_stripes_max: usize,
+        counters: Arc<Counters>,
+    ) -> Result<Arc<Self>, (PathBuf, io::Error)> {
+        let of_each = open_stripes_max / configs.len().max(1);
         let keeping = Arc::new(Keeping::new(0));
         let (mut tiers, mut threads) = (Vec::new(), Vec::new());
         let last = configs.len().saturating_sub(1);
         for (number, config) in configs.into_iter().enumerate() {
             let path = config.path.clone();
             let (tier, woken, ended) =
-                Tier::open(config, keeping.clone(), number < last).map_err(|error| (path.clone(), error))?;
+                Tier::open(config, of_each, keeping.clone(), number < last).map_err(|error| (path.clone(), error))?;
             tiers.push(tier);
             threads.push((woken, ended, path));
         }

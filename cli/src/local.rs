@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use futures::future::try_join_all;
+use penstock_cache_node::memory::Budget;
 use penstock_cache_node::origin::{Origin, OriginError};
 use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, ReadError, TierConfig};
@@ -92,6 +93,7 @@ impl Local {
                 path: folder.blocks(),
                 capacity_bytes: Some(capacity_bytes),
             }],
+            memory: Budget::default(),
         })?;
         let dataset = Dataset {
             uid: "local".into(),

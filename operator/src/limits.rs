@@ -57,9 +57,13 @@ pub const EVENT_NOTE_BYTES_MAX: usize = 1000;
 
 /// Memory of a cache node that has no tier in memory, as a request: buffers and presence of a quiet one.
 pub const MEMORY_REQUEST: &str = "128Mi";
-/// Memory of a busy cache node without its tier: 64 answers of 4 MiB, 256 fetches of 1 MiB, 68 MB of presence and checksums,
-/// and packages. What a tier in memory comes on top of.
+/// Memory of a busy cache node without its tier, as it divides it (`cache-node/src/memory.rs`). What a tier in memory comes on top
+/// of.
 pub const MEMORY_OVERHEAD_BYTES: u64 = 1 << 30;
+/// The part of it that the kernel takes for sockets and open files.
+pub const KERNEL_MEMORY_PART: u64 = 8;
+/// With less a cache node does not begin.
+pub const MEMORY_BYTES_MIN: u64 = 64 << 20;
 /// What a tier holds beside the blocks that its capacity counts: packages, a hundred bytes a file and revision ...
 pub const TIER_RESERVE_BYTES: u64 = 256 << 20;
 /// ... and one byte for so many of its blocks': 66 KiB of presence and checksums for each 64 MiB, rounded up.

@@ -3,59 +3,46 @@
 //! Stored blocks that the kernel has in memory are sent from there, unread (sendfile(2)); their checksums go with them and the
 //! client compares. All others, and those that a client asks to be checked, pass through a buffer and are checked before
 //! they leave. Buffers are bounded and a request that waits too long for one is answered Busy. Who waits for an origin has no
-//! buffer, so that a stuck source keeps nobody from what is cached. A peer that takes nothing is cut off with all that it
-//! asked for.
+//! buffer, so that a stuck source keeps nobody from what is cached. A peer that takes nothing, or too little while others wait for
+//! its buffers, is cut off with all that it asked for.
 
-use std::collections::HashMap;
-use std::io::{self, IoSlice};
-use std::sync::{Arc, PoisonError};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use penstock_buffer::{Buffer, BufferPool};
-use penstock_protocol::frame::{FrameError, HEADER_BYTES, Header, Kind, READ_BYTES_MAX, Status};
-use penstock_protocol::geometry::BlockRange;
+use penstock_protocol::frame::{FrameError, HEADER_BYTES, Header, Kind, Status};
+use penstock_protocol::geometry::{BlockRange, PAGE_BYTES};
 use penstock_protocol::ids::RevisionId;
-use rustix::net::{self, SendFlags, sockopt};
-use tokio::io::{AsyncReadExt, Interest};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use rustix::net::sockopt;
+use tokio::io::AsyncReadExt;
+use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 
+use super::answers::{Answer, Answers};
+use super::peer::Peer;
+use super::waiting::Waiting;
 use crate::error::ReadError;
-use crate::limits::{
-    BUFFER_WAIT_MAX, CONNECTION_REQUESTS_MAX, PEER_SILENCE_MAX, REVISION_MISSES_MAX, SERVER_BUFFERS_MAX,
-    UNREAD_BYTES_MIN,
-};
+use crate::limits::{BUFFER_WAIT_MAX, CONNECTION_REQUESTS_MAX, PEER_SILENCE_MAX, REQUESTS_MAX, UNREAD_BYTES_MIN};
 use crate::server::node::Node;
-use crate::store::Stored;
 use crate::tiers::TryRead;
 
 /// The server.
 pub struct BulkServer {
     node: Node,
-    buffers: BufferPool,
-    permits: Arc<Semaphore>,
-    /// How many more reads of a revision may wait for origins; a revision of which none waits is not here.
-    misses: std::sync::Mutex<HashMap<RevisionId, Arc<Semaphore>>>,
+    answers: Arc<Answers>,
+    waiting: Arc<Waiting>,
+    /// Requests that are worked on.
+    requests: AtomicUsize,
     silence_max: Duration,
 }
 
-/// A connection's sending side.
-struct Peer {
-    writing: Mutex<OwnedWriteHalf>,
-    silence_max: Duration,
-    /// Once an answer could not be written whole, nothing can.
-    broken: CancellationToken,
-}
-
-/// The blocks of a read in a buffer of the server, and the right to have it.
+/// The blocks of a read.
 struct Filled {
-    buffer: Buffer,
+    answer: Answer,
     sums: Vec<u32>,
-    _permit: OwnedSemaphorePermit,
 }
 
 type Refusal = (Status, String);
@@ -68,11 +55,12 @@ impl BulkServer {
 
     /// The same with another patience for peers that take nothing.
     pub fn with_silence_max(node: Node, silence_max: Duration) -> Self {
+        let budget = node.engine().memory();
         Self {
             node,
-            buffers: BufferPool::new(READ_BYTES_MAX as usize, SERVER_BUFFERS_MAX / 4),
-            permits: Arc::new(Semaphore::new(SERVER_BUFFERS_MAX)),
-            misses: std::sync::Mutex::default(),
+            answers: Arc::new(Answers::new(budget.answers())),
+            waiting: Waiting::new(budget.waiting_pages()),
+            requests: AtomicUsize::new(0),
             silence_max,
         }
     }
@@ -101,11 +89,7 @@ impl BulkServer {
     async fn connection(self: Arc<Self>, stream: TcpStream) -> io::Result<()> {
         watch_over(&stream, self.silence_max)?;
         let (mut reading, writing) = stream.into_split();
-        let peer = Arc::new(Peer {
-            writing: Mutex::new(writing),
-            silence_max: self.silence_max,
-            broken: CancellationToken::new(),
-        });
+        let peer = Arc::new(Peer::new(writing, self.silence_max, self.answers.clone()));
         let in_flight = Arc::new(Semaphore::new(CONNECTION_REQUESTS_MAX));
         let serving = async {
             while let Some(request) = next_header(&mut reading).await? {
@@ -122,12 +106,13 @@ impl BulkServer {
                     }
                 };
                 // The semaphore is never closed.
-                let Ok(permit) = in_flight.clone().acquire_owned().await else {
+                let Ok(permit) = in_flight.clone().acquire_many_owned(self.request_weight()).await else {
                     return Ok(());
                 };
                 let (server, peer) = (self.clone(), peer.clone());
+                let working = Working::begin(self.clone());
                 tokio::spawn(async move {
-                    let _permit: OwnedSemaphorePermit = permit;
+                    let (_permit, _working): (OwnedSemaphorePermit, Working) = (permit, working);
                     let answered = peer.broken.run_until_cancelled(server.answer(&peer, request)).await;
                     if let Some(Err(error)) = answered {
                         tracing::debug!(%error, "answer a bulk request; the connection is cut off");
@@ -146,6 +131,12 @@ impl BulkServer {
                 Err(io::ErrorKind::BrokenPipe.into())
             }
         }
+    }
+
+    /// A connection has many requests worked on, or only one when there are too many in all.
+    fn request_weight(&self) -> u32 {
+        let are_many = self.requests.load(Ordering::Relaxed) >= REQUESTS_MAX;
+        if are_many { CONNECTION_REQUESTS_MAX as u32 } else { 1 }
     }
 
     async fn answer(&self, peer: &Peer, request: Header) -> io::Result<()> {
@@ -185,25 +176,26 @@ impl BulkServer {
             let head = [&header[..], &encoded(stored.checksums())].concat();
             return peer.write_stored(&head, &stored, range.bytes() as usize).await.map(Ok);
         }
-        match self.filled(&request.revision, range).await {
-            Ok(Filled { buffer, sums, _permit }) => {
-                let bytes = &buffer[..range.bytes() as usize];
+        match self.filled(peer, &request.revision, range).await {
+            Ok(Filled { answer, sums }) => {
+                let bytes = &answer.buffer[..range.bytes() as usize];
                 self.send(peer, request, &encoded(&sums), bytes).await.map(Ok)
             }
             Err(refusal) => Ok(Err(refusal)),
         }
     }
 
-    async fn filled(&self, revision: &RevisionId, range: BlockRange) -> Result<Filled, Refusal> {
-        let mut filled = self.empty(range).await?;
+    async fn filled(&self, peer: &Peer, revision: &RevisionId, range: BlockRange) -> Result<Filled, Refusal> {
+        let mut filled = self.empty(peer, range).await?;
         let (bytes, engine) = (range.bytes() as usize, self.node.engine());
-        let look = engine.try_read_now(revision, range, &mut filled.buffer[..bytes], Some(&mut filled.sums));
+        let into = &mut filled.answer.buffer[..bytes];
+        let look = engine.try_read_now(revision, range, into, Some(&mut filled.sums));
         let (look, filled) = match look {
             Some(look) => (look, filled),
             None => {
                 let (engine, revision) = (engine.clone(), *revision);
                 on_disk(move || {
-                    let (buffer, sums) = (&mut filled.buffer[..bytes], &mut filled.sums);
+                    let (buffer, sums) = (&mut filled.answer.buffer[..bytes], &mut filled.sums);
                     (engine.try_read(&revision, range, buffer, Some(sums)), filled)
                 })
                 .await?
@@ -214,13 +206,15 @@ impl BulkServer {
         }
         drop(filled);
         let refused = |error: ReadError| (status(&error), error.to_string());
-        let _waits = permit(self.misses_of(revision), "too many reads wait for this origin").await?;
+        let pages = range.end().div_ceil(PAGE_BYTES) - range.address() / PAGE_BYTES;
+        let place = self.waiting.enter(revision, pages as usize, BUFFER_WAIT_MAX).await;
+        let _place = place.ok_or_else(|| (Status::Busy, "too many reads wait for this origin".to_owned()))?;
         let mut miss = engine.miss(revision, range).map_err(refused)?;
         loop {
             miss.arrive().await.map_err(refused)?;
-            let mut filled = self.empty(range).await?;
+            let mut filled = self.empty(peer, range).await?;
             let (look, tried, filled) = on_disk(move || {
-                let (buffer, sums) = (&mut filled.buffer[..bytes], &mut filled.sums);
+                let (buffer, sums) = (&mut filled.answer.buffer[..bytes], &mut filled.sums);
                 (miss.try_read(buffer, Some(sums)), miss, filled)
             })
             .await?;
@@ -231,20 +225,12 @@ impl BulkServer {
         }
     }
 
-    async fn empty(&self, range: BlockRange) -> Result<Filled, Refusal> {
-        let permit = permit(self.permits.clone(), "too many reads at the same time").await?;
+    async fn empty(&self, peer: &Peer, range: BlockRange) -> Result<Filled, Refusal> {
+        let answer = self.answers.take(&peer.buffers).await;
         Ok(Filled {
-            buffer: self.buffers.take(),
+            answer: answer.ok_or_else(|| (Status::Busy, "too many reads at the same time".to_owned()))?,
             sums: vec![0; range.block_count()],
-            _permit: permit,
         })
-    }
-
-    fn misses_of(&self, revision: &RevisionId) -> Arc<Semaphore> {
-        let mut misses = self.misses.lock().unwrap_or_else(PoisonError::into_inner);
-        misses.retain(|_, waiting| Arc::strong_count(waiting) > 1);
-        let new = || Arc::new(Semaphore::new(REVISION_MISSES_MAX));
-        misses.entry(*revision).or_insert_with(new).clone()
     }
 
     async fn send(&self, peer: &Peer, request: &Header, sums: &[u8], bytes: &[u8]) -> io::Result<()> {
@@ -275,10 +261,19 @@ async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -
     spawn_blocking(work).await.map_err(ended)
 }
 
-async fn permit(of: Arc<Semaphore>, busy: &str) -> Result<OwnedSemaphorePermit, Refusal> {
-    match timeout(BUFFER_WAIT_MAX, of.acquire_owned()).await {
-        Ok(Ok(permit)) => Ok(permit),
-        _ => Err((Status::Busy, busy.to_owned())),
+/// A request that is worked on, until it is dropped.
+struct Working(Arc<BulkServer>);
+
+impl Working {
+    fn begin(server: Arc<BulkServer>) -> Self {
+        server.requests.fetch_add(1, Ordering::Relaxed);
+        Self(server)
+    }
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -293,56 +288,6 @@ fn watch_over(stream: &TcpStream, silence_max: Duration) -> io::Result<()> {
     // goes on as it is set up.
     let _ = sockopt::set_tcp_congestion(stream, "cubic");
     Ok(())
-}
-
-impl Peer {
-    /// Writes all parts as one frame; nobody else's frame comes between.
-    async fn write_all(&self, parts: &[&[u8]]) -> io::Result<()> {
-        let writing = self.writing.lock().await;
-        let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        let mut left = slices.as_mut_slice();
-        let bytes = parts.iter().map(|part| part.len()).sum();
-        self.push(writing.as_ref(), bytes, |stream, _| {
-            let written = rustix::io::writev(stream, left)?;
-            IoSlice::advance_slices(&mut left, written);
-            Ok(written)
-        })
-        .await
-    }
-
-    /// Writes a frame whose end is stored; nobody else's frame comes between.
-    async fn write_stored(&self, head: &[u8], stored: &Stored, bytes: usize) -> io::Result<()> {
-        let writing = self.writing.lock().await;
-        self.push(writing.as_ref(), head.len(), |stream, sent| {
-            Ok(net::send(stream, &head[sent..], SendFlags::MORE | SendFlags::NOSIGNAL)?)
-        })
-        .await?;
-        self.push(writing.as_ref(), bytes, |stream, sent| stored.send(stream, sent))
-            .await
-    }
-
-    /// Writes `bytes` bytes by `some`, which is told how many were sent and sends what the socket takes.
-    async fn push(
-        &self,
-        stream: &TcpStream,
-        bytes: usize,
-        mut some: impl FnMut(&TcpStream, usize) -> io::Result<usize>,
-    ) -> io::Result<()> {
-        let mut sent = 0;
-        while sent < bytes {
-            match stream.try_io(Interest::WRITABLE, || some(stream, sent)) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => sent += written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let writable = timeout(self.silence_max, stream.writable()).await;
-                    writable.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Checksums as they travel.

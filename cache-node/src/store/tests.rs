@@ -6,6 +6,7 @@ use super::*;
 
 const SPACE: SpaceId = SpaceId([1; 16]);
 const BLOCK: usize = BLOCK_BYTES as usize;
+const OPEN_STRIPES: usize = 64;
 
 fn store_in(folder: &Path, capacity_bytes: u64) -> Store {
     let tier = TierConfig {
@@ -13,7 +14,7 @@ fn store_in(folder: &Path, capacity_bytes: u64) -> Store {
         path: folder.into(),
         capacity_bytes: Some(capacity_bytes),
     };
-    Store::open(tier, Box::new(|_, _, _| {})).unwrap()
+    Store::open(tier, OPEN_STRIPES, Box::new(|_, _, _| {})).unwrap()
 }
 
 /// Stores the first `blocks` blocks of a stripe.
@@ -28,11 +29,11 @@ fn a_stripe_that_somebody_has_is_not_opened_twice() {
     let store = store_in(folder.path(), 1 << 40);
     fill(&store, SPACE, 0, 1).unwrap();
     let held = store.stripe(&SPACE, 0).unwrap();
-    for number in 1..=OPEN_STRIPES_MAX as u64 + 1 {
+    for number in 1..=OPEN_STRIPES as u64 + 1 {
         fill(&store, SPACE, number, 1).unwrap();
     }
     assert!(Arc::ptr_eq(&held, &store.stripe(&SPACE, 0).unwrap()));
-    assert!(read(&store.open).len() <= OPEN_STRIPES_MAX);
+    assert!(read(&store.open).len() <= OPEN_STRIPES);
 }
 
 #[test]
@@ -129,7 +130,7 @@ fn what_was_stored_as_one_is_evicted_as_one_also_after_a_restart() {
     let tell: Found = Box::new(move |space, stripe, cells| {
         cells.for_each(|cell| found.send((*space, stripe, cell)).unwrap());
     });
-    let store = Store::open(tier, tell).unwrap();
+    let store = Store::open(tier, OPEN_STRIPES, tell).unwrap();
     assert_eq!(store.unknown_stripes(), [(SPACE, 0)]);
     // As if the process had ended between an eviction and its hole.
     let data = folder.path().join(format!("v1/{SPACE}/0.data"));

@@ -23,11 +23,12 @@ impl Tier {
     /// Adopts what the folder holds. The threads have to be started.
     pub(super) fn open(
         config: TierConfig,
+        open_stripes_max: usize,
         keeping: Arc<Keeping>,
         has_slower: bool,
     ) -> io::Result<(Self, Woken, Ended)> {
         let placement = has_slower.then(|| Arc::new(Keeping::new(0)));
-        let store = Store::open(config, found(keeping, placement.clone()))?;
+        let store = Store::open(config, open_stripes_max, found(keeping, placement.clone()))?;
         let ((evictor, woken), (scrubber, ended)) = (Evictor::new(), Scrubber::new());
         let tier = Self {
             store,

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use penstock_cache_node::memory::Budget;
 use penstock_cache_node::report::Counters;
 use penstock_cache_node::{Engine, EngineConfig, TierConfig, TryRead};
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
@@ -195,7 +196,13 @@ async fn what_is_not_ours_in_the_folder_does_not_keep_the_engine_from_starting()
         path: scene.folder.path().into(),
         capacity_bytes: Some(CAPACITY),
     };
-    assert!(Engine::open(EngineConfig { tiers: vec![tier] }).is_ok());
+    assert!(
+        Engine::open(EngineConfig {
+            tiers: vec![tier],
+            memory: Budget::default(),
+        })
+        .is_ok()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
+use penstock_cache_node::memory::Budget;
 use penstock_cache_node::origin::{Body, Origin, OriginError};
 use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, TierConfig};
@@ -116,7 +117,11 @@ impl Generated {
             path: folder.into(),
             capacity_bytes: Some(capacity_bytes),
         };
-        let engine = Engine::open(EngineConfig { tiers: vec![tier] }).unwrap();
+        let engine = Engine::open(EngineConfig {
+            tiers: vec![tier],
+            memory: Budget::default(),
+        })
+        .unwrap();
         Self::announce(sources, package, &engine);
         engine
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use penstock_cache_node::builder::{Source, build_revision};
+use penstock_cache_node::memory::Budget;
 use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, TierConfig};
 use penstock_protocol::geometry::BlockRange;
@@ -40,7 +41,11 @@ async fn what_a_lying_server_sends_is_an_error_that_says_what_is_wrong() {
             path: folder.path().into(),
             capacity_bytes: Some(1 << 40),
         };
-        let engine = Engine::open(EngineConfig { tiers: vec![tier] }).unwrap();
+        let engine = Engine::open(EngineConfig {
+            tiers: vec![tier],
+            memory: Budget::default(),
+        })
+        .unwrap();
         let dataset = Dataset {
             uid: "d".into(),
             name: "d".into(),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use penstock_cache_node::memory::Budget;
 use penstock_cache_node::server::bulk::BulkServer;
 use penstock_cache_node::server::node::Node;
 use penstock_cache_node::{Engine, EngineConfig, TierConfig};
@@ -23,7 +24,11 @@ fn node_in(folder: &tempfile::TempDir) -> Node {
         capacity_bytes: Some(1 << 40),
     };
     Node::open(
-        Engine::open(EngineConfig { tiers: vec![tier] }).unwrap(),
+        Engine::open(EngineConfig {
+            tiers: vec![tier],
+            memory: Budget::default(),
+        })
+        .unwrap(),
         &[folder.path().into()],
     )
     .unwrap()

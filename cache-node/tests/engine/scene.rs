@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use penstock_cache_node::memory::Budget;
 use penstock_cache_node::origin::Origin;
 use penstock_cache_node::origin::fake::FakeOrigin;
 use penstock_cache_node::rules::Rules;
@@ -53,7 +54,11 @@ impl Scene {
         // On a disk, unlike /tmp of many machines.
         let folder = tempfile::tempdir_in("/var/tmp").unwrap();
         let tiers = tiers(folder.path(), capacities);
-        let engine = Engine::open(EngineConfig { tiers: tiers.clone() }).unwrap();
+        let engine = Engine::open(EngineConfig {
+            tiers: tiers.clone(),
+            memory: Budget::default(),
+        })
+        .unwrap();
         let scene = Self {
             origin,
             engine,
@@ -69,7 +74,11 @@ impl Scene {
     /// The same folders in a new engine, as after a restart.
     pub fn restarted(&self) -> Engine {
         let tiers = self.tiers.clone();
-        let engine = Engine::open(EngineConfig { tiers }).unwrap();
+        let engine = Engine::open(EngineConfig {
+            tiers,
+            memory: Budget::default(),
+        })
+        .unwrap();
         self.announce(&engine);
         engine
     }

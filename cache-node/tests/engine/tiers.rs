@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use penstock_cache_node::memory::Budget;
 use penstock_cache_node::report::{Counters, TierReport};
 use penstock_cache_node::rules::{Rule, Rules};
 use penstock_cache_node::{Engine, EngineConfig};
@@ -224,6 +225,7 @@ async fn a_tier_whose_disk_is_full_or_lost_leaves_the_work_to_the_others() {
     scene.tiers[0].path = disk.path().into();
     scene.engine = Engine::open(EngineConfig {
         tiers: scene.tiers.clone(),
+        memory: Budget::default(),
     })
     .unwrap();
     scene.announce(&scene.engine);

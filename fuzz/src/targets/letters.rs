@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use penstock_cache_node::memory::Budget;
 use penstock_cache_node::origin::Origin;
 use penstock_cache_node::origin::fake::FakeOrigin;
 use penstock_cache_node::rules::Rules;
@@ -72,7 +73,11 @@ pub fn engine(folder: &Path, package: &Package) -> Engine {
         path: folder.join("tier"),
         capacity_bytes: Some(1 << 30),
     };
-    let engine = Engine::open(EngineConfig { tiers: vec![tier] }).expect("an engine begins");
+    let engine = Engine::open(EngineConfig {
+        tiers: vec![tier],
+        memory: Budget::default(),
+    })
+    .expect("an engine begins");
     let origin: Arc<dyn Origin> = Arc::new(FakeOrigin::default());
     let dataset = Dataset {
         uid: "one".to_owned(),

@@ -1,7 +1,7 @@
 //! The objects that a CacheRuntime owns: pure.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ResourceRequirements, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Resource, ResourceExt};
@@ -15,7 +15,10 @@ use serde_json::{Value, json};
 
 use crate::context::Facts;
 use crate::error::Error;
-use crate::limits::{MEMORY_OVERHEAD_BYTES, MEMORY_REQUEST, TIER_BYTES_PER_RESERVED, TIER_RESERVE_BYTES};
+use crate::limits::{
+    KERNEL_MEMORY_PART, MEMORY_BYTES_MIN, MEMORY_OVERHEAD_BYTES, MEMORY_REQUEST, TIER_BYTES_PER_RESERVED,
+    TIER_RESERVE_BYTES,
+};
 use crate::names::{CACHE_USER, runtime_labels};
 
 /// Where the tier is in the container.
@@ -131,7 +134,12 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
         "image": facts.image,
         "imagePullPolicy": facts.image_pull_policy,
         "command": ["/bin/penstock-cache-node"],
-        "args": tiers.iter().map(tier_argument).chain(has_driver.then(neighbour_argument)).collect::<Vec<_>>(),
+        "args": tiers
+            .iter()
+            .map(tier_argument)
+            .chain(memory_argument(tiers, memory_limit(tiers, resources.as_ref())))
+            .chain(has_driver.then(neighbour_argument))
+            .collect::<Vec<_>>(),
         "ports": [
             {"name": "bulk", "containerPort": BULK_PORT, "protocol": "TCP"},
             {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
@@ -226,14 +234,32 @@ fn neighbour_argument() -> String {
 
 /// A tier in memory counts in the pod's memory; without a limit it would take what others on the node need.
 fn default_resources(tiers: &[Tier]) -> Value {
-    let in_memory = tiers.iter().filter(|tier| tier.medium == Medium::Memory);
-    match in_memory.map(tier_bytes).reduce(u64::saturating_add) {
-        Some(bytes) => {
-            let memory = bytes.saturating_add(MEMORY_OVERHEAD_BYTES).to_string();
-            json!({"requests": {"memory": memory}, "limits": {"memory": memory}})
-        }
+    match memory_limit(tiers, None).map(|bytes| bytes.to_string()) {
+        Some(memory) => json!({"requests": {"memory": memory}, "limits": {"memory": memory}}),
         None => json!({"requests": {"memory": MEMORY_REQUEST}}),
     }
+}
+
+/// Bytes of memory that the pod may take; `None` when nobody limits them.
+fn memory_limit(tiers: &[Tier], resources: Option<&ResourceRequirements>) -> Option<u64> {
+    let Some(given) = resources else {
+        return in_memory(tiers).map(|bytes| bytes.saturating_add(MEMORY_OVERHEAD_BYTES));
+    };
+    bytes_of(&given.limits.as_ref()?.get("memory")?.0)
+}
+
+/// Bytes of the tiers in memory; `None` when there are none.
+fn in_memory(tiers: &[Tier]) -> Option<u64> {
+    let in_memory = tiers.iter().filter(|tier| tier.medium == Medium::Memory);
+    in_memory.map(tier_bytes).reduce(u64::saturating_add)
+}
+
+/// What the cache node may take of the pod's memory: what tiers leave, less a part for what the kernel takes for its sockets and
+/// files.
+fn memory_argument(tiers: &[Tier], limit: Option<u64>) -> Option<String> {
+    let left = limit?.saturating_sub(in_memory(tiers).unwrap_or(0));
+    let memory = (left - left / KERNEL_MEMORY_PART).max(MEMORY_BYTES_MIN);
+    Some(format!("--memory={memory}"))
 }
 
 /// What the tier's folder may grow to: its capacity counts blocks only.
@@ -320,6 +346,7 @@ mod tests {
             [
                 "--tier=memory=/cache/memory:1073741824",
                 "--tier=ssd=/cache/ssd",
+                "--memory=939524096",
                 "--neighbour-socket=/neighbour/socket"
             ]
         );
@@ -345,6 +372,39 @@ mod tests {
         let given = json!({"requests": {"memory": "8Gi"}, "limits": {"memory": "9Gi"}});
         assert_eq!(memory(in_memory(), given), ["8Gi", "9Gi"]);
         assert_eq!(memory(on_disk, Value::Null), ["128Mi", ""]);
+    }
+
+    #[test]
+    fn a_cache_node_takes_what_the_limit_and_tiers_in_memory_leave() {
+        let argument = |tier: &Value, limits: Value| {
+            let mut runtime = runtime(json!([tier]));
+            runtime.spec.resources = Some(serde_json::from_value(json!({"limits": limits})).unwrap());
+            let set = children(&runtime, &facts()).unwrap().stateful_set;
+            let arguments = set.spec.unwrap().template.spec.unwrap().containers[0].args.clone();
+            arguments
+                .unwrap_or_default()
+                .into_iter()
+                .find(|argument| argument.starts_with("--memory="))
+        };
+        let on_disk = json!({"name": "a", "medium": "SSD", "capacity": "1Gi"});
+        assert_eq!(
+            argument(&on_disk, json!({"memory": "8Gi"})),
+            Some("--memory=7516192768".into())
+        );
+        assert_eq!(
+            argument(&on_disk, json!({"memory": "8Mi"})),
+            Some("--memory=67108864".into()),
+            "the least"
+        );
+        assert_eq!(
+            argument(&on_disk, json!({"cpu": "1"})),
+            None,
+            "as much as it takes by itself"
+        );
+        let in_memory = json!({"name": "a", "medium": "Memory", "capacity": "1Gi", "volume": "EmptyDir"});
+        let left = (8 << 30) - 1_344_274_432_u64;
+        let expected = format!("--memory={}", left - left / 8);
+        assert_eq!(argument(&in_memory, json!({"memory": "8Gi"})), Some(expected));
     }
 
     #[test]

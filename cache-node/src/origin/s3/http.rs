@@ -12,7 +12,7 @@ use reqwest::header::{HOST, HeaderName, RETRY_AFTER};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 
 use super::{Credentials, S3Config, listing};
-use crate::limits::{ERROR_BODY_BYTES_MAX, IDLE_CONNECTION_MAX, ORIGIN_CONNECT_MAX, ORIGIN_REQUESTS_MAX};
+use crate::limits::{ERROR_BODY_BYTES_MAX, FETCHES_MAX, IDLE_CONNECTION_MAX, ORIGIN_CONNECT_MAX};
 
 /// Region for servers that have none: what every S3 look-alike accepts.
 const REGION_DEFAULT: &str = "us-east-1";
@@ -60,7 +60,7 @@ impl Client {
         let http = reqwest::Client::builder()
             .connect_timeout(ORIGIN_CONNECT_MAX)
             .read_timeout(silence_max)
-            .pool_max_idle_per_host(ORIGIN_REQUESTS_MAX)
+            .pool_max_idle_per_host(FETCHES_MAX)
             .pool_idle_timeout(IDLE_CONNECTION_MAX)
             .tcp_nodelay(true)
             // What stands in the answer of an origin must not choose whom a cache node speaks to, keys in hand.
