@@ -10,4 +10,4 @@ pub mod node;
 mod origins;
 mod peer;
 mod reporting;
-mod waiting;
+mod shares;

@@ -23,7 +23,7 @@ use tokio::task::spawn_blocking;
 
 use super::answers::{Answer, Answers};
 use super::peer::Peer;
-use super::waiting::Waiting;
+use super::shares::Shares;
 use crate::error::ReadError;
 use crate::limits::{BUFFER_WAIT_MAX, CONNECTION_REQUESTS_MAX, PEER_SILENCE_MAX, REQUESTS_MAX, UNREAD_BYTES_MIN};
 use crate::server::node::Node;
@@ -33,7 +33,8 @@ use crate::tiers::TryRead;
 pub struct BulkServer {
     node: Node,
     answers: Arc<Answers>,
-    waiting: Arc<Waiting>,
+    /// Of pages that have arrived for reads that wait for more.
+    waiting: Arc<Shares>,
     /// Requests that are worked on.
     requests: AtomicUsize,
     silence_max: Duration,
@@ -59,7 +60,7 @@ impl BulkServer {
         Self {
             node,
             answers: Arc::new(Answers::new(budget.answers())),
-            waiting: Waiting::new(budget.waiting_pages()),
+            waiting: Shares::new(budget.waiting_pages()),
             requests: AtomicUsize::new(0),
             silence_max,
         }
@@ -168,13 +169,14 @@ impl BulkServer {
             Ok(range) => range,
             Err(error) => return Ok(Err((Status::BadRequest, error.to_string()))),
         };
-        if request.kind == Kind::Read
-            && range.bytes() >= UNREAD_BYTES_MIN
-            && let Some(stored) = self.node.engine().stored(&request.revision, range)
-        {
-            let header = request.data(request.length, self.node.ring_epoch()).encode();
-            let head = [&header[..], &encoded(stored.checksums())].concat();
-            return peer.write_stored(&head, &stored, range.bytes() as usize).await.map(Ok);
+        if request.kind == Kind::Read && range.bytes() >= UNREAD_BYTES_MIN {
+            // Looked at when it can be sent: what waits for a peer that takes nothing should be little.
+            let turn = peer.turn().await;
+            if let Some(stored) = self.node.engine().stored(&request.revision, range) {
+                let header = request.data(request.length, self.node.ring_epoch()).encode();
+                let head = [&header[..], &encoded(stored.checksums())].concat();
+                return turn.write_stored(&head, &stored, range.bytes() as usize).await.map(Ok);
+            }
         }
         match self.filled(peer, &request.revision, range).await {
             Ok(Filled { answer, sums }) => {
@@ -186,7 +188,7 @@ impl BulkServer {
     }
 
     async fn filled(&self, peer: &Peer, revision: &RevisionId, range: BlockRange) -> Result<Filled, Refusal> {
-        let mut filled = self.empty(peer, range).await?;
+        let mut filled = self.empty(peer, revision, range).await?;
         let (bytes, engine) = (range.bytes() as usize, self.node.engine());
         let into = &mut filled.answer.buffer[..bytes];
         let look = engine.try_read_now(revision, range, into, Some(&mut filled.sums));
@@ -212,7 +214,7 @@ impl BulkServer {
         let mut miss = engine.miss(revision, range).map_err(refused)?;
         loop {
             miss.arrive().await.map_err(refused)?;
-            let mut filled = self.empty(peer, range).await?;
+            let mut filled = self.empty(peer, revision, range).await?;
             let (look, tried, filled) = on_disk(move || {
                 let (buffer, sums) = (&mut filled.answer.buffer[..bytes], &mut filled.sums);
                 (miss.try_read(buffer, Some(sums)), miss, filled)
@@ -225,8 +227,8 @@ impl BulkServer {
         }
     }
 
-    async fn empty(&self, peer: &Peer, range: BlockRange) -> Result<Filled, Refusal> {
-        let answer = self.answers.take(&peer.buffers).await;
+    async fn empty(&self, peer: &Peer, revision: &RevisionId, range: BlockRange) -> Result<Filled, Refusal> {
+        let answer = self.answers.take(revision, &peer.buffers).await;
         Ok(Filled {
             answer: answer.ok_or_else(|| (Status::Busy, "too many reads at the same time".to_owned()))?,
             sums: vec![0; range.block_count()],
@@ -235,14 +237,14 @@ impl BulkServer {
 
     async fn send(&self, peer: &Peer, request: &Header, sums: &[u8], bytes: &[u8]) -> io::Result<()> {
         let header = request.data(bytes.len() as u32, self.node.ring_epoch()).encode();
-        peer.write_all(&[&header, sums, bytes]).await
+        peer.turn().await.write_all(&[&header, sums, bytes]).await
     }
 
     async fn refuse(&self, peer: &Peer, request: &Header, (status, text): Refusal) -> io::Result<()> {
         let header = request
             .error(status, text.len() as u32, self.node.ring_epoch())
             .encode();
-        peer.write_all(&[&header, text.as_bytes()]).await
+        peer.turn().await.write_all(&[&header, text.as_bytes()]).await
     }
 }
 

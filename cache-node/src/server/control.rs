@@ -190,10 +190,10 @@ fn report(node: &Node, generation: u64) -> wire::NodeReport {
             .tiers
             .into_iter()
             .map(|tier| wire::Tier {
+                fault: tier.fault.clone().or(tier.excess()).unwrap_or_default(),
                 name: tier.name,
                 capacity_bytes: tier.capacity_bytes,
                 used_bytes: tier.used_bytes,
-                fault: tier.fault.unwrap_or_default(),
             })
             .collect(),
         drifts: report

@@ -8,7 +8,7 @@ use rustix::net::{self, SendFlags};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, MutexGuard, Semaphore};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -38,13 +38,31 @@ impl Peer {
         }
     }
 
-    /// Writes all parts as one frame; nobody else's frame comes between.
-    pub(super) async fn write_all(&self, parts: &[&[u8]]) -> io::Result<()> {
+    /// Its turn to write a frame; nobody else's frame comes between.
+    pub(super) async fn turn(&self) -> Turn<'_> {
         let writing = self.writing.lock().await;
+        Turn { peer: self, writing }
+    }
+
+    /// Whether it has buffers for which others wait.
+    fn is_in_the_way(&self) -> bool {
+        self.buffers.available_permits() < self.answers.of_connection() && self.answers.are_waited_for()
+    }
+}
+
+/// The right to write one frame.
+pub(super) struct Turn<'a> {
+    peer: &'a Peer,
+    writing: MutexGuard<'a, OwnedWriteHalf>,
+}
+
+impl Turn<'_> {
+    /// Writes all parts as one frame.
+    pub(super) async fn write_all(self, parts: &[&[u8]]) -> io::Result<()> {
         let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
         let mut left = slices.as_mut_slice();
         let bytes = parts.iter().map(|part| part.len()).sum();
-        self.push(writing.as_ref(), bytes, |stream, _| {
+        self.push(bytes, |stream, _| {
             let written = rustix::io::writev(stream, left)?;
             IoSlice::advance_slices(&mut left, written);
             Ok(written)
@@ -52,24 +70,18 @@ impl Peer {
         .await
     }
 
-    /// Writes a frame whose end is stored; nobody else's frame comes between.
-    pub(super) async fn write_stored(&self, head: &[u8], stored: &Stored, bytes: usize) -> io::Result<()> {
-        let writing = self.writing.lock().await;
-        self.push(writing.as_ref(), head.len(), |stream, sent| {
+    /// Writes a frame whose end is stored.
+    pub(super) async fn write_stored(self, head: &[u8], stored: &Stored, bytes: usize) -> io::Result<()> {
+        self.push(head.len(), |stream, sent| {
             Ok(net::send(stream, &head[sent..], SendFlags::MORE | SendFlags::NOSIGNAL)?)
         })
         .await?;
-        self.push(writing.as_ref(), bytes, |stream, sent| stored.send(stream, sent))
-            .await
+        self.push(bytes, |stream, sent| stored.send(stream, sent)).await
     }
 
     /// Writes `bytes` bytes by `some`, which is told how many were sent and sends what the socket takes.
-    async fn push(
-        &self,
-        stream: &TcpStream,
-        bytes: usize,
-        mut some: impl FnMut(&TcpStream, usize) -> io::Result<usize>,
-    ) -> io::Result<()> {
+    async fn push(&self, bytes: usize, mut some: impl FnMut(&TcpStream, usize) -> io::Result<usize>) -> io::Result<()> {
+        let stream = self.writing.as_ref();
         let (mut sent, mut progress) = (0, Progress::begin());
         while sent < bytes {
             match stream.try_io(Interest::WRITABLE, || some(stream, sent)) {
@@ -90,20 +102,15 @@ impl Peer {
     async fn writable(&self, stream: &TcpStream, progress: &mut Progress) -> io::Result<()> {
         let silent_since = *progress.silent_since.get_or_insert_with(Instant::now);
         loop {
-            let left = self.silence_max.saturating_sub(silent_since.elapsed());
+            let left = self.peer.silence_max.saturating_sub(silent_since.elapsed());
+            let is_slow = progress.begun.elapsed() >= ANSWER_PRESSED_MAX;
+            if left.is_zero() || is_slow && self.peer.is_in_the_way() {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             if let Ok(writable) = timeout(left.min(PRESSURE_LOOK_INTERVAL), stream.writable()).await {
                 return writable;
             }
-            let is_slow = progress.begun.elapsed() >= ANSWER_PRESSED_MAX;
-            if silent_since.elapsed() >= self.silence_max || is_slow && self.is_in_the_way() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
         }
-    }
-
-    /// Whether it has buffers for which others wait.
-    fn is_in_the_way(&self) -> bool {
-        self.buffers.available_permits() < self.answers.of_connection() && self.answers.are_waited_for()
     }
 }
 

@@ -20,14 +20,14 @@ use crate::generated::{Generated, bytes};
 const MIB: u64 = 1 << 20;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Server {
-    address: std::net::SocketAddr,
+pub struct Server {
+    pub address: std::net::SocketAddr,
     serving: JoinHandle<()>,
     _folder: tempfile::TempDir,
 }
 
 impl Server {
-    async fn of(engine: &Engine, silence_max: Duration) -> Self {
+    pub async fn of(engine: &Engine, silence_max: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let node = Node::open(engine.clone(), &[folder.path().into()]).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -38,7 +38,7 @@ impl Server {
         }
     }
 
-    async fn connect(&self) -> TcpStream {
+    pub async fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
 }
@@ -53,13 +53,13 @@ async fn ask(stream: &mut TcpStream, revision: RevisionId, address: u64, length:
     ask_by(Kind::Read, stream, revision, address, length).await;
 }
 
-async fn ask_by(kind: Kind, stream: &mut TcpStream, revision: RevisionId, address: u64, length: u32) {
+pub async fn ask_by(kind: Kind, stream: &mut TcpStream, revision: RevisionId, address: u64, length: u32) {
     let request = Header::request(kind, address, revision, address, length, 0);
     stream.write_all(&request.encode()).await.unwrap();
 }
 
 /// The next answer: its header and its body.
-async fn answer(stream: &mut TcpStream) -> (Header, Vec<u8>) {
+pub async fn answer(stream: &mut TcpStream) -> (Header, Vec<u8>) {
     let mut header = [0; HEADER_BYTES];
     stream.read_exact(&mut header).await.unwrap();
     let header = Header::decode(&header).unwrap();

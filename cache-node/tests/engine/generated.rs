@@ -91,8 +91,17 @@ impl Generated {
         Self::engine_of(&[self], package, folder, capacity_bytes)
     }
 
+    /// A first revision in a space of its own.
+    pub async fn package_in(&self, space: SpaceId) -> Package {
+        Self::package_of_in(&[self], space).await
+    }
+
     /// A revision with each source in a folder of its name.
     pub async fn package_of(sources: &[&Self]) -> Package {
+        Self::package_of_in(sources, SpaceId([6; 16])).await
+    }
+
+    async fn package_of_in(sources: &[&Self], space: SpaceId) -> Package {
         let mut listings = Vec::new();
         for source in sources {
             listings.push(SourceListing {
@@ -105,7 +114,7 @@ impl Generated {
                 objects: source.list().await.unwrap(),
             });
         }
-        match build(SpaceId([6; 16]), None, &listings, &BuildOptions::default()).unwrap() {
+        match build(space, None, &listings, &BuildOptions::default()).unwrap() {
             Outcome::New(package) => package,
             Outcome::Unchanged => panic!("a first revision is new"),
         }
@@ -128,17 +137,26 @@ impl Generated {
 
     /// Makes a revision of these sources readable.
     pub fn announce(sources: &[&Self], package: &Package, engine: &Engine) {
-        let dataset = Dataset {
-            uid: "d".into(),
-            name: "d".into(),
+        engine.set_datasets(&[Self::dataset_of(sources, package)], false);
+    }
+
+    /// A Dataset of its own with this revision.
+    pub fn dataset(&self, package: &Package) -> Dataset {
+        Self::dataset_of(&[self], package)
+    }
+
+    fn dataset_of(sources: &[&Self], package: &Package) -> Dataset {
+        let name = package.space().to_string();
+        Dataset {
+            uid: name.clone(),
+            name,
             rules: Rules::default(),
             origins: sources
                 .iter()
                 .map(|source| Arc::new((*source).clone()) as Arc<dyn Origin>)
                 .collect(),
             revisions: vec![package.clone()],
-        };
-        engine.set_datasets(&[dataset], false);
+        }
     }
 }
 

@@ -12,6 +12,7 @@ mod leaks;
 mod listing;
 mod long_run;
 mod lying_server;
+mod memory;
 mod model;
 mod neighbours;
 mod node;

@@ -1,6 +1,6 @@
-//! Reads that wait for origins hold what has arrived for them, so their number is bounded, and fairly: a revision may hold as many
-//! pages as are free beside it. One whose origin is stuck leaves half of all to the others, two leave a third ("dynamic
-//! thresholds", Choudhury and Hahne, IEEE/ACM Transactions on Networking, 1998).
+//! What is bounded is shared fairly by revisions: one may hold as much as is free beside it. One whose readers are slow, or whose
+//! origin is stuck, leaves half of all to the others, two leave a third ("dynamic thresholds", Choudhury and Hahne, IEEE/ACM
+//! Transactions on Networking, 1998).
 //!
 //! *Hidden contract*: a place that is given to somebody who has gone away comes back when it is dropped.
 
@@ -12,16 +12,16 @@ use penstock_protocol::ids::RevisionId;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-/// All of them.
-pub(super) struct Waiting {
-    pages: usize,
+/// All parts of something.
+pub(super) struct Shares {
+    parts: usize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     held: usize,
-    /// Those that hold pages, or want to.
+    /// Those that hold parts, or want to.
     revisions: HashMap<RevisionId, Line>,
 }
 
@@ -31,62 +31,69 @@ struct Line {
     queue: VecDeque<(usize, oneshot::Sender<Place>)>,
 }
 
-/// The right to wait, until it is dropped.
+/// Some parts, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
-    waiting: Arc<Waiting>,
+    shares: Arc<Shares>,
     revision: RevisionId,
     /// None if it was never given.
-    pages: usize,
+    parts: usize,
 }
 
-impl Waiting {
-    pub(super) fn new(pages: usize) -> Arc<Self> {
+impl Shares {
+    pub(super) fn new(parts: usize) -> Arc<Self> {
         let state = Mutex::default();
-        Arc::new(Self { pages, state })
+        Arc::new(Self { parts, state })
     }
 
-    /// A place for a read that holds up to so many pages; `None` when there is none within `patience`.
+    /// A place of so many parts; `None` when there is none within `patience`.
     pub(super) async fn enter(
         self: &Arc<Self>,
         revision: &RevisionId,
-        pages: usize,
+        parts: usize,
         patience: Duration,
     ) -> Option<Place> {
         let (sender, given) = oneshot::channel();
         {
             let mut state = self.lock();
             let line = state.revisions.entry(*revision).or_default();
-            line.queue.push_back((pages, sender));
+            line.queue.push_back((parts, sender));
             self.serve(&mut state);
         }
         timeout(patience, given).await.ok()?.ok()
+    }
+
+    /// Whether somebody waits.
+    pub(super) fn are_waited_for(&self) -> bool {
+        let state = self.lock();
+        let mut lines = state.revisions.values();
+        lines.any(|line| line.queue.iter().any(|(_, sender)| !sender.is_closed()))
     }
 
     /// Gives places to whoever may have one.
     fn serve(self: &Arc<Self>, state: &mut State) {
         let State { held, revisions } = state;
         for (revision, line) in revisions.iter_mut() {
-            while let Some((pages, _)) = line.queue.front() {
-                let is_gone = line.queue.front().is_some_and(|(_, sender)| sender.is_closed());
-                if !is_gone && line.held + pages > self.pages - *held {
+            while let Some((parts, sender)) = line.queue.pop_front() {
+                if sender.is_closed() {
+                    continue;
+                }
+                if line.held + parts > self.parts - *held {
+                    line.queue.push_front((parts, sender));
                     break;
                 }
-                let Some((pages, sender)) = line.queue.pop_front() else {
-                    break;
-                };
                 let place = Place {
-                    waiting: self.clone(),
+                    shares: self.clone(),
                     revision: *revision,
-                    pages,
+                    parts,
                 };
                 match sender.send(place) {
                     Ok(()) => {
-                        line.held += pages;
-                        *held += pages;
+                        line.held += parts;
+                        *held += parts;
                     }
                     // Whoever gives it back would wait for this lock.
-                    Err(mut place) => place.pages = 0,
+                    Err(mut place) => place.parts = 0,
                 }
             }
         }
@@ -98,23 +105,23 @@ impl Waiting {
     }
 }
 
-impl std::fmt::Debug for Waiting {
+impl std::fmt::Debug for Shares {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{} of {} pages", self.lock().held, self.pages)
+        write!(formatter, "{} of {} parts", self.lock().held, self.parts)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.pages == 0 {
+        if self.parts == 0 {
             return;
         }
-        let mut state = self.waiting.lock();
-        state.held -= self.pages;
+        let mut state = self.shares.lock();
+        state.held -= self.parts;
         if let Some(line) = state.revisions.get_mut(&self.revision) {
-            line.held -= self.pages;
+            line.held -= self.parts;
         }
-        self.waiting.serve(&mut state);
+        self.shares.serve(&mut state);
     }
 }
 
@@ -125,9 +132,9 @@ mod tests {
     const NOW: Duration = Duration::ZERO;
 
     /// Enters until there is no place.
-    async fn fill(waiting: &Arc<Waiting>, revision: RevisionId, pages: usize) -> Vec<Place> {
+    async fn fill(shares: &Arc<Shares>, revision: RevisionId, parts: usize) -> Vec<Place> {
         let mut places = Vec::new();
-        while let Some(place) = waiting.enter(&revision, pages, NOW).await {
+        while let Some(place) = shares.enter(&revision, parts, NOW).await {
             places.push(place);
         }
         places
@@ -135,32 +142,28 @@ mod tests {
 
     #[tokio::test]
     async fn a_revision_leaves_as_much_as_it_has_and_the_next_what_is_left() {
-        let waiting = Waiting::new(16);
+        let shares = Shares::new(16);
         let [one, two, three] = [1, 2, 3].map(|id| RevisionId([id; 32]));
-        let of_one = fill(&waiting, one, 1).await;
+        let of_one = fill(&shares, one, 1).await;
         assert_eq!(of_one.len(), 8);
-        let of_two = fill(&waiting, two, 2).await;
+        let of_two = fill(&shares, two, 2).await;
         assert_eq!(of_two.len(), 2, "four of eight");
         drop(of_one);
-        assert_eq!(
-            fill(&waiting, two, 2).await.len(),
-            1,
-            "six of ten are as many as are left"
-        );
-        let of_three = fill(&waiting, three, 1).await;
+        assert_eq!(fill(&shares, two, 2).await.len(), 2, "eight of sixteen");
+        let of_three = fill(&shares, three, 1).await;
         assert_eq!(of_three.len(), 6, "of twelve");
         drop((of_two, of_three));
-        assert!(waiting.lock().revisions.is_empty() && waiting.lock().held == 0);
+        assert!(shares.lock().revisions.is_empty() && shares.lock().held == 0);
     }
 
     #[tokio::test]
     async fn who_waits_gets_the_place_of_who_leaves_in_the_order_of_coming() {
-        let waiting = Waiting::new(2);
+        let shares = Shares::new(2);
         let revision = RevisionId([1; 32]);
-        let held = waiting.enter(&revision, 1, NOW).await.unwrap();
-        let gone = waiting.enter(&revision, 1, NOW).await;
+        let held = shares.enter(&revision, 1, NOW).await.unwrap();
+        let gone = shares.enter(&revision, 1, NOW).await;
         assert!(gone.is_none());
-        let (waiter, next) = (waiting.clone(), waiting.clone());
+        let (waiter, next) = (shares.clone(), shares.clone());
         let patient = Duration::from_secs(60);
         let second = tokio::spawn(async move { waiter.enter(&revision, 1, patient).await });
         tokio::task::yield_now().await;
@@ -171,6 +174,6 @@ mod tests {
         assert!(!third.is_finished());
         drop(second);
         assert!(third.await.unwrap().is_some());
-        assert_eq!(waiting.lock().held, 0);
+        assert_eq!(shares.lock().held, 0);
     }
 }
