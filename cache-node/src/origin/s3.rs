@@ -5,6 +5,7 @@
 //! other objects. Every answer must carry the ETag, the length and the range that were asked for, for servers that ignore
 //! If-Match or Range.
 
+mod checksum;
 mod http;
 mod listing;
 
@@ -13,15 +14,15 @@ use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures::StreamExt;
 use penstock_revision::{Listed, ObjectVersion, Version};
 use reqwest::header::{self, HeaderName};
 use reqwest::{Response, StatusCode};
 
+use self::checksum::Checksum;
 use self::http::{Client, Failure};
 use super::{Body, Origin, OriginError};
-use crate::limits::{LISTING_PAGE_BYTES_MAX, ORIGIN_SILENCE_MAX};
+use crate::limits::{LISTING_PAGE_BYTES_MAX, ORIGIN_SILENCE_MAX, WHOLE_OBJECT_BYTES_MAX};
 
 /// Keys of an S3 origin. Its text forms hide them.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -265,20 +266,37 @@ impl Origin for S3Origin {
                 "no URL can name {key}; rename the object"
             )));
         };
-        let headers = [
+        let mut headers = vec![
             (header::RANGE, format!("bytes={}-{}", range.start, range.end - 1)),
             (header::IF_MATCH, quoted(tag)),
         ];
+        let is_whole = range == (0..bytes) && bytes <= WHOLE_OBJECT_BYTES_MAX;
+        if is_whole {
+            headers.push((checksum::MODE, checksum::ENABLED.to_owned()));
+        }
         let response = self.client.get(url, &headers).await;
         let response = response.map_err(|failure| self.explain(failure, Asked::Object(key)))?;
         self.check(&response, key, tag, bytes, &range)?;
         let broken = OriginError::Unreachable(format!("{} broke off while sending {key}", place(&self.config)));
-        Ok(futures::stream::unfold(Some(response), move |response| {
-            let broken = broken.clone();
+        let wrong = OriginError::Other(format!(
+            "{} sent bytes of {key} that do not match its own checksum of them; it is asked again",
+            place(&self.config)
+        ));
+        let checksum = Checksum::of(response.headers()).filter(|_| is_whole);
+        Ok(futures::stream::unfold(Some((response, checksum)), move |state| {
+            let (broken, wrong) = (broken.clone(), wrong.clone());
             async move {
-                let mut response = response?;
+                let (mut response, mut checksum) = state?;
                 match response.chunk().await {
-                    Ok(piece) => piece.map(|piece: Bytes| (Ok(piece), Some(response))),
+                    Ok(Some(piece)) => {
+                        if let Some(checksum) = &mut checksum {
+                            checksum.update(&piece);
+                        }
+                        Some((Ok(piece), Some((response, checksum))))
+                    }
+                    Ok(None) => checksum
+                        .is_some_and(|checksum| !checksum.matches())
+                        .then_some((Err(wrong), None)),
                     Err(_) => Some((Err(broken), None)),
                 }
             }

@@ -9,6 +9,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Request, Response, StatusCode, header};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use penstock_cache_node::origin::s3::{S3Config, S3Origin};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -25,6 +27,8 @@ pub enum Lie {
     OtherRange,
     /// Does not say which range it sends.
     NoRange,
+    /// The last byte is another one than that of which it has the checksum.
+    WrongByte,
     /// Lists keys as they are, though they were asked for encoded.
     PlainKeys,
     /// Lists the whole bucket, whatever prefix was asked for.
@@ -212,13 +216,21 @@ impl Shared {
         if self.lie == Lie::OtherRange {
             (first, last) = (first + 4096, last + 4096);
         }
+        let response = match header("x-amz-checksum-mode".parse().unwrap()) {
+            Some("ENABLED") => response.header("x-amz-checksum-crc32c", STANDARD.encode(crc32c(bytes).to_be_bytes())),
+            _ => response,
+        };
+        let mut sent = bytes[first..=last].to_vec();
+        if self.lie == Lie::WrongByte {
+            *sent.last_mut().unwrap() ^= 1;
+        }
         let response = match self.lie {
             Lie::NoRange => response,
             _ => response.header(header::CONTENT_RANGE, format!("bytes {first}-{last}/{}", bytes.len())),
         };
         response
             .status(StatusCode::PARTIAL_CONTENT)
-            .body(Body::from(bytes[first..=last].to_vec()))
+            .body(Body::from(sent))
             .unwrap()
     }
 }

@@ -1,0 +1,117 @@
+//! The checksum that a server keeps of an object and sends with it ("Checking object integrity", Amazon S3 User Guide). It must not
+//! know how an object is read.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use crc_fast::CrcAlgorithm;
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+
+/// Asks for the checksum of an object that is read whole.
+pub(super) const MODE: HeaderName = HeaderName::from_static("x-amz-checksum-mode");
+pub(super) const ENABLED: &str = "ENABLED";
+
+const KIND: HeaderName = HeaderName::from_static("x-amz-checksum-type");
+
+/// Those that cost nothing beside the transfer, and how many bytes each has.
+const KNOWN: [(HeaderName, CrcAlgorithm, usize); 3] = [
+    (
+        HeaderName::from_static("x-amz-checksum-crc64nvme"),
+        CrcAlgorithm::Crc64Nvme,
+        8,
+    ),
+    (
+        HeaderName::from_static("x-amz-checksum-crc32c"),
+        CrcAlgorithm::Crc32Iscsi,
+        4,
+    ),
+    (
+        HeaderName::from_static("x-amz-checksum-crc32"),
+        CrcAlgorithm::Crc32IsoHdlc,
+        4,
+    ),
+];
+
+/// The checksum of a whole object, and what has come of it.
+pub(super) struct Checksum {
+    digest: crc_fast::Digest,
+    expected: u64,
+}
+
+impl Checksum {
+    /// The one that an answer has, if we know its kind and it is of all bytes: of an object that was uploaded in parts it may be
+    /// that of the parts' checksums.
+    pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
+        let is_of_parts = |kind: &HeaderValue| kind.as_bytes().eq_ignore_ascii_case(b"COMPOSITE");
+        if headers.get(KIND).is_some_and(is_of_parts) {
+            return None;
+        }
+        KNOWN.into_iter().find_map(|(name, algorithm, length)| {
+            let bytes = STANDARD.decode(headers.get(name)?.as_bytes()).ok()?;
+            let expected = bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+            (bytes.len() == length).then(|| Self {
+                digest: crc_fast::Digest::new(algorithm),
+                expected,
+            })
+        })
+    }
+
+    /// The next bytes have come.
+    pub(super) fn update(&mut self, bytes: &[u8]) {
+        self.digest.update(bytes);
+    }
+
+    /// Whether what has come is the object.
+    pub(super) fn matches(&self) -> bool {
+        self.digest.finalize() == self.expected
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn checksums_of_the_standards_are_compared() {
+        // Check values of the catalogue of parametrised CRC algorithms, of "123456789".
+        for (name, value) in [
+            ("x-amz-checksum-crc64nvme", "rosUhgp5mIg="),
+            ("x-amz-checksum-crc32c", "4waSgw=="),
+            ("x-amz-checksum-crc32", "y/Q5Jg=="),
+        ] {
+            let mut checksum = Checksum::of(&headers(&[(name, value)])).unwrap();
+            checksum.update(b"1234");
+            assert!(!checksum.matches(), "{name}");
+            checksum.update(b"56789");
+            assert!(checksum.matches(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_checksum_of_all_bytes_is_none() {
+        for pairs in [
+            &[][..],
+            &[("x-amz-checksum-crc32c", "4waSgw==-3")],
+            &[("x-amz-checksum-crc32c", "4waS")],
+            &[("x-amz-checksum-crc32c", "?")],
+            &[("x-amz-checksum-sha1", "98O8HYCOBHMqCsCkrxQNYcc=")],
+            &[
+                ("x-amz-checksum-crc32c", "4waSgw=="),
+                ("x-amz-checksum-type", "COMPOSITE"),
+            ],
+        ] {
+            assert!(Checksum::of(&headers(pairs)).is_none(), "{pairs:?}");
+        }
+        let whole = [
+            ("x-amz-checksum-crc32c", "4waSgw=="),
+            ("x-amz-checksum-type", "FULL_OBJECT"),
+        ];
+        assert!(Checksum::of(&headers(&whole)).is_some());
+    }
+}
