@@ -10,6 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::limits::TIERS_MAX;
 pub use crate::rules::Refusal;
+use crate::rules::size;
 pub use requests::{OriginOutcome, OriginOutcomes, SourceReport};
 
 /// Counters since the start of the process.
@@ -140,8 +141,23 @@ pub struct TierReport {
     pub capacity_bytes: u64,
     /// Bytes that it holds.
     pub used_bytes: u64,
+    /// Bytes of the file system that it is on; `None` when the system does not tell.
+    pub disk_bytes: Option<u64>,
     /// What is wrong with it, as a sentence.
     pub fault: Option<String>,
+}
+
+impl TierReport {
+    /// That it may hold more than its disk, as a sentence that says what to do.
+    pub fn excess(&self) -> Option<String> {
+        let disk_bytes = self.disk_bytes.filter(|bytes| self.capacity_bytes > *bytes)?;
+        Some(format!(
+            "tier {} may hold {}, and its disk has {}: what comes when the disk is full is not cached; lower its capacity",
+            self.name,
+            size(self.capacity_bytes),
+            size(disk_bytes)
+        ))
+    }
 }
 
 /// An object that the origin no longer has in the version of a revision.
@@ -166,4 +182,27 @@ pub struct Report {
     pub drifts: Vec<Drift>,
     /// What is not done of what Datasets want.
     pub refusals: Vec<Refusal>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_capacity_larger_than_the_disk_is_said() {
+        let tier = |capacity_bytes, disk_bytes| TierReport {
+            name: "ssd".into(),
+            capacity_bytes,
+            used_bytes: 0,
+            disk_bytes,
+            fault: None,
+        };
+        assert_eq!(tier(2 << 30, Some(2 << 30)).excess(), None);
+        assert_eq!(tier(2 << 30, None).excess(), None);
+        let said = tier(3 << 30, Some(2 << 30)).excess().unwrap();
+        assert!(
+            said.contains("ssd may hold 3.0 GiB, and its disk has 2.0 GiB"),
+            "{said}"
+        );
+    }
 }

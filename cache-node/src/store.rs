@@ -35,6 +35,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use penstock_protocol::ids::SpaceId;
 use penstock_protocol::side::BLOCKS;
+use rustix::fs::statvfs;
 
 use crate::limits::UNIT_BYTES_MAX;
 use crate::report::TierReport;
@@ -308,6 +309,7 @@ impl Store {
             name: self.name.clone(),
             capacity_bytes: self.capacity().unwrap_or(0),
             used_bytes: read(&self.usage).total,
+            disk_bytes: statvfs(&self.folder).ok().map(|disk| disk.f_blocks * disk.f_frsize),
             fault: lock(&self.fault).clone(),
         }
     }
