@@ -106,6 +106,15 @@ impl BulkServer {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                     }
                 };
+                // What is at hand needs no task of its own, and nothing more is begun for a peer that takes nothing.
+                match self.send_stored(&peer, &request).await {
+                    Ok(true) => continue,
+                    Ok(false) => {}
+                    Err(error) => {
+                        peer.broken.cancel();
+                        return Err(error);
+                    }
+                }
                 // The semaphore is never closed.
                 let Ok(permit) = in_flight.clone().acquire_many_owned(self.request_weight()).await else {
                     return Ok(());
@@ -123,15 +132,13 @@ impl BulkServer {
             }
             Ok(())
         };
-        match peer.broken.run_until_cancelled(serving).await {
-            Some(ended) => ended,
-            None => {
-                // What is left to send would stay in the kernel until it gives up.
-                let linger = sockopt::set_socket_linger(reading.as_ref(), Some(Duration::ZERO));
-                linger?;
-                Err(io::ErrorKind::BrokenPipe.into())
-            }
+        let ended = peer.broken.run_until_cancelled(serving).await;
+        let ended = ended.unwrap_or_else(|| Err(io::ErrorKind::BrokenPipe.into()));
+        if peer.broken.is_cancelled() {
+            // What is left to send would stay in the kernel until it gives up.
+            sockopt::set_socket_linger(reading.as_ref(), Some(Duration::ZERO))?;
         }
+        ended
     }
 
     /// A connection has many requests worked on, or only one when there are too many in all.
@@ -163,21 +170,30 @@ impl BulkServer {
         self.refuse(peer, &request, refusal).await
     }
 
+    /// Answers a read of blocks that the kernel has in memory, if it is one.
+    async fn send_stored(&self, peer: &Peer, request: &Header) -> io::Result<bool> {
+        let range = BlockRange::new(request.address, u64::from(request.length));
+        let range = range.ok().filter(|range| range.bytes() >= UNREAD_BYTES_MIN);
+        let (Some(range), Kind::Read) = (range, request.kind) else {
+            return Ok(false);
+        };
+        // Looked at when it can be sent.
+        let turn = peer.turn().await;
+        let Some(stored) = self.node.engine().stored(&request.revision, range) else {
+            return Ok(false);
+        };
+        let header = request.data(request.length, self.node.ring_epoch()).encode();
+        let head = [&header[..], &encoded(stored.checksums())].concat();
+        turn.write_stored(&head, &stored, range.bytes() as usize).await?;
+        Ok(true)
+    }
+
     /// Answers a read; `Err` inside is a refusal that is still to be sent.
     async fn read(&self, peer: &Peer, request: &Header) -> io::Result<Result<(), Refusal>> {
         let range = match BlockRange::new(request.address, u64::from(request.length)) {
             Ok(range) => range,
             Err(error) => return Ok(Err((Status::BadRequest, error.to_string()))),
         };
-        if request.kind == Kind::Read && range.bytes() >= UNREAD_BYTES_MIN {
-            // Looked at when it can be sent: what waits for a peer that takes nothing should be little.
-            let turn = peer.turn().await;
-            if let Some(stored) = self.node.engine().stored(&request.revision, range) {
-                let header = request.data(request.length, self.node.ring_epoch()).encode();
-                let head = [&header[..], &encoded(stored.checksums())].concat();
-                return turn.write_stored(&head, &stored, range.bytes() as usize).await.map(Ok);
-            }
-        }
         match self.filled(peer, &request.revision, range).await {
             Ok(Filled { answer, sums }) => {
                 let bytes = &answer.buffer[..range.bytes() as usize];
