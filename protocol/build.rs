@@ -5,7 +5,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     {
         println!("cargo::rerun-if-changed=proto");
         let files = protox::compile(
-            ["proto/cachenode.proto", "proto/mounter.proto", "proto/neighbour.proto"],
+            [
+                "proto/cachenode.proto",
+                "proto/inspection.proto",
+                "proto/mounter.proto",
+                "proto/neighbour.proto",
+            ],
             ["proto"],
         )?;
         tonic_prost_build::configure().compile_fds(files)?;

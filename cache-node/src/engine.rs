@@ -4,6 +4,8 @@
 //! If-Match, see the origin), damage or a misplaced block in the store (checksum seeded with the place, at every read), a
 //! cut or long body (`fetch` counts), two revisions with one address (a space never gives an address twice).
 
+mod found;
+mod inspecting;
 mod miss;
 mod start;
 mod terms;
@@ -35,6 +37,8 @@ use crate::rules::{Refusal, Rules};
 use crate::store::{Stored, TierConfig, Waiting};
 use crate::tiers::{ReadCell, Tiers, TryRead};
 use crate::walk::Walks;
+pub use found::InspectError;
+pub use inspecting::{Explained, ExplainedRange, HeldDataset, Hold, Holdings, Reason, Stated, Verified, Where};
 pub use miss::Miss;
 use terms::KnownClasses;
 
@@ -71,6 +75,10 @@ struct Inner {
     /// The requests to each source, by its identity.
     requests: Mutex<HashMap<String, Arc<Requests>>>,
     revisions: RwLock<HashMap<RevisionId, Arc<Announced>>>,
+    /// For people: what each Dataset is called, and its revisions, the newest first.
+    named: RwLock<Vec<(String, Vec<RevisionId>)>>,
+    /// Held while an image is unpacked for a person: of a million files it takes 200 MB, so there is one at a time.
+    unpacking: Mutex<()>,
     followed: FollowedReads,
     /// Where what nobody waits for is done.
     runtime: Handle,
@@ -120,6 +128,8 @@ impl Engine {
             intake: Arc::new(Intake::new(tiers, counters, memory)),
             requests: Mutex::default(),
             revisions: RwLock::default(),
+            named: RwLock::default(),
+            unpacking: Mutex::default(),
             followed: FollowedReads::default(),
             runtime: Handle::current(),
             owned: RwLock::default(),
@@ -165,6 +175,11 @@ impl Engine {
         }
         *lock(&self.0.requests) = requests;
         *lock(&self.0.traffic) = traffic;
+        let named = datasets.iter().map(|dataset| {
+            let revisions = dataset.revisions.iter().map(Package::id);
+            (dataset.name.clone(), revisions.collect())
+        });
+        *self.0.named.write().unwrap_or_else(PoisonError::into_inner) = named.collect();
         *self.0.revisions.write().unwrap_or_else(PoisonError::into_inner) = revisions;
         if !keep_other_spaces {
             self.0.walks.keep_only(&spaces);

@@ -78,6 +78,17 @@ pub(crate) enum Admission {
     Passes,
 }
 
+/// How a stored cell is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// It never goes.
+    Pinned,
+    /// It goes when something else is worth more.
+    Kept,
+    /// It was fetched ahead of its reader, or is not worth keeping: it goes first.
+    Passing,
+}
+
 /// A cell by its space, its stripe and its first block.
 pub(crate) type Named = (SpaceId, u64, u32);
 
@@ -193,6 +204,27 @@ impl Keeping {
     /// What the rule of a cell says of tiers is handed to `look`.
     pub(crate) fn tier_of<T>(&self, space: &SpaceId, cell: &Cell, look: impl FnOnce(Option<&str>) -> T) -> T {
         self.with_address(space, address(cell), |rule, _| look(rule.tier.as_deref()))
+    }
+
+    /// How a stored cell is held.
+    pub(crate) fn hold_of(&self, space: &SpaceId, cell: &Cell) -> Hold {
+        self.with(space, cell, |share| share.hold_of(key(cell)))
+    }
+
+    /// The rule that counts for an address, as far as it can be done.
+    pub(crate) fn rule_of(&self, space: &SpaceId, address: u64) -> Rule {
+        self.with_address(space, address, |rule, _| rule.clone())
+    }
+
+    /// What the Dataset of a space has of this node, and bytes of the space that are pinned.
+    pub(crate) fn promises(&self, space: &SpaceId) -> (Quota, u64) {
+        let spaces = self.spaces.read().unwrap_or_else(PoisonError::into_inner);
+        let known = spaces.get(space).cloned();
+        drop(spaces);
+        known.map_or_else(Default::default, |space| {
+            let pinned = space.shares.iter().map(|share| lock(share).pinned_bytes());
+            (space.terms.quota, pinned.sum())
+        })
     }
 
     /// The next cell to evict when there is not enough room; `None` when nothing is known that could go. It is to be told as

@@ -268,6 +268,26 @@ pub const COMING_CELLS_MAX: usize = 256;
 /// Tiers of a node: memory, two kinds of disks, and one to replace another.
 pub const TIERS_MAX: usize = 4;
 
+/// Datasets of one answer that lists them: with names as long as Kubernetes lets them be it stays below the 4 MiB that a client of
+/// gRPC takes, beside a ring of as many members as there may be.
+pub const DATASETS_LISTED_MAX: usize = 1024;
+
+/// Parts of a file of one answer that explains it: below a MiB.
+pub const RANGES_EXPLAINED_MAX: usize = 4096;
+
+/// Stripes that are looked at for one such answer: 68 KiB are read of each in each tier, a second or two on a hard disk.
+pub const STRIPES_EXPLAINED_MAX: usize = 256;
+
+/// People who are answered at the same time, but for the one who has blocks compared: each reads disks, with one request at a time,
+/// and has where the files of a folder are in memory, 16 MB for a million.
+pub const INSPECTIONS_MAX: usize = 2;
+
+/// How often whoever has blocks compared hears how far it is.
+pub const VERIFY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Names that are told to who asked for a path that is not there.
+pub const NAMES_TOLD_MAX: usize = 5;
+
 /// Rules of a Dataset, as in its schema: each has a policy of its own in every space.
 pub const RULES_MAX: usize = 32;
 

@@ -10,11 +10,13 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use penstock_cache_node::server::bulk::BulkServer;
 use penstock_cache_node::server::control::ControlServer;
+use penstock_cache_node::server::inspection::InspectionServer;
 use penstock_cache_node::server::neighbour;
 use penstock_cache_node::server::node::Node;
 use penstock_cache_node::{Engine, EngineConfig, is_in_memory, limits};
 use penstock_health::Readiness;
 use penstock_protocol::control::cache_node::cache_node_server::CacheNodeServer;
+use penstock_protocol::control::cache_node::inspection_server;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -57,9 +59,11 @@ async fn main() -> Result<()> {
 
     tracing::info!(%bulk_listen, %control_listen, ?folders, "the cache node serves");
     let mut terminate = signal(SignalKind::terminate())?;
+    let inspection = InspectionServer::new(node.clone());
     let control = ControlServer { node, readiness };
     let serving = tonic::transport::Server::builder()
         .add_service(CacheNodeServer::new(control))
+        .add_service(inspection_server::InspectionServer::new(inspection))
         .serve_with_shutdown(control_listen, async move {
             terminate.recv().await;
             tracing::info!("asked to end");

@@ -82,7 +82,7 @@ impl Collector for OfEngine {
         let bytes = Some(&Unit::Bytes);
         let help = "Bytes that were not cached: not worth it, or there was no room";
         plain("cache_passed", help, bytes, &counters.passed_bytes)?;
-        let help = "Bytes that were compared with their checksums in the background";
+        let help = "Bytes that were compared with their checksums, in the background or for a person";
         plain("cache_scrubbed", help, bytes, &counters.scrubbed_bytes)?;
         let help = "Cached blocks that did not match their checksums";
         plain("cache_damaged_blocks", help, None, &counters.damaged_blocks)?;
@@ -180,6 +180,7 @@ mod tests {
         for line in [
             "penstock_cache_miss_seconds_count 0",
             "penstock_cache_evicted_bytes_total{cause=\"limit\"} 0",
+            "penstock_cache_evicted_bytes_total{cause=\"asked\"} 0",
             "penstock_cache_moves_total{to=\"faster\"} 0",
             "penstock_cache_passed_bytes_total 0",
             "penstock_cache_damaged_blocks_total 0",

@@ -30,7 +30,7 @@ pub struct Counters {
     pub damaged_blocks: AtomicU64,
     /// Bytes that were evicted, by cause.
     pub evicted_bytes: [AtomicU64; Cause::ALL.len()],
-    /// Bytes that were compared with their checksums in the background.
+    /// Bytes that were compared with their checksums, in the background or for a person.
     pub scrubbed_bytes: AtomicU64,
     /// Cells that were moved to a faster tier.
     pub risen_cells: AtomicU64,
@@ -73,11 +73,13 @@ pub enum Cause {
     Expired,
     /// It did not match its checksum.
     Damaged,
+    /// A person wanted it.
+    Asked,
 }
 
 impl Cause {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 4] = [Self::Room, Self::Limit, Self::Expired, Self::Damaged];
+    pub const ALL: [Self; 5] = [Self::Room, Self::Limit, Self::Expired, Self::Damaged, Self::Asked];
 
     /// For metrics.
     pub fn name(self) -> &'static str {
@@ -86,6 +88,7 @@ impl Cause {
             Self::Limit => "limit",
             Self::Expired => "expired",
             Self::Damaged => "damaged",
+            Self::Asked => "asked",
         }
     }
 }

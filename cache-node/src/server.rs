@@ -5,6 +5,7 @@
 mod answers;
 pub mod bulk;
 pub mod control;
+pub mod inspection;
 pub mod neighbour;
 pub mod node;
 mod origins;

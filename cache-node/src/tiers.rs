@@ -16,6 +16,7 @@
 //! cell looks through the tiers down and up again, so that it meets any move once.
 
 mod evictor;
+mod inspecting;
 mod moving;
 mod scrubber;
 mod tier;
@@ -36,6 +37,7 @@ use crate::keeping::{Admission, Cell, Keeping, Terms};
 use crate::limits::AHEAD_PART;
 use crate::report::{Cause, Counters, TierReport};
 use crate::store::{Known, Look, Stored, Stripe, TierConfig, Waiting};
+pub(crate) use inspecting::Place;
 use tier::Tier;
 
 /// What a look without waiting for an origin found.
@@ -45,6 +47,24 @@ pub enum TryRead {
     Hit,
     /// Not all of it is stored.
     Miss,
+}
+
+/// What a look into one tier found.
+enum Looked {
+    Hit,
+    Miss,
+    /// Not without asking the disk.
+    WouldWait,
+    /// Some of it does not match its checksums, or cannot be read, and is gone by now.
+    Damaged(Damage),
+}
+
+/// Stored blocks that did not match their checksums, or could not be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Damage {
+    pub(crate) blocks: u64,
+    /// With all that was stored as one with them.
+    pub(crate) evicted_bytes: u64,
 }
 
 /// The tiers.
@@ -152,7 +172,8 @@ impl Tiers {
         used.saturating_sub(moving) > bound
     }
 
-    fn used(&self) -> u64 {
+    /// Bytes that they hold.
+    pub(crate) fn used(&self) -> u64 {
         self.tiers.iter().map(|tier| tier.store.used()).sum()
     }
 
@@ -214,9 +235,9 @@ impl Tiers {
         let mut is_unknown = false;
         for tier in &self.tiers {
             match self.look_into(tier, space, range, into, checksums.as_deref_mut(), waiting) {
-                Some(TryRead::Hit) => return Some(TryRead::Hit),
-                Some(TryRead::Miss) => {}
-                None => is_unknown = true,
+                Looked::Hit => return Some(TryRead::Hit),
+                Looked::Miss | Looked::Damaged(_) => {}
+                Looked::WouldWait => is_unknown = true,
             }
         }
         let is_apart = self.tiers.len() > 1 && self.parts(space, range).count() > 1;
@@ -347,17 +368,22 @@ impl Tiers {
             .is_some_and(|all| bytes <= all / AHEAD_PART)
     }
 
-    /// Makes the cells of these blocks missing, because they are damaged.
-    fn evict_damaged(&self, space: &SpaceId, stripe: u64, blocks: impl Iterator<Item = u32>) {
-        for block in blocks {
-            // Told before it is done: what is stored there next is another cell.
-            let cell = self.tiers.iter().find_map(|tier| tier.store.cell(space, stripe, block));
-            if let Some(blocks) = cell {
-                self.forget(space, &Cell { stripe, blocks });
-                let evicted = self.evict(space, stripe, block).unwrap_or(0);
-                self.counters.evicted(Cause::Damaged, evicted);
-            }
-        }
+    /// Makes the cells of these blocks missing, because they are damaged; returns how many bytes they had.
+    fn evict_damaged(&self, space: &SpaceId, stripe: u64, blocks: impl Iterator<Item = u32>) -> u64 {
+        blocks
+            .map(|block| self.evict_told(space, stripe, block, Cause::Damaged))
+            .sum()
+    }
+
+    /// Makes the cell of a block missing and tells all bookkeeping of it; returns how many bytes it had.
+    fn evict_told(&self, space: &SpaceId, stripe: u64, block: u32, cause: Cause) -> u64 {
+        let cell = self.tiers.iter().find_map(|tier| tier.store.cell(space, stripe, block));
+        let Some(blocks) = cell else { return 0 };
+        // Told before it is done: what is stored there next is another cell.
+        self.forget(space, &Cell { stripe, blocks });
+        let evicted = self.evict(space, stripe, block).unwrap_or(0);
+        self.counters.evicted(cause, evicted);
+        evicted
     }
 
     /// Tells all bookkeeping that a cell is not stored any more.
@@ -405,34 +431,37 @@ impl Tiers {
         into: &mut [u8],
         checksums: Option<&mut [u32]>,
         waiting: Waiting,
-    ) -> Option<TryRead> {
+    ) -> Looked {
         let number = range.stripe();
         let stripe = match (tier.store.known(space, number), waiting) {
             (Known::Open(stripe), _) => Some(stripe),
             (Known::Absent, _) => None,
-            (Known::Closed, Waiting::Never) => return None,
+            (Known::Closed, Waiting::Never) => return Looked::WouldWait,
             (Known::Closed, Waiting::Allowed) => tier.store.stripe(space, number),
         };
         let Some(stripe) = stripe else {
-            return Some(TryRead::Miss);
+            return Looked::Miss;
         };
         match stripe.look(range, into, checksums, waiting) {
-            Look::Hit => return Some(TryRead::Hit),
-            Look::WouldWait => return None,
-            Look::Missing => {}
-            Look::Damaged(blocks) => {
-                Counters::add(&self.counters.damaged_blocks, blocks.len() as u64);
+            Look::Hit => Looked::Hit,
+            Look::WouldWait => Looked::WouldWait,
+            Look::Missing => Looked::Miss,
+            Look::Damaged(damaged) => {
+                let blocks = damaged.len() as u64;
+                Counters::add(&self.counters.damaged_blocks, blocks);
                 let tier = tier.store.name();
-                tracing::warn!(%space, stripe = number, ?blocks, tier, "stored blocks do not match their checksums; they are fetched anew");
-                self.evict_damaged(space, number, blocks.into_iter());
+                tracing::warn!(%space, stripe = number, blocks = ?damaged, tier, "stored blocks do not match their checksums; they are fetched anew");
+                let evicted_bytes = self.evict_damaged(space, number, damaged.into_iter());
+                Looked::Damaged(Damage { blocks, evicted_bytes })
             }
             Look::Fault(error) => {
                 let tier = tier.store.name();
                 tracing::warn!(%space, stripe = number, tier, %error, "read a stripe; its blocks are fetched anew");
-                self.evict_damaged(space, number, range.blocks_in_stripe());
+                let evicted_bytes = self.evict_damaged(space, number, range.blocks_in_stripe());
+                let blocks = range.block_count() as u64;
+                Looked::Damaged(Damage { blocks, evicted_bytes })
             }
         }
-        Some(TryRead::Miss)
     }
 
     /// Reads what is in several tiers from each.
@@ -454,7 +483,8 @@ impl Tiers {
                 let sums = checksums
                     .as_deref_mut()
                     .map(|sums| &mut sums[at.start / block..at.end / block]);
-                if self.look_into(tier, space, piece, &mut into[at], sums, Waiting::Allowed) == Some(TryRead::Hit) {
+                let looked = self.look_into(tier, space, piece, &mut into[at], sums, Waiting::Allowed);
+                if matches!(looked, Looked::Hit) {
                     taken.push(part);
                 }
             }

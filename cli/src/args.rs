@@ -55,6 +55,20 @@ mount of the same dataset fetches only what changed. `penstock status DIR` shows
     #[command(after_help = "Example:
   kubectl exec -n penstock-system penstock-csi-abcde -- /bin/penstock doctor")]
     Doctor(Doctor),
+    /// Look into the cache nodes of a cluster: what is cached, how much of it, whether it is right; and evict it
+    #[command(after_help = "Examples:
+  kubectl exec -n vision pool-0 -- /bin/penstock cache ls
+  kubectl exec -n vision pool-0 -- /bin/penstock cache stat imagenet train
+  kubectl exec -n vision pool-0 -- /bin/penstock cache verify
+
+A DATASET is NAMESPACE/NAME, or NAME alone where only one is called so. `ls` and `verify` are about the cache node that is
+asked, `stat` and `evict` about all of its pool.")]
+    Cache(CacheNode),
+    /// Show where the parts of a file are cached in a cluster, by which rule, or why they are not
+    #[command(after_help = "Examples:
+  kubectl exec -n vision pool-0 -- /bin/penstock explain imagenet train/n01440764/n01440764_18.JPEG
+  kubectl exec -n vision pool-0 -- /bin/penstock explain -o json imagenet labels.csv | jq -r '.ranges[].state'")]
+    Explain(Explain),
 }
 
 /// Which dataset: the same for every command.
@@ -156,6 +170,122 @@ pub struct Doctor {
     pub address: String,
 }
 
+/// Arguments of `penstock cache`.
+#[derive(Args, Debug)]
+pub struct CacheNode {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CacheCommand,
+}
+
+/// What to do with what is cached.
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// List what a cache node holds: its tiers, and of which datasets
+    #[command(after_help = "Examples:
+  kubectl exec -n vision pool-0 -- /bin/penstock cache ls
+  kubectl exec -n vision pool-0 -- /bin/penstock cache ls -o json | jq '.tiers[] | select(.fault)'")]
+    Ls(CacheLs),
+    /// Show how much of a dataset, a folder or a file is cached, and on which cache nodes
+    #[command(after_help = "Examples:
+  kubectl exec -n vision pool-0 -- /bin/penstock cache stat imagenet
+  kubectl exec -n vision pool-0 -- /bin/penstock cache stat imagenet train/n01440764")]
+    Stat(CacheStat),
+    /// Evict a dataset, a folder or a file from all cache nodes; nothing is deleted at the source
+    #[command(after_help = "Examples:
+  kubectl exec -n vision pool-0 -- /bin/penstock cache evict imagenet scratch
+  kubectl exec -n vision pool-0 -- /bin/penstock cache evict vision/imagenet /
+
+Pods may read on: what they read is fetched again, and cached again. That goes for what is pinned too. What is on its way
+at this moment arrives all the same.")]
+    Evict(CacheEvict),
+    /// Compare what a cache node holds with its checksums; what is damaged goes, and is fetched again when it is read
+    #[command(after_help = "Examples:
+  kubectl exec -n vision pool-0 -- /bin/penstock cache verify
+  kubectl exec -n vision pool-0 -- /bin/penstock cache verify imagenet train
+
+Each cache node does so once a day by itself, slowly. This reads its disks as fast as one reader can, until it is
+through or ended.")]
+    Verify(CacheVerify),
+}
+
+/// Which cache node, and how its answer is shown: the same for every command that asks one.
+#[derive(Args, Debug)]
+pub struct Asked {
+    /// Where a cache node of the pool answers
+    // Another one than that of the pod is asked through a forwarded port, and by the tests.
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        env = "PENSTOCK_CACHE_NODE",
+        default_value = "127.0.0.1:7071"
+    )]
+    pub address: String,
+    /// Form of the answer
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `penstock cache ls`.
+#[derive(Args, Debug)]
+pub struct CacheLs {
+    /// Which cache node.
+    #[command(flatten)]
+    pub asked: Asked,
+}
+
+/// Arguments of `penstock cache stat`.
+#[derive(Args, Debug)]
+pub struct CacheStat {
+    /// Which cache node.
+    #[command(flatten)]
+    pub asked: Asked,
+    /// A dataset of the cluster
+    pub dataset: String,
+    /// A file or folder of it [default: all of it]
+    #[arg(value_name = "PATH", default_value = "", hide_default_value = true)]
+    pub path: String,
+}
+
+/// Arguments of `penstock cache evict`.
+#[derive(Args, Debug)]
+pub struct CacheEvict {
+    /// Which cache node.
+    #[command(flatten)]
+    pub asked: Asked,
+    /// A dataset of the cluster
+    pub dataset: String,
+    /// A file or folder of it; / is all of it
+    #[arg(value_name = "PATH")]
+    pub path: String,
+}
+
+/// Arguments of `penstock cache verify`.
+#[derive(Args, Debug)]
+pub struct CacheVerify {
+    /// Which cache node.
+    #[command(flatten)]
+    pub asked: Asked,
+    /// A dataset of the cluster [default: all that is cached]
+    pub dataset: Option<String>,
+    /// A file or folder of it [default: all of it]
+    #[arg(value_name = "PATH", default_value = "", hide_default_value = true)]
+    pub path: String,
+}
+
+/// Arguments of `penstock explain`.
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// Which cache node.
+    #[command(flatten)]
+    pub asked: Asked,
+    /// A dataset of the cluster
+    pub dataset: String,
+    /// A file of it
+    #[arg(value_name = "PATH")]
+    pub path: String,
+}
+
 /// Arguments of `penstock status`.
 #[derive(Args, Debug)]
 pub struct Status {
@@ -234,7 +364,9 @@ mod tests {
 
     #[test]
     fn every_command_has_an_example() {
-        for command in Arguments::command().get_subcommands() {
+        let all = Arguments::command();
+        let below = all.get_subcommands().flat_map(clap::Command::get_subcommands);
+        for command in all.get_subcommands().chain(below) {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example"), "{}", command.get_name());
         }

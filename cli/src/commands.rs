@@ -1,7 +1,9 @@
 //! One file a command: it puts the parts together and prints.
 
+pub mod cache;
 pub mod cat;
 pub mod doctor;
+pub mod explain;
 pub mod ls;
 pub mod mount;
 pub mod stat;

@@ -47,3 +47,24 @@ pub const RELEASE_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long a csi container may take to answer `penstock doctor`. It asks no file system.
 pub const DOCTOR_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a cache node may take to be reached: within a cluster a connection takes milliseconds, and a NetworkPolicy that is in
+/// the way says nothing at all.
+pub const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How often a cache node that works on an answer is asked whether it is there, and how long it may take to say so.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How long a cache node may take to answer what it has: it opens every stripe of a folder, on a hard disk 50 in a second, and a
+/// TiB has 16,000.
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(600);
+
+/// Answers of one cache node about one file: each has up to 4096 parts. A file has more only where each second block of 4 KiB of a
+/// GiB is cached.
+pub const EXPLAIN_ANSWERS_MAX: usize = 64;
+
+/// Parts of a file that are shown to a person: one screen.
+pub const PARTS_SHOWN_MAX: usize = 40;
+
+/// Datasets that are named to who asked for one that is not there.
+pub const DATASETS_NAMED_MAX: usize = 20;

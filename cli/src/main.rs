@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use penstock::args::{Arguments, Command};
+use penstock::args::{Arguments, CacheCommand, CacheNode, Command};
 use penstock::{commands, out};
 use tracing_subscriber::EnvFilter;
 
@@ -44,5 +44,12 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Cat(arguments) => commands::cat::run(arguments).await,
         Command::Status(arguments) => commands::status::run(arguments),
         Command::Doctor(arguments) => commands::doctor::run(arguments).await,
+        Command::Cache(CacheNode { command }) => match command {
+            CacheCommand::Ls(arguments) => commands::cache::ls::run(arguments).await,
+            CacheCommand::Stat(arguments) => commands::cache::stat::run(arguments).await,
+            CacheCommand::Evict(arguments) => commands::cache::evict::run(arguments).await,
+            CacheCommand::Verify(arguments) => commands::cache::verify::run(arguments).await,
+        },
+        Command::Explain(arguments) => commands::explain::run(arguments).await,
     }
 }

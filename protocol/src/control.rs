@@ -2,7 +2,7 @@
 //!
 //! Generated from `proto/` at build time; the `.proto` files are the reference.
 
-/// Operator → cache node.
+/// Operator → cache node, and a person → cache node.
 #[allow(missing_docs, reason = "generated: the comments are in the .proto file")]
 #[allow(clippy::all, reason = "generated")]
 pub mod cache_node {

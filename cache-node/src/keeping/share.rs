@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use penstock_policy::{Auto, Lfu, Lru, Policy};
 
+use super::Hold;
 use super::passing::Passing;
 use crate::limits::SHARE_IDLE_MAX;
 use crate::rules::{Eviction, Rule};
@@ -148,6 +149,18 @@ impl Share {
     /// Bytes that cannot.
     pub(super) fn pinned_bytes(&self) -> u64 {
         self.pinned.as_ref().map_or(0, |pinned| pinned.bytes)
+    }
+
+    /// How a cell that is stored is held.
+    pub(super) fn hold_of(&self, key: u64) -> Hold {
+        let is_pinned = |pinned: &Pinned| pinned.cells.contains_key(&key);
+        if self.pinned.as_ref().is_some_and(is_pinned) {
+            Hold::Pinned
+        } else if self.passing.knows(key) {
+            Hold::Passing
+        } else {
+            Hold::Kept
+        }
     }
 
     /// Whether so many more could be kept without any going.

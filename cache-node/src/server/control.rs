@@ -16,6 +16,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::builder::{BuildFailure, build_revision};
 use crate::limits::REPORT_INTERVAL;
 use crate::origin::OriginError;
+use crate::report::TierReport;
 use crate::rules::Refusal;
 use crate::server::node::Node;
 use crate::server::reporting::Reporting;
@@ -174,6 +175,16 @@ fn other(message: &str) -> wire::BuildFailed {
     }
 }
 
+/// A tier, with what is wrong with it.
+pub(super) fn tier(tier: TierReport) -> wire::Tier {
+    wire::Tier {
+        fault: tier.fault.clone().or(tier.excess()).unwrap_or_default(),
+        name: tier.name,
+        capacity_bytes: tier.capacity_bytes,
+        used_bytes: tier.used_bytes,
+    }
+}
+
 fn report(node: &Node, generation: u64) -> wire::NodeReport {
     let report = node.engine().report();
     wire::NodeReport {
@@ -186,16 +197,7 @@ fn report(node: &Node, generation: u64) -> wire::NodeReport {
                 cached_bytes,
             })
             .collect(),
-        tiers: report
-            .tiers
-            .into_iter()
-            .map(|tier| wire::Tier {
-                fault: tier.fault.clone().or(tier.excess()).unwrap_or_default(),
-                name: tier.name,
-                capacity_bytes: tier.capacity_bytes,
-                used_bytes: tier.used_bytes,
-            })
-            .collect(),
+        tiers: report.tiers.into_iter().map(tier).collect(),
         drifts: report
             .drifts
             .into_iter()

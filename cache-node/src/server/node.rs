@@ -118,6 +118,12 @@ impl Node {
         self.0.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// How the ring calls this node.
+    pub fn name() -> String {
+        // A pod is called like its member.
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    }
+
     /// Its epoch.
     pub fn ring_epoch(&self) -> u64 {
         self.0.ring_epoch.load(Ordering::Relaxed)
@@ -363,8 +369,7 @@ impl Inner {
             epoch,
             members: members.clone(),
         };
-        // A pod is called like its member.
-        let own_name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let own_name = Node::name();
         let owns = move |space: &SpaceId, stripe| {
             let owners = ring.owners(space, stripe);
             owners.first().is_some_and(|member| member.name == own_name)

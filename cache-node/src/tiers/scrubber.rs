@@ -2,6 +2,7 @@
 //! and a dying disk before its readers meet it. What the kernel did not have in memory it does not have afterwards either.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Weak;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use penstock_buffer::{Buffer, BufferPool};
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
 use penstock_protocol::side::{self, BLOCKS};
 
-use super::Tiers;
+use super::{Damage, Looked, Tiers};
 use crate::limits::{SCRUB_BYTES_PER_SECOND, SCRUB_INTERVAL, UNIT_BYTES_MAX};
 use crate::report::Counters;
 use crate::store::{Key, Known, Waiting};
@@ -53,8 +54,10 @@ impl Ended {
         for key in stripes {
             let mut next = 0;
             while next < BLOCKS {
-                let (looked, bytes) = scrub(&*tiers.upgrade()?, number, key, next, buffer);
-                next = looked;
+                let opening_bytes = if next == 0 { side::FILE_BYTES } else { 0 };
+                let scrubbed = scrub(&*tiers.upgrade()?, number, key, next..BLOCKS, buffer);
+                next = scrubbed.next;
+                let bytes = scrubbed.compared_bytes + opening_bytes;
                 if self.has_within(Duration::from_secs_f64(bytes as f64 / SCRUB_BYTES_PER_SECOND as f64)) {
                     return None;
                 }
@@ -74,21 +77,33 @@ fn rest(begun: Instant) -> Duration {
     SCRUB_INTERVAL.saturating_sub(begun.elapsed())
 }
 
-/// Compares the cells of a stripe from a block on, up to the bytes of a page; returns the block behind them and how many bytes
-/// were read for that.
-fn scrub(tiers: &Tiers, number: usize, key: Key, from: u32, buffer: &mut Buffer) -> (u32, u64) {
+/// How far [`scrub`] came, and what it found.
+pub(super) struct Scrubbed {
+    /// The block where to go on; the end of those that were asked for when there is no more.
+    pub(super) next: u32,
+    pub(super) compared_bytes: u64,
+    pub(super) damage: Damage,
+}
+
+/// Compares the cells that have some of these blocks of a stripe, from the first on, up to the bytes of a page.
+pub(super) fn scrub(tiers: &Tiers, number: usize, key: Key, blocks: Range<u32>, buffer: &mut Buffer) -> Scrubbed {
     let (tier, (space, stripe_number)) = (&tiers.tiers[number], key);
+    let (until, mut damage) = (blocks.end, Damage::default());
     let was_open = matches!(tier.store.known(&space, stripe_number), Known::Open(_));
     let Some(stripe) = tier.store.stripe(&space, stripe_number) else {
-        return (BLOCKS, 0);
+        return Scrubbed {
+            next: until,
+            compared_bytes: 0,
+            damage,
+        };
     };
-    let (mut next, mut looked_bytes) = (BLOCKS, 0);
-    for blocks in stripe.cells(from..BLOCKS) {
+    let (mut next, mut compared_bytes) = (until, 0);
+    for blocks in stripe.cells(blocks) {
         let address = stripe_number * STRIPE_BYTES + u64::from(blocks.start) * BLOCK_BYTES;
         let Ok(range) = BlockRange::new(address, blocks.len() as u64 * BLOCK_BYTES) else {
             continue;
         };
-        if looked_bytes + range.bytes() > UNIT_BYTES_MAX {
+        if compared_bytes + range.bytes() > UNIT_BYTES_MAX {
             next = blocks.start;
             break;
         }
@@ -98,17 +113,24 @@ fn scrub(tiers: &Tiers, number: usize, key: Key, from: u32, buffer: &mut Buffer)
             stripe.come_to_memory(range, into);
         }
         // Damage is counted, told, and goes.
-        tiers.look_into(tier, &space, range, into, None, Waiting::Allowed);
+        let looked = tiers.look_into(tier, &space, range, into, None, Waiting::Allowed);
+        if let Looked::Damaged(found) = looked {
+            damage.blocks += found.blocks;
+            damage.evicted_bytes += found.evicted_bytes;
+        }
         if !was_in_memory {
             stripe.leave_memory(range);
         }
-        looked_bytes += range.bytes();
+        compared_bytes += range.bytes();
     }
-    Counters::add(&tiers.counters.scrubbed_bytes, looked_bytes);
+    Counters::add(&tiers.counters.scrubbed_bytes, compared_bytes);
     drop(stripe);
-    if !was_open && next == BLOCKS {
+    if !was_open && next == until {
         tier.store.close(key);
     }
-    let opening_bytes = if from == 0 { side::FILE_BYTES } else { 0 };
-    (next, looked_bytes + opening_bytes)
+    Scrubbed {
+        next,
+        compared_bytes,
+        damage,
+    }
 }

@@ -8,6 +8,7 @@ mod disk;
 mod epochs;
 mod faults;
 mod generated;
+mod inspecting;
 mod leaks;
 mod listing;
 mod long_run;

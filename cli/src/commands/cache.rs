@@ -1,0 +1,6 @@
+//! `penstock cache`: one file a command.
+
+pub mod evict;
+pub mod ls;
+pub mod stat;
+pub mod verify;
