@@ -28,6 +28,10 @@ pub(crate) struct Args {
     #[arg(long, env = "PENSTOCK_CONTROL_LISTEN", default_value = "0.0.0.0:7071")]
     pub(crate) control_listen: SocketAddr,
 
+    /// Where `penstock cache` and `penstock explain` connect (gRPC).
+    #[arg(long, env = "PENSTOCK_INSPECTION_LISTEN", default_value = "0.0.0.0:7073")]
+    pub(crate) inspection_listen: SocketAddr,
+
     /// Where the mounter of this node connects to read what is cached here from its files; nowhere if it is not given.
     #[arg(long, env = "PENSTOCK_NEIGHBOUR_SOCKET")]
     pub(crate) neighbour_socket: Option<PathBuf>,

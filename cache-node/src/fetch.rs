@@ -30,7 +30,6 @@ use crate::inflight::{Arrived, Fate, Unit};
 use crate::intake::Intake;
 use crate::limits::{
     BODY_STALL_MAX, ORIGIN_ATTEMPTS_MAX, ORIGIN_PATIENCE, ORIGIN_RETRY_PAUSE, ORIGIN_SILENCE_MAX, SMALL_UNIT_BYTES_MAX,
-    WHOLE_OBJECT_BYTES_MAX,
 };
 use crate::origin::{Body, Origin, OriginError};
 use crate::report::Counters;
@@ -199,17 +198,15 @@ impl Fetch {
         }
     }
 
-    /// Cuts a body into units. Those of a small object are believed when its body has ended: the origin may have a checksum of all
-    /// of it.
+    /// Cuts a body into units.
     async fn receive(&mut self, mut body: Body) -> Result<(), Broken> {
-        let is_small = self.extent.bytes <= WHOLE_OBJECT_BYTES_MAX;
-        let (mut filling, mut filled) = (None, Vec::new());
+        let mut filling = None;
         let mut storing = Storing::default();
         while let Some(piece) = self.piece(&mut body).await? {
             Counters::add(&self.intake.counters.origin_bytes, piece.len() as u64);
             let mut piece = &piece[..];
             while !piece.is_empty() {
-                let Some(unit) = self.units.get(filled.len()).cloned() else {
+                let Some(unit) = self.units.front().cloned() else {
                     let key = &self.extent.object.key;
                     let more = format!("the origin sent more than was asked for of {key}");
                     return Err(OriginError::Other(more).into());
@@ -219,16 +216,11 @@ impl Fetch {
                 part.take(&mut piece, bytes);
                 if part.filled < bytes {
                     filling = Some(part);
-                    continue;
-                }
-                filled.push(part);
-                if !is_small {
-                    self.store(&mut filled, &mut storing).await;
+                } else {
+                    self.units.pop_front();
+                    storing.begin(self.storing(unit, part)).await;
                 }
             }
-        }
-        if filled.len() == self.units.len() {
-            self.store(&mut filled, &mut storing).await;
         }
         storing.end().await;
         if self.units.is_empty() {
@@ -236,15 +228,6 @@ impl Fetch {
         }
         let key = &self.extent.object.key;
         Err(OriginError::Unreachable(format!("the origin ended early while sending {key}")).into())
-    }
-
-    /// Begins to store the next units, which are filled.
-    async fn store(&mut self, filled: &mut Vec<Filling>, storing: &mut Storing) {
-        for filling in filled.drain(..) {
-            if let Some(unit) = self.units.pop_front() {
-                storing.begin(self.storing(unit, filling)).await;
-            }
-        }
     }
 
     /// The next bytes of a body; `None` at its end.

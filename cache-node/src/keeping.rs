@@ -201,6 +201,14 @@ impl Keeping {
         self.with_address(space, address, |_, share| share.has_room(bytes))
     }
 
+    /// Whether its Dataset has a limit, which counts also while there is room.
+    pub(crate) fn has_limit(&self, space: &SpaceId) -> bool {
+        let spaces = self.spaces.read().unwrap_or_else(PoisonError::into_inner);
+        spaces
+            .get(space)
+            .is_some_and(|space| space.terms.quota.limit_bytes.is_some())
+    }
+
     /// What the rule of a cell says of tiers is handed to `look`.
     pub(crate) fn tier_of<T>(&self, space: &SpaceId, cell: &Cell, look: impl FnOnce(Option<&str>) -> T) -> T {
         self.with_address(space, address(cell), |rule, _| look(rule.tier.as_deref()))
@@ -268,8 +276,14 @@ impl Keeping {
         if !parts.iter().any(has_limit) {
             return None;
         }
-        let part = &parts[standings(parts).over_limit()?];
-        part.named(lock(part.share()).victim())
+        let standings = standings(parts);
+        if let Some(over) = standings.over_limit() {
+            return parts[over].named(lock(parts[over].share()).victim());
+        }
+        let passing_max = passing_max(self.room.load(Ordering::Relaxed));
+        let part = &parts[standings.over_limit_passing(passing_max)?];
+        let passing = &mut lock(part.share()).passing;
+        part.named(passing.next_spent().or_else(|| passing.oldest()))
     }
 
     fn victim_in_use(&self, parts: &[Part]) -> Option<Named> {
@@ -387,6 +401,7 @@ fn standings(parts: &[Part]) -> Standings {
             priority: terms.rules[part.rule].priority,
             held: share.bytes(),
             pinned: share.pinned_bytes(),
+            passing: share.passing.bytes,
             is_idle: share.is_idle(),
         });
     }
@@ -645,6 +660,16 @@ mod tests {
             over += 1;
         }
         assert_eq!(over, 10, "of 40");
+        // 10 may pass.
+        for number in 80..95 {
+            keeping.stored(&SPACES[0], &cell(number + 100), Admission::Passes);
+        }
+        let passed = std::iter::from_fn(|| {
+            let (space, number) = number(keeping.over_limit()?);
+            keeping.removed(&space, &cell(number));
+            Some(number)
+        });
+        assert_eq!(passed.collect::<Vec<_>>(), [180, 181, 182, 183, 184]);
         assert_eq!(evict(&keeping, 30), [30, 0], "the other is not above its guarantee");
     }
 

@@ -30,6 +30,7 @@ async fn main() -> Result<()> {
         memory,
         bulk_listen,
         control_listen,
+        inspection_listen,
         neighbour_socket,
         health_listen,
     } = Args::parse();
@@ -59,11 +60,12 @@ async fn main() -> Result<()> {
 
     tracing::info!(%bulk_listen, %control_listen, ?folders, "the cache node serves");
     let mut terminate = signal(SignalKind::terminate())?;
-    let inspection = InspectionServer::new(node.clone());
+    let inspection = inspection_server::InspectionServer::new(InspectionServer::new(node.clone()));
+    let inspection = tonic::transport::Server::builder().add_service(inspection);
+    tokio::spawn(inspection.serve(inspection_listen));
     let control = ControlServer { node, readiness };
     let serving = tonic::transport::Server::builder()
         .add_service(CacheNodeServer::new(control))
-        .add_service(inspection_server::InspectionServer::new(inspection))
         .serve_with_shutdown(control_listen, async move {
             terminate.recv().await;
             tracing::info!("asked to end");

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use penstock_revision::{Listed, ObjectVersion};
 
-/// The body of a read, in pieces as they arrive.
+/// The body of a read, in pieces as they arrive. An empty one says that something has arrived which is not believed yet.
 pub type Body = BoxStream<'static, Result<Bytes, OriginError>>;
 
 /// What went wrong, so that the engine and the operator can act on it. Each text is one sentence for people that says

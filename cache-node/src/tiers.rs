@@ -342,7 +342,8 @@ impl Tiers {
                 if let Some(placement) = &tier.placement {
                     placement.stored(space, &cell, admission);
                 }
-                if tier.is_too_full() {
+                let passes_a_limit = admission == Admission::Passes && self.keeping.has_limit(space);
+                if tier.is_too_full() || passes_a_limit {
                     tier.evictor.wake();
                 }
                 break;

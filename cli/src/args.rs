@@ -218,7 +218,7 @@ pub struct Asked {
         long,
         value_name = "HOST:PORT",
         env = "PENSTOCK_CACHE_NODE",
-        default_value = "127.0.0.1:7071"
+        default_value = "127.0.0.1:7073"
     )]
     pub address: String,
     /// Form of the answer

@@ -1,4 +1,4 @@
-//! The cache nodes of a pool, asked over the port of the operator's protocol: one that is named, and by its ring the others. Must
+//! The cache nodes of a pool, asked over the port of their inspection: one that is named, and by its ring the others. Must
 //! not know what is asked or how it is printed.
 
 use std::time::Duration;

@@ -49,3 +49,5 @@ pub const BULK_PORT: u16 = 7070;
 pub const CONTROL_PORT: u16 = 7071;
 /// Port of `/livez`, `/readyz` and `/metrics` on a cache node.
 pub const HEALTH_PORT: u16 = 7072;
+/// Port of `penstock cache` and `penstock explain` on a cache node. Not that of the operator, who may do more.
+pub const INSPECTION_PORT: u16 = 7073;

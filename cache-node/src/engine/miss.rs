@@ -70,7 +70,12 @@ impl Miss {
     /// Puts together what has arrived and what is stored. Arguments as for [`super::Engine::try_read`].
     pub fn try_read(&self, into: &mut [u8], checksums: Option<&mut [u32]>) -> TryRead {
         let space = self.announced.package.space();
-        self.inner.assemble(&space, self.range, &self.gathered, into, checksums)
+        let look = self.inner.assemble(&space, self.range, &self.gathered, into, checksums);
+        if look == TryRead::Hit {
+            // Of what was fetched ahead, and had not arrived when this read came, the policies have not heard yet.
+            self.inner.note_cells(&self.announced, self.range, |_| {});
+        }
+        look
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) struct Passing {
     waiting: VecDeque<u64>,
     spent: VecDeque<u64>,
     pub(super) waiting_bytes: u64,
+    /// ... and of those that were read to their end.
+    pub(super) bytes: u64,
 }
 
 impl Passing {
@@ -21,6 +23,7 @@ impl Passing {
         self.remove(key);
         self.cells.insert(key, (bytes, false));
         self.waiting_bytes += u64::from(bytes);
+        self.bytes += u64::from(bytes);
         if self.waiting.len() > 2 * self.cells.len() + STALE_KEYS_MAX {
             self.waiting
                 .retain(|key| matches!(self.cells.get(key), Some((_, false))));
@@ -35,8 +38,9 @@ impl Passing {
     /// Whether it was there.
     pub(super) fn remove(&mut self, key: u64) -> bool {
         let removed = self.cells.remove(&key);
-        if let Some((bytes, false)) = removed {
-            self.waiting_bytes -= u64::from(bytes);
+        if let Some((bytes, is_spent)) = removed {
+            self.waiting_bytes -= if is_spent { 0 } else { u64::from(bytes) };
+            self.bytes -= u64::from(bytes);
         }
         removed.is_some()
     }
@@ -69,7 +73,7 @@ mod tests {
             passing.insert(key, 4096);
             passing.remove(key);
         }
-        assert_eq!((passing.waiting_bytes, passing.cells.len()), (0, 0));
+        assert_eq!((passing.waiting_bytes, passing.bytes, passing.cells.len()), (0, 0, 0));
         assert!(passing.waiting.len() <= 2 * STALE_KEYS_MAX);
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Standing {
     pub(super) held: u64,
     /// Bytes that cannot.
     pub(super) pinned: u64,
+    /// Bytes that only pass.
+    pub(super) passing: u64,
     pub(super) is_idle: bool,
 }
 
@@ -33,15 +35,22 @@ struct Account {
     quota: Quota,
     /// Bytes of all of its shares, pinned or not.
     held: u64,
+    /// Bytes that only pass.
+    passing: u64,
 }
 
 impl Standings {
     /// Of shares, and the quota of each Dataset.
     pub(super) fn of(shares: Vec<Standing>, quotas: impl IntoIterator<Item = Quota>) -> Self {
-        let account = |quota| Account { quota, held: 0 };
+        let account = |quota| Account {
+            quota,
+            held: 0,
+            passing: 0,
+        };
         let mut datasets: Vec<Account> = quotas.into_iter().map(account).collect();
         for share in &shares {
             datasets[share.dataset].held += share.held + share.pinned;
+            datasets[share.dataset].passing += share.passing;
         }
         Self { shares, datasets }
     }
@@ -49,7 +58,7 @@ impl Standings {
     /// The share that gives because its Dataset holds more than it may.
     pub(super) fn over_limit(&self) -> Option<usize> {
         let is_over = |share: &&Standing| {
-            let Account { quota, held } = self.datasets[share.dataset];
+            let Account { quota, held, .. } = self.datasets[share.dataset];
             quota.limit_bytes.is_some_and(|limit| held > limit)
         };
         let shares = self.shares.iter().enumerate();
@@ -58,12 +67,24 @@ impl Standings {
             .map(|(at, _)| at)
     }
 
+    /// The share that gives what only passes because its Dataset has more than it may, and than so many bytes that may pass.
+    pub(super) fn over_limit_passing(&self, passing_max: u64) -> Option<usize> {
+        let is_over = |share: &&Standing| {
+            let Account { quota, held, passing } = self.datasets[share.dataset];
+            let limit = quota.limit_bytes.map(|limit| limit.saturating_add(passing_max));
+            limit.is_some_and(|limit| held + passing > limit)
+        };
+        let shares = self.shares.iter().enumerate();
+        let over = shares.filter(|(_, share)| share.passing > 0 && is_over(share));
+        over.max_by_key(|(_, share)| share.passing).map(|(at, _)| at)
+    }
+
     /// The shares that have something to give, in the order in which they give when there is not enough for all.
     pub(super) fn givers(&self) -> Vec<usize> {
         let mut givers: Vec<usize> = (0..self.shares.len()).filter(|at| self.shares[*at].held > 0).collect();
         givers.sort_by_cached_key(|at| {
             let share = &self.shares[*at];
-            let Account { quota, held } = self.datasets[share.dataset];
+            let Account { quota, held, .. } = self.datasets[share.dataset];
             let is_guaranteed = held <= quota.guaranteed_bytes;
             (
                 is_guaranteed,
@@ -100,12 +121,12 @@ impl Standings {
                 continue;
             }
             // What it keeps in any case: what is above counts towards it.
-            let Account { quota, held } = self.datasets[dataset];
+            let Account { quota, held, .. } = self.datasets[dataset];
             let guaranteed = quota.guaranteed_bytes.min(held);
             room = room.saturating_sub(higher.max(guaranteed.saturating_sub(same)));
             alike.push(same);
         }
-        let Account { quota, held } = self.datasets[share.dataset];
+        let Account { quota, held, .. } = self.datasets[share.dataset];
         let others_of_it = held - share.held;
         fair_room(fair_room(room, alike), siblings)
             .max(quota.guaranteed_bytes.saturating_sub(others_of_it))
@@ -153,6 +174,7 @@ mod tests {
             priority: *priority,
             held: *held,
             pinned: 0,
+            passing: 0,
             is_idle: *is_idle,
         };
         shares.iter().enumerate().map(share).collect()
@@ -192,6 +214,13 @@ mod tests {
         let all = Standings::of(two.clone(), [quota(99, None), quota(0, Some(49))]);
         assert_eq!((all.givers()[0], all.over_limit()), (0, Some(1)));
         assert_eq!(all.room_of(1, 1000), 49);
+        assert_eq!(all.over_limit_passing(0), None, "nothing passes");
+        two[1].passing = 8;
+        let passing = Standings::of(two.clone(), [quota(0, None), quota(0, Some(50))]);
+        assert_eq!(
+            (passing.over_limit_passing(8), passing.over_limit_passing(7)),
+            (None, Some(1))
+        );
         two[1].pinned = 9;
         let all = Standings::of(two, [quota(0, None), quota(0, Some(49))]);
         assert_eq!(all.room_of(1, 1000), 40);

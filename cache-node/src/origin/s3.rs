@@ -14,12 +14,13 @@ use std::ops::Range;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures::StreamExt;
 use penstock_revision::{Listed, ObjectVersion, Version};
 use reqwest::header::{self, HeaderName};
 use reqwest::{Response, StatusCode};
 
-use self::checksum::Checksum;
+use self::checksum::{Checked, Checksum};
 use self::http::{Client, Failure};
 use super::{Body, Origin, OriginError};
 use crate::limits::{LISTING_PAGE_BYTES_MAX, ORIGIN_SILENCE_MAX, WHOLE_OBJECT_BYTES_MAX};
@@ -282,26 +283,31 @@ impl Origin for S3Origin {
             "{} sent bytes of {key} that do not match its own checksum of them; it is asked again",
             place(&self.config)
         ));
-        let checksum = Checksum::of(response.headers()).filter(|_| is_whole);
-        Ok(futures::stream::unfold(Some((response, checksum)), move |state| {
+        let checked = Checksum::of(response.headers()).filter(|_| is_whole).map(Checked::of);
+        let pieces = futures::stream::unfold(Some((response, checked)), move |state| {
             let (broken, wrong) = (broken.clone(), wrong.clone());
             async move {
-                let (mut response, mut checksum) = state?;
-                match response.chunk().await {
-                    Ok(Some(piece)) => {
-                        if let Some(checksum) = &mut checksum {
-                            checksum.update(&piece);
-                        }
-                        Some((Ok(piece), Some((response, checksum))))
+                let (mut response, checked) = state?;
+                match (response.chunk().await, checked) {
+                    (Ok(Some(piece)), None) => Some((Ok(vec![piece]), Some((response, None)))),
+                    (Ok(Some(piece)), Some(mut checked)) => {
+                        checked.hold(piece);
+                        // Nothing yet, so that whoever waits knows that something comes.
+                        Some((Ok(vec![Bytes::new()]), Some((response, Some(checked)))))
                     }
-                    Ok(None) => checksum
-                        .is_some_and(|checksum| !checksum.matches())
-                        .then_some((Err(wrong), None)),
-                    Err(_) => Some((Err(broken), None)),
+                    (Ok(None), None) => None,
+                    (Ok(None), Some(checked)) => Some((checked.release().ok_or(wrong), None)),
+                    (Err(_), _) => Some((Err(broken), None)),
                 }
             }
-        })
-        .boxed())
+        });
+        Ok(pieces
+            .flat_map(|pieces| {
+                let pieces =
+                    pieces.map_or_else(|error| vec![Err(error)], |pieces| pieces.into_iter().map(Ok).collect());
+                futures::stream::iter(pieces)
+            })
+            .boxed())
     }
 }
 

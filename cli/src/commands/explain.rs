@@ -370,7 +370,7 @@ mod tests {
             ],
             silent: vec![Silent {
                 node: "pool-2".into(),
-                address: "pool-2.pool:7071".into(),
+                address: "pool-2.pool:7073".into(),
                 reason: "connection refused".into(),
             }],
         }
@@ -395,7 +395,7 @@ kept: cached, until something else is worth more
 unknown: the node that it belongs to did not answer
 unread: not cached. Nobody read it since the node began, or it is gone since: what is gone is not remembered. It is kept when it is read
 
-pool-2 at pool-2.pool:7071 did not answer: connection refused.";
+pool-2 at pool-2.pool:7073 did not answer: connection refused.";
         let shown = text_of(&explained());
         assert!(shown.starts_with(expected), "{shown}");
         let mut many = explained();

@@ -6,8 +6,8 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Resource, ResourceExt};
 use penstock_crds::{
-    BULK_PORT, CONTROL_PORT, CSI_DRIVER, CacheRuntime, CacheRuntimeSpec, HEALTH_PORT, Medium, Tier, TierVolume,
-    bytes_of,
+    BULK_PORT, CONTROL_PORT, CSI_DRIVER, CacheRuntime, CacheRuntimeSpec, HEALTH_PORT, INSPECTION_PORT, Medium, Tier,
+    TierVolume, bytes_of,
 };
 use penstock_protocol::control::cache_node as wire;
 use serde::de::DeserializeOwned;
@@ -107,6 +107,7 @@ fn network_policy(metadata: &Value, selector: &Value, operator_namespace: &str) 
             "ingress": [
                 {"from": [mounter, {"podSelector": selector}], "ports": [{"port": "bulk"}]},
                 {"from": [operator], "ports": [{"port": "control"}]},
+                {"from": [{"podSelector": selector}], "ports": [{"port": "inspection"}]},
                 {"ports": [{"port": "health"}]},
             ],
         },
@@ -144,6 +145,7 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
             {"name": "bulk", "containerPort": BULK_PORT, "protocol": "TCP"},
             {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
             {"name": "health", "containerPort": HEALTH_PORT, "protocol": "TCP"},
+            {"name": "inspection", "containerPort": INSPECTION_PORT, "protocol": "TCP"},
         ],
         "readinessProbe": probe("/readyz", 2),
         "livenessProbe": probe("/livez", 10),

@@ -3,6 +3,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -31,10 +32,17 @@ const KNOWN: [(HeaderName, CrcAlgorithm, usize); 3] = [
     ),
 ];
 
-/// The checksum of a whole object, and what has come of it.
+/// The checksum of a whole object.
 pub(super) struct Checksum {
+    algorithm: CrcAlgorithm,
+    value: u64,
+}
+
+/// An object of which nothing is believed before all of it has come.
+pub(super) struct Checked {
     digest: crc_fast::Digest,
     expected: u64,
+    pieces: Vec<Bytes>,
 }
 
 impl Checksum {
@@ -47,22 +55,30 @@ impl Checksum {
         }
         KNOWN.into_iter().find_map(|(name, algorithm, length)| {
             let bytes = STANDARD.decode(headers.get(name)?.as_bytes()).ok()?;
-            let expected = bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
-            (bytes.len() == length).then(|| Self {
-                digest: crc_fast::Digest::new(algorithm),
-                expected,
-            })
+            let value = bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
+            (bytes.len() == length).then_some(Self { algorithm, value })
         })
     }
+}
 
-    /// The next bytes have come.
-    pub(super) fn update(&mut self, bytes: &[u8]) {
-        self.digest.update(bytes);
+impl Checked {
+    pub(super) fn of(checksum: Checksum) -> Self {
+        Self {
+            digest: crc_fast::Digest::new(checksum.algorithm),
+            expected: checksum.value,
+            pieces: Vec::new(),
+        }
     }
 
-    /// Whether what has come is the object.
-    pub(super) fn matches(&self) -> bool {
-        self.digest.finalize() == self.expected
+    /// The next piece has come.
+    pub(super) fn hold(&mut self, piece: Bytes) {
+        self.digest.update(&piece);
+        self.pieces.push(piece);
+    }
+
+    /// All of it, if it is the object.
+    pub(super) fn release(self) -> Option<Vec<Bytes>> {
+        (self.digest.finalize() == self.expected).then_some(self.pieces)
     }
 }
 
@@ -85,11 +101,17 @@ mod tests {
             ("x-amz-checksum-crc32c", "4waSgw=="),
             ("x-amz-checksum-crc32", "y/Q5Jg=="),
         ] {
-            let mut checksum = Checksum::of(&headers(&[(name, value)])).unwrap();
-            checksum.update(b"1234");
-            assert!(!checksum.matches(), "{name}");
-            checksum.update(b"56789");
-            assert!(checksum.matches(), "{name}");
+            let checked = |pieces: &[&'static str]| {
+                let mut checked = Checked::of(Checksum::of(&headers(&[(name, value)])).unwrap());
+                pieces.iter().for_each(|piece| checked.hold(Bytes::from(*piece)));
+                checked.release().map(|pieces| pieces.concat())
+            };
+            assert_eq!(
+                checked(&["1234", "56789"]).as_deref(),
+                Some(&b"123456789"[..]),
+                "{name}"
+            );
+            assert_eq!(checked(&["1234", "5678"]), None, "{name}");
         }
     }
 

@@ -148,7 +148,7 @@ mod tests {
             answers: vec![("pool-0".into(), stated(40 * GIB)), ("pool-1".into(), stated(0))],
             silent: vec![Silent {
                 node: "pool-2".into(),
-                address: "pool-2.pool:7071".into(),
+                address: "pool-2.pool:7073".into(),
                 reason: "connection refused".into(),
             }],
         }
@@ -165,7 +165,7 @@ NODE      CACHED  SHARE  IN
 pool-0  41.0 GiB   29 %  ssd 40.0 GiB, hdd 1.0 GiB
 pool-1   1.0 GiB    1 %  hdd 1.0 GiB
 
-pool-2 at pool-2.pool:7071 did not answer: connection refused.";
+pool-2 at pool-2.pool:7073 did not answer: connection refused.";
         let shown = text_of("vision/imagenet", "/train/", &answers());
         assert!(shown.starts_with(expected), "{shown}");
         let mut all = answers();
