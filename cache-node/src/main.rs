@@ -46,16 +46,15 @@ async fn main() -> Result<()> {
     let listener = TcpListener::bind(bulk_listen)
         .await
         .with_context(|| format!("listen on {bulk_listen}"))?;
-    let bulk = tokio::spawn(BulkServer::new(node.clone()).serve(listener));
+    let bulk = BulkServer::new(node.clone());
+    let metrics = Arc::new(Metrics::of(node.engine(), bulk.queues()));
+    let bulk = tokio::spawn(bulk.serve(listener));
     if let Some(socket) = neighbour_socket
         && let Err(error) = neighbour::serve(node.engine().clone(), &socket)
     {
         tracing::warn!(socket = %socket.display(), %error, "listen for the mounter of this node; it reads over the network");
     }
-    let metrics = {
-        let metrics = Arc::new(Metrics::of(node.engine()));
-        move || metrics.text()
-    };
+    let metrics = move || metrics.text();
     tokio::spawn(penstock_health::serve(health_listen, readiness.clone(), metrics));
 
     tracing::info!(%bulk_listen, %control_listen, ?folders, "the cache node serves");

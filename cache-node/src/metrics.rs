@@ -6,6 +6,7 @@ use std::fmt;
 use penstock_cache_node::Engine;
 use penstock_cache_node::limits::TIERS_MAX;
 use penstock_cache_node::report::{Cause, Counters, OriginOutcome, SourceReport, TierReport};
+use penstock_cache_node::server::bulk::Queues;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -16,14 +17,14 @@ use prometheus_client::registry::{Registry, Unit};
 /// The text of `/metrics`.
 pub(crate) struct Metrics(Registry);
 
-struct OfEngine(Engine);
+struct OfNode(Engine, Queues);
 
 impl Metrics {
-    /// Those of an engine.
-    pub(crate) fn of(engine: &Engine) -> Self {
+    /// Those of an engine, and of the server before it.
+    pub(crate) fn of(engine: &Engine, queues: Queues) -> Self {
         let mut registry = Registry::with_prefix("penstock");
         engine.counters().register(&mut registry);
-        registry.register_collector(Box::new(OfEngine(engine.clone())));
+        registry.register_collector(Box::new(OfNode(engine.clone(), queues)));
         Self(registry)
     }
 
@@ -36,13 +37,13 @@ impl Metrics {
     }
 }
 
-impl fmt::Debug for OfEngine {
+impl fmt::Debug for OfNode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("OfEngine")
+        f.write_str("OfNode")
     }
 }
 
-impl Collector for OfEngine {
+impl Collector for OfNode {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let (engine, report) = (&self.0, self.0.report());
         let counters = engine.counters();
@@ -120,6 +121,13 @@ impl Collector for OfEngine {
         of_tiers("tier_broken", "Whether a tier takes no more data", None, |tier| {
             u64::from(tier.fault.is_some())
         })?;
+        let depths = self.1.depths();
+        let used = depths.map(|(queue, (used, _))| ([("queue", queue)], used as u64));
+        let help = "Buffers of answers, and pages of reads that wait for origins, that are used";
+        gauge(&mut encoder, "queue_used", help, None, used)?;
+        let waiting = depths.map(|(queue, (_, waiting))| ([("queue", queue)], waiting as u64));
+        let help = "Reads that wait for one of them";
+        gauge(&mut encoder, "queue_waiting", help, None, waiting)?;
         let help = "Bytes of a Dataset that are cached here";
         let held: BTreeMap<String, u64> = engine.held();
         let held = held.into_iter().map(|(dataset, bytes)| ([("dataset", dataset)], bytes));
@@ -159,6 +167,8 @@ fn gauge<L: EncodeLabelSet>(
 #[cfg(test)]
 mod tests {
     use penstock_cache_node::memory::Budget;
+    use penstock_cache_node::server::bulk::BulkServer;
+    use penstock_cache_node::server::node::Node;
     use penstock_cache_node::{EngineConfig, TierConfig};
 
     use super::*;
@@ -176,7 +186,8 @@ mod tests {
             memory: Budget::default(),
         })
         .unwrap();
-        let text = Metrics::of(&engine).text();
+        let node = Node::open(engine.clone(), &[folder.path().into()]).unwrap();
+        let text = Metrics::of(&engine, BulkServer::new(node).queues()).text();
         for line in [
             "penstock_cache_miss_seconds_count 0",
             "penstock_cache_evicted_bytes_total{cause=\"limit\"} 0",
@@ -186,6 +197,8 @@ mod tests {
             "penstock_cache_damaged_blocks_total 0",
             "penstock_origin_requests_total{outcome=\"ok\"} 0",
             "penstock_origin_bytes_total 0",
+            "penstock_queue_used{queue=\"answers\"} 0",
+            "penstock_queue_waiting{queue=\"origins\"} 0",
             "penstock_tier_capacity_bytes{tier=\"ssd\"} 5242880",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -40,6 +40,11 @@ impl Answers {
         (self.count / CONNECTION_ANSWERS_PART).max(1)
     }
 
+    /// How many are used, and how many reads wait for one.
+    pub(super) fn depth(&self) -> (usize, usize) {
+        self.shares.depth()
+    }
+
     /// Whether somebody waits for one.
     pub(super) fn are_waited_for(&self) -> bool {
         self.shares.are_waited_for()

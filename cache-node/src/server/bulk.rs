@@ -40,6 +40,19 @@ pub struct BulkServer {
     silence_max: Duration,
 }
 
+/// How busy a server is, for whoever watches it.
+pub struct Queues {
+    answers: Arc<Answers>,
+    waiting: Arc<Shares>,
+}
+
+impl Queues {
+    /// For buffers of answers, and for pages of reads that wait for origins: how many are used, and how many reads wait for more.
+    pub fn depths(&self) -> [(&'static str, (usize, usize)); 2] {
+        [("answers", self.answers.depth()), ("origins", self.waiting.depth())]
+    }
+}
+
 /// The blocks of a read.
 struct Filled {
     answer: Answer,
@@ -63,6 +76,14 @@ impl BulkServer {
             waiting: Shares::new(budget.waiting_pages()),
             requests: AtomicUsize::new(0),
             silence_max,
+        }
+    }
+
+    /// How busy it is.
+    pub fn queues(&self) -> Queues {
+        Queues {
+            answers: self.answers.clone(),
+            waiting: self.waiting.clone(),
         }
     }
 

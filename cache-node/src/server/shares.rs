@@ -70,6 +70,13 @@ impl Shares {
         lines.any(|line| line.queue.iter().any(|(_, sender)| !sender.is_closed()))
     }
 
+    /// How many parts are held, and how many wait.
+    pub(super) fn depth(&self) -> (usize, usize) {
+        let state = self.lock();
+        let waiting = state.revisions.values().flat_map(|line| &line.queue);
+        (state.held, waiting.filter(|(_, sender)| !sender.is_closed()).count())
+    }
+
     /// Gives places to whoever may have one.
     fn serve(self: &Arc<Self>, state: &mut State) {
         let State { held, revisions } = state;
@@ -169,6 +176,7 @@ mod tests {
         tokio::task::yield_now().await;
         let third = tokio::spawn(async move { next.enter(&revision, 1, patient).await });
         tokio::task::yield_now().await;
+        assert_eq!(shares.depth(), (1, 2));
         drop(held);
         let second = second.await.unwrap().unwrap();
         assert!(!third.is_finished());
