@@ -6,11 +6,14 @@ use penstock_cache_node::memory::Budget;
 use penstock_cache_node::report::{Counters, TierReport};
 use penstock_cache_node::rules::{Rule, Rules};
 use penstock_cache_node::{Engine, EngineConfig};
+use penstock_protocol::geometry::BlockRange;
+use penstock_protocol::ids::SpaceId;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 use crate::disk::SmallDisk;
+use crate::generated::Generated;
 use crate::scene::{Scene, content, tiers};
 
 const MIB: u64 = 1 << 20;
@@ -254,4 +257,53 @@ async fn a_tier_that_was_not_told_its_capacity_keeps_what_it_has_and_takes_nothi
         .collect();
     scene.engine.set_capacities(&told);
     assert_eq!(epoch(&scene, random).await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_datasets_read_in_turns_get_what_fits_in_every_epoch() {
+    let objects = || {
+        let bytes = |number: u64| if number % 10 == 9 { 48_000 } else { 10_000 };
+        let small = (0..300).map(move |number| (format!("small/{number:03}"), bytes(number)));
+        small.chain([("whole".to_owned(), 24 * MIB)])
+    };
+    let origins = [
+        Generated::new("one://", objects()),
+        Generated::new("other://", objects()),
+    ];
+    let (one, other) = (SpaceId([1; 16]), SpaceId([2; 16]));
+    let packages = [origins[0].package_in(one).await, origins[1].package_in(other).await];
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let tiers = tiers(folder.path(), &[8 * MIB, 16 * MIB]);
+    let memory = Budget::default();
+    let engine = Engine::open(EngineConfig { tiers, memory }).unwrap();
+    let [mut guaranteed, mut limited] = [0, 1].map(|at: usize| origins[at].dataset(&packages[at]));
+    guaranteed.rules.quota.guaranteed_bytes = 12 * MIB;
+    limited.rules.quota.limit_bytes = Some(6 * MIB);
+    engine.set_datasets(&[guaranteed, limited], false);
+    let total: u64 = packages[0].all_extents().map(|extent| extent.unwrap().bytes).sum();
+    let mut ratios = Vec::new();
+    for _ in 0..10 {
+        for (origin, package) in origins.iter().zip(&packages) {
+            let before = origin.asked_bytes();
+            for extent in package.all_extents().map(Result::unwrap) {
+                for range in BlockRange::covering(extent.address, extent.bytes) {
+                    for at in (range.address()..range.end()).step_by(128 << 10) {
+                        let piece = BlockRange::new(at, (128 << 10).min(range.end() - at)).unwrap();
+                        let mut into = vec![0; piece.bytes() as usize];
+                        engine.read(&package.id(), piece, &mut into, None).await.unwrap();
+                    }
+                }
+            }
+            ratios.push(1.0 - (origin.asked_bytes() - before) as f64 / total as f64);
+        }
+    }
+    // Small files take whole blocks.
+    for (dataset, share) in [(0, 17 * MIB), (1, 5 * MIB)] {
+        let of_it: Vec<f64> = ratios.iter().copied().skip(dataset).step_by(2).collect();
+        let fits = share as f64 / total as f64;
+        assert!(
+            of_it[2..].iter().all(|ratio| *ratio >= fits),
+            "{of_it:.2?} of {fits:.2}"
+        );
+    }
 }
