@@ -1,8 +1,10 @@
 //! The reference of a cold epoch: every object fetched over plain HTTP/1.1 with kept connections, `threads` at once, and
-//! thrown away. The least that any reader of the origin must do.
+//! thrown away. The least that any reader of the origin must do. Or written to a file, the least that any cache must do.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
@@ -41,6 +43,18 @@ pub fn parts(path: &str, length: u64) -> impl Iterator<Item = Part> {
 /// # Errors
 /// When a request fails.
 pub fn download(origin: SocketAddr, parts: &[Part], threads: usize) -> Result<Took> {
+    fetch(origin, parts, threads, None)
+}
+
+/// The same of one object, written to a file.
+///
+/// # Errors
+/// When a request or a write fails.
+pub fn download_to(file: &File, origin: SocketAddr, parts: &[Part], threads: usize) -> Result<Took> {
+    fetch(origin, parts, threads, Some(file))
+}
+
+fn fetch(origin: SocketAddr, parts: &[Part], threads: usize, file: Option<&File>) -> Result<Took> {
     let next = AtomicUsize::new(0);
     let started = Instant::now();
     let bytes = thread::scope(|scope| -> Result<u64> {
@@ -52,7 +66,8 @@ pub fn download(origin: SocketAddr, parts: &[Part], threads: usize) -> Result<To
                     let (mut stream, mut buffer) = (BufReader::with_capacity(1 << 16, stream), buffer(1 << 18));
                     let mut moved = 0;
                     while let Some(part) = parts.get(next.fetch_add(1, Ordering::Relaxed)) {
-                        moved += get(&mut stream, origin, part, &mut buffer).with_context(|| part.path.clone())?;
+                        moved +=
+                            get(&mut stream, origin, part, &mut buffer, file).with_context(|| part.path.clone())?;
                     }
                     Ok(moved)
                 })
@@ -70,7 +85,13 @@ pub fn download(origin: SocketAddr, parts: &[Part], threads: usize) -> Result<To
     })
 }
 
-fn get(stream: &mut BufReader<TcpStream>, origin: SocketAddr, part: &Part, buffer: &mut Buffer) -> Result<u64> {
+fn get(
+    stream: &mut BufReader<TcpStream>,
+    origin: SocketAddr,
+    part: &Part,
+    buffer: &mut Buffer,
+    file: Option<&File>,
+) -> Result<u64> {
     let (path, first, last) = (&part.path, part.first, part.first + part.bytes - 1);
     let request = format!("GET {path} HTTP/1.1\r\nHost: {origin}\r\nRange: bytes={first}-{last}\r\n\r\n");
     stream.get_mut().write_all(request.as_bytes())?;
@@ -98,6 +119,9 @@ fn get(stream: &mut BufReader<TcpStream>, origin: SocketAddr, part: &Part, buffe
         let want = left.min(buffer.len() as u64) as usize;
         let got = stream.read(&mut buffer[..want])?;
         ensure!(got > 0, "the body ended early");
+        if let Some(file) = file {
+            file.write_all_at(&buffer[..got], part.first + length - left)?;
+        }
         left -= got as u64;
     }
     Ok(length)

@@ -4,6 +4,7 @@
 //! The goal is for the engine. Over the bulk protocol the bytes travel once more, and all of that on one machine; whole epochs
 //! through a mount are in [`crate::cold`].
 
+use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,9 +48,23 @@ pub fn figures(
 ) -> Result<Vec<Figure>> {
     let whole: Vec<_> = download::parts(&format!("/{bucket}/{BIG}"), data.folder.join(BIG).metadata()?.len()).collect();
     let mut figures = Vec::new();
-    for (name, goals, read) in [
-        ("fill", vec![Goal::RatioAtLeast(0.9)], through_engine as Read),
-        ("fill-over-protocol", vec![], over_protocol),
+    let plain = |_: &Path| download(origin, &whole, READERS);
+    // In new pages of the kernel, as the cache.
+    let to_file = |path: &Path| {
+        let took = download::download_to(&File::create(path)?, origin, &whole, READERS)?;
+        std::fs::remove_file(path)?;
+        Ok(took)
+    };
+    let references: [(_, Beside<'_>); 2] = [("plain download", &plain), ("download to a file", &to_file)];
+    for (name, goals, read, (beside, theirs)) in [
+        (
+            "fill",
+            vec![Goal::RatioAtLeast(0.9)],
+            through_engine as Read,
+            references[0],
+        ),
+        ("fill-beside-a-file", vec![], through_engine, references[1]),
+        ("fill-over-protocol", vec![], over_protocol, references[0]),
     ] {
         let ours = |round: u64| -> Result<f64> {
             let folder = scratch.join(format!("{name}-{round}"));
@@ -66,14 +81,14 @@ pub fn figures(
             std::fs::remove_dir_all(&folder)?;
             Ok(took.gib_per_second())
         };
-        let theirs = |_| Ok(download(origin, &whole, READERS)?.gib_per_second());
+        let theirs = |round: u64| Ok(theirs(&scratch.join(format!("{name}-{round}-file")))?.gib_per_second());
         let (value, reference) = rounds.run(rounds.long, ours, theirs)?;
         figures.push(Figure {
             name: name.into(),
             value,
             unit: "GiB/s",
             reference: Some(Reference {
-                name: "plain download",
+                name: beside,
                 value: reference,
             }),
             goals,
@@ -81,6 +96,9 @@ pub fn figures(
     }
     Ok(figures)
 }
+
+/// A reference, which may use a path.
+type Beside<'a> = &'a dyn Fn(&Path) -> Result<Took>;
 
 /// Reads all of what is asked for, by [`READERS`].
 type Read = fn(&Path, &Cached<'_>, &[Request], &tokio::runtime::Runtime) -> Result<Took>;

@@ -39,6 +39,8 @@ pub(crate) struct Unit {
     pub(crate) range: Range<u64>,
     /// What becomes of it in the store.
     pub(crate) fate: Fate,
+    /// It was begun for no reader, so the policies have not heard of a read yet.
+    pub(crate) is_ahead: bool,
     outcome: watch::Sender<Option<Arrived>>,
 }
 
@@ -67,10 +69,11 @@ impl InFlight {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Bytes on their way that will be kept.
-    pub(crate) fn kept_bytes(&self) -> u64 {
+    /// Bytes of a space on their way that will be kept.
+    pub(crate) fn kept_bytes(&self, space: &SpaceId) -> u64 {
         let units = self.lock();
-        let kept = units.values().filter(|unit| unit.fate == Fate::Kept);
+        let of_space = units.range((*space, 0)..=(*space, u64::MAX)).map(|(_, unit)| unit);
+        let kept = of_space.filter(|unit| unit.fate == Fate::Kept);
         kept.map(|unit| unit.range.end - unit.range.start).sum()
     }
 
@@ -108,10 +111,11 @@ pub(crate) fn missing(
 }
 
 /// Puts a new unit on its way.
-pub(crate) fn begin(units: &mut Units, space: &SpaceId, range: Range<u64>, fate: Fate) -> Arc<Unit> {
+pub(crate) fn begin(units: &mut Units, space: &SpaceId, range: Range<u64>, fate: Fate, is_ahead: bool) -> Arc<Unit> {
     let unit = Arc::new(Unit {
         range,
         fate,
+        is_ahead,
         outcome: watch::Sender::new(None),
     });
     units.insert((*space, unit.range.start), unit.clone());
@@ -160,9 +164,9 @@ mod tests {
             let (space, other) = (SpaceId([1; 16]), SpaceId([2; 16]));
             let mut units = Units::new();
             for range in [0..10, 10..20, 30..40] {
-                begin(&mut units, &space, range, Fate::Kept);
+                begin(&mut units, &space, range, Fate::Kept, false);
             }
-            begin(&mut units, &other, 5..25, Fate::Kept);
+            begin(&mut units, &other, 5..25, Fate::Kept, false);
             let starts = |range: Range<u64>| -> Vec<u64> {
                 overlapping(&units, &space, &range)
                     .iter()

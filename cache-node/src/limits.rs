@@ -237,8 +237,10 @@ pub const BUFFER_WAIT_MAX: Duration = Duration::from_secs(2);
 /// A peer that takes nothing of an answer for this long is cut off.
 pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// ... and one that has not taken all of it in this time while others wait for its buffer: 4 MiB are taken at 7 Mbit/s then.
+/// ... and one that has taken less than [`PRESSED_BYTES_PER_SECOND`] of an answer for this long while others wait for its buffers.
 pub const ANSWER_PRESSED_MAX: Duration = Duration::from_secs(5);
+/// 2 Mbit/s: what a reader has beside two hundred others on a network of 0.5 Gbit/s.
+pub const PRESSED_BYTES_PER_SECOND: u64 = 256 << 10;
 
 /// How often it is looked whether others wait.
 pub const PRESSURE_LOOK_INTERVAL: Duration = Duration::from_millis(250);

@@ -60,8 +60,15 @@ async fn main() -> Result<()> {
     tracing::info!(%bulk_listen, %control_listen, ?folders, "the cache node serves");
     let mut terminate = signal(SignalKind::terminate())?;
     let inspection = inspection_server::InspectionServer::new(InspectionServer::new(node.clone()));
-    let inspection = tonic::transport::Server::builder().add_service(inspection);
-    tokio::spawn(inspection.serve(inspection_listen));
+    let inspection = tonic::transport::Server::builder()
+        // Who has gone without a word holds the turn of others.
+        .http2_keepalive_interval(Some(limits::PEER_SILENCE_MAX))
+        .add_service(inspection);
+    tokio::spawn(async move {
+        if let Err(error) = inspection.serve(inspection_listen).await {
+            tracing::error!(%inspection_listen, %error, "serve `penstock cache` and `penstock explain`; all else goes on");
+        }
+    });
     let control = ControlServer { node, readiness };
     let serving = tonic::transport::Server::builder()
         .add_service(CacheNodeServer::new(control))

@@ -230,6 +230,11 @@ impl Package {
         erofs::device_bytes(self.summary().space_bytes)
     }
 
+    /// Length of [`Package::image`].
+    pub fn image_bytes(&self) -> u64 {
+        self.0.image_bytes
+    }
+
     /// The EROFS image, ready to be mounted.
     ///
     /// # Errors

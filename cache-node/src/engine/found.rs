@@ -30,6 +30,19 @@ pub enum InspectError {
         /// What there is instead.
         there: String,
     },
+    /// Its tree is too large to be unpacked beside everything else.
+    #[error(
+        "{dataset} has so many files that a look takes {needed_bytes} bytes of memory, and of this cache node's budget it may take \
+         {allowed_bytes}: raise resources.limits.memory of the CacheRuntime"
+    )]
+    TooLarge {
+        /// The Dataset.
+        dataset: String,
+        /// Bytes of its tree.
+        needed_bytes: u64,
+        /// ... that there may be.
+        allowed_bytes: u64,
+    },
     /// A file has to be named.
     #[error("{0:?} is a folder: name a file in it, or see `penstock cache stat` for all that is below")]
     Folder(String),

@@ -256,6 +256,9 @@ impl Engine {
             for (part, place) in self.explain_range(&space, range, has_source) {
                 explained.push(start, part, owner.clone(), place);
             }
+            if explained.ranges.len() > RANGES_EXPLAINED_MAX {
+                break;
+            }
         }
         explained.end();
         Ok(explained)
@@ -342,6 +345,14 @@ impl Engine {
         drop(named);
         let announced = newest.and_then(|id| self.0.announced(&id));
         let announced = announced.ok_or_else(|| InspectError::NotHere(dataset.to_owned()))?;
+        let (needed_bytes, allowed_bytes) = (announced.package.image_bytes(), self.memory().inspection_bytes());
+        if needed_bytes > allowed_bytes {
+            return Err(InspectError::TooLarge {
+                dataset: dataset.to_owned(),
+                needed_bytes,
+                allowed_bytes,
+            });
+        }
         let _unpacking = lock(&self.0.unpacking);
         let found = Found::at(dataset, &announced.package, path)?;
         Ok((announced, found))

@@ -72,8 +72,13 @@ impl Miss {
         let space = self.announced.package.space();
         let look = self.inner.assemble(&space, self.range, &self.gathered, into, checksums);
         if look == TryRead::Hit {
-            // Of what was fetched ahead, and had not arrived when this read came, the policies have not heard yet.
-            self.inner.note_cells(&self.announced, self.range, |_| {});
+            let ahead = self.gathered.arrived.iter().filter(|(unit, _)| unit.is_ahead);
+            for (unit, _) in ahead {
+                let start = unit.range.start.max(self.range.address());
+                let read = BlockRange::new(start, unit.range.end.min(self.range.end()) - start);
+                read.into_iter()
+                    .for_each(|read| self.inner.note_cells(&self.announced, read, |_| {}));
+            }
         }
         look
     }

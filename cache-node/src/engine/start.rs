@@ -62,7 +62,8 @@ impl Inner {
                 let units = cut(hole, range.end())
                     .map(|piece| {
                         let fate = self.intake.tiers.fate(&space, &piece, range);
-                        inflight::begin(&mut units, &space, piece, fate)
+                        let is_ahead = piece.start >= range.end() || piece.end <= range.address();
+                        inflight::begin(&mut units, &space, piece, fate, is_ahead)
                     })
                     .collect();
                 fetches.push(self.fetch(announced, extent, &source, units, false));
@@ -123,7 +124,7 @@ impl Inner {
         for hole in self.holes(&units, &space, wanted, |_| stripes.clone()) {
             let pieces = cut(hole, 0);
             let begun = pieces
-                .map(|piece| inflight::begin(&mut units, &space, piece, Fate::Kept))
+                .map(|piece| inflight::begin(&mut units, &space, piece, Fate::Kept, true))
                 .collect();
             fetches.push(self.fetch(announced, extent, &source, begun, true));
         }

@@ -73,7 +73,7 @@ async fn bring(walking: &Walking, announced: &Arc<Announced>, addresses: Range<u
             return false;
         };
         // Asked first: what arrives meanwhile is counted twice, and not missed.
-        let bytes = engine.intake.in_flight.kept_bytes() + round_up_to_block(extent.bytes);
+        let bytes = engine.intake.in_flight.kept_bytes(&space) + round_up_to_block(extent.bytes);
         if has_failed.load(Ordering::Relaxed) || !engine.intake.tiers.has_room_ahead(&space, extent.address, bytes) {
             return false;
         }

@@ -283,7 +283,8 @@ impl Origin for S3Origin {
             "{} sent bytes of {key} that do not match its own checksum of them; it is asked again",
             place(&self.config)
         ));
-        let checked = Checksum::of(response.headers()).filter(|_| is_whole).map(Checked::of);
+        let checked = Checksum::of(response.headers()).filter(|_| is_whole);
+        let checked = checked.map(|checksum| Checked::of(checksum, bytes));
         let pieces = futures::stream::unfold(Some((response, checked)), move |state| {
             let (broken, wrong) = (broken.clone(), wrong.clone());
             async move {
@@ -291,7 +292,9 @@ impl Origin for S3Origin {
                 match (response.chunk().await, checked) {
                     (Ok(Some(piece)), None) => Some((Ok(vec![piece]), Some((response, None)))),
                     (Ok(Some(piece)), Some(mut checked)) => {
-                        checked.hold(piece);
+                        if !checked.hold(piece) {
+                            return Some((Err(wrong), None));
+                        }
                         // Nothing yet, so that whoever waits knows that something comes.
                         Some((Ok(vec![Bytes::new()]), Some((response, Some(checked)))))
                     }

@@ -23,6 +23,27 @@ pub(super) struct Answer {
     pub(super) buffer: Buffer,
     _of_all: Place,
     _of_connection: OwnedSemaphorePermit,
+    _used: Arc<()>,
+}
+
+/// What one connection may have, and has.
+pub(super) struct Allowance {
+    permits: Arc<Semaphore>,
+    used: Arc<()>,
+}
+
+impl Allowance {
+    pub(super) fn new(of: &Answers) -> Self {
+        Self {
+            permits: Arc::new(Semaphore::new((of.count / CONNECTION_ANSWERS_PART).max(1))),
+            used: Arc::default(),
+        }
+    }
+
+    /// Whether it has any.
+    pub(super) fn is_used(&self) -> bool {
+        Arc::strong_count(&self.used) > 1
+    }
 }
 
 impl Answers {
@@ -35,11 +56,6 @@ impl Answers {
         }
     }
 
-    /// How many one connection may have.
-    pub(super) fn of_connection(&self) -> usize {
-        (self.count / CONNECTION_ANSWERS_PART).max(1)
-    }
-
     /// How many are used, and how many reads wait for one.
     pub(super) fn depth(&self) -> (usize, usize) {
         self.shares.depth()
@@ -50,11 +66,11 @@ impl Answers {
         self.shares.are_waited_for()
     }
 
-    /// A buffer for a read of a revision, for a connection that has these permits; `None` when there is none in time.
-    pub(super) async fn take(&self, revision: &RevisionId, of_connection: &Arc<Semaphore>) -> Option<Answer> {
+    /// A buffer for a read of a revision, for a connection that may have one; `None` when there is none in time.
+    pub(super) async fn take(&self, revision: &RevisionId, allowance: &Allowance) -> Option<Answer> {
         let entering = async {
             // Never closed.
-            let of_connection = of_connection.clone().acquire_owned().await.ok()?;
+            let of_connection = allowance.permits.clone().acquire_owned().await.ok()?;
             Some((of_connection, self.shares.enter(revision, 1, BUFFER_WAIT_MAX).await?))
         };
         let (_of_connection, _of_all) = timeout(BUFFER_WAIT_MAX, entering).await.ok()??;
@@ -62,6 +78,7 @@ impl Answers {
             buffer: self.buffers.take(),
             _of_all,
             _of_connection,
+            _used: allowance.used.clone(),
         })
     }
 }

@@ -159,6 +159,8 @@ impl BulkServer {
             // What is left to send would stay in the kernel until it gives up.
             sockopt::set_socket_linger(reading.as_ref(), Some(Duration::ZERO))?;
         }
+        // Nobody is there to whom what it has asked for could be sent.
+        peer.broken.cancel();
         ended
     }
 
@@ -265,7 +267,7 @@ impl BulkServer {
     }
 
     async fn empty(&self, peer: &Peer, revision: &RevisionId, range: BlockRange) -> Result<Filled, Refusal> {
-        let answer = self.answers.take(revision, &peer.buffers).await;
+        let answer = self.answers.take(revision, &peer.allowance).await;
         Ok(Filled {
             answer: answer.ok_or_else(|| (Status::Busy, "too many reads at the same time".to_owned()))?,
             sums: vec![0; range.block_count()],

@@ -8,12 +8,12 @@ use rustix::net::{self, SendFlags};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::tcp::OwnedWriteHalf;
-use tokio::sync::{Mutex, MutexGuard, Semaphore};
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::answers::Answers;
-use crate::limits::{ANSWER_PRESSED_MAX, PRESSURE_LOOK_INTERVAL};
+use super::answers::{Allowance, Answers};
+use crate::limits::{ANSWER_PRESSED_MAX, PRESSED_BYTES_PER_SECOND, PRESSURE_LOOK_INTERVAL};
 use crate::store::Stored;
 
 /// Whoever is at the other end.
@@ -21,8 +21,8 @@ pub(super) struct Peer {
     writing: Mutex<OwnedWriteHalf>,
     silence_max: Duration,
     answers: Arc<Answers>,
-    /// How many more buffers it may have.
-    pub(super) buffers: Arc<Semaphore>,
+    /// Its buffers.
+    pub(super) allowance: Allowance,
     /// Once an answer could not be written whole, nothing can.
     pub(super) broken: CancellationToken,
 }
@@ -32,7 +32,7 @@ impl Peer {
         Self {
             writing: Mutex::new(writing),
             silence_max,
-            buffers: Arc::new(Semaphore::new(answers.of_connection())),
+            allowance: Allowance::new(&answers),
             answers,
             broken: CancellationToken::new(),
         }
@@ -46,7 +46,7 @@ impl Peer {
 
     /// Whether it has buffers for which others wait.
     fn is_in_the_way(&self) -> bool {
-        self.buffers.available_permits() < self.answers.of_connection() && self.answers.are_waited_for()
+        self.allowance.is_used() && self.answers.are_waited_for()
     }
 }
 
@@ -90,7 +90,9 @@ impl Turn<'_> {
                     sent += written;
                     progress.silent_since = None;
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable(stream, &mut progress).await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.writable(stream, sent, &mut progress).await?;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
@@ -99,11 +101,12 @@ impl Turn<'_> {
     }
 
     /// Waits until the socket takes more; an error when the peer took nothing for too long, or too little for those that wait.
-    async fn writable(&self, stream: &TcpStream, progress: &mut Progress) -> io::Result<()> {
+    async fn writable(&self, stream: &TcpStream, sent: usize, progress: &mut Progress) -> io::Result<()> {
         let silent_since = *progress.silent_since.get_or_insert_with(Instant::now);
         loop {
             let left = self.peer.silence_max.saturating_sub(silent_since.elapsed());
-            let is_slow = progress.begun.elapsed() >= ANSWER_PRESSED_MAX;
+            let took = progress.begun.elapsed();
+            let is_slow = took >= ANSWER_PRESSED_MAX && (sent as u64) < PRESSED_BYTES_PER_SECOND * took.as_secs();
             if left.is_zero() || is_slow && self.peer.is_in_the_way() {
                 return Err(io::ErrorKind::TimedOut.into());
             }

@@ -1,6 +1,6 @@
 //! What is bounded is shared fairly by revisions: one may hold as much as is free beside it. One whose readers are slow, or whose
-//! origin is stuck, leaves half of all to the others, two leave a third ("dynamic thresholds", Choudhury and Hahne, IEEE/ACM
-//! Transactions on Networking, 1998).
+//! origin is stuck, leaves half of all to the others, the next one half of that; those that take turns get the same ("dynamic
+//! thresholds", Choudhury and Hahne, IEEE/ACM Transactions on Networking, 1998).
 //!
 //! *Hidden contract*: a place that is given to somebody who has gone away comes back when it is dropped.
 

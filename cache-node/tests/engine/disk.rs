@@ -265,8 +265,13 @@ async fn what_the_kernel_no_longer_has_in_memory_is_not_waited_for_unless_asked_
     // Its stripe is not open yet, unless a thread of the tier is just looking at it.
     let restarted = scene.restarted();
     assert_ne!(now(&restarted), Some(TryRead::Miss));
-    scene.read_with(&restarted, "a").await.unwrap();
-    assert_eq!(now(&restarted), Some(TryRead::Hit));
+    // Two threads of the tier look at what is there when it begins, and each closes the stripe once.
+    let mut reads = 0;
+    while now(&restarted) != Some(TryRead::Hit) {
+        scene.read_with(&restarted, "a").await.unwrap();
+        reads += 1;
+        assert!(reads <= 3, "it was read by one who waits");
+    }
     assert_eq!(scene.origin.asked().len(), 1);
 }
 

@@ -43,7 +43,7 @@ impl Engine {
         let missing = inflight::missing(&units, &SPACE, wanted.clone(), stored);
         let begun = missing
             .into_iter()
-            .map(|range| inflight::begin(&mut units, &SPACE, range, Fate::Kept))
+            .map(|range| inflight::begin(&mut units, &SPACE, range, Fate::Kept, false))
             .collect();
         (begun, inflight::overlapping(&units, &SPACE, &wanted))
     }

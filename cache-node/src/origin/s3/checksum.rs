@@ -43,6 +43,8 @@ pub(super) struct Checked {
     digest: crc_fast::Digest,
     expected: u64,
     pieces: Vec<Bytes>,
+    /// Bytes that are still to come.
+    left: u64,
 }
 
 impl Checksum {
@@ -62,18 +64,23 @@ impl Checksum {
 }
 
 impl Checked {
-    pub(super) fn of(checksum: Checksum) -> Self {
+    /// An object of so many bytes.
+    pub(super) fn of(checksum: Checksum, bytes: u64) -> Self {
         Self {
             digest: crc_fast::Digest::new(checksum.algorithm),
             expected: checksum.value,
             pieces: Vec::new(),
+            left: bytes,
         }
     }
 
-    /// The next piece has come.
-    pub(super) fn hold(&mut self, piece: Bytes) {
+    /// The next piece has come. False when it is more than the object has.
+    pub(super) fn hold(&mut self, piece: Bytes) -> bool {
+        let left = self.left.checked_sub(piece.len() as u64);
+        self.left = left.unwrap_or(0);
         self.digest.update(&piece);
         self.pieces.push(piece);
+        left.is_some()
     }
 
     /// All of it, if it is the object.
@@ -102,8 +109,8 @@ mod tests {
             ("x-amz-checksum-crc32", "y/Q5Jg=="),
         ] {
             let checked = |pieces: &[&'static str]| {
-                let mut checked = Checked::of(Checksum::of(&headers(&[(name, value)])).unwrap());
-                pieces.iter().for_each(|piece| checked.hold(Bytes::from(*piece)));
+                let mut checked = Checked::of(Checksum::of(&headers(&[(name, value)])).unwrap(), 9);
+                assert!(pieces.iter().all(|piece| checked.hold(Bytes::from(*piece))));
                 checked.release().map(|pieces| pieces.concat())
             };
             assert_eq!(
@@ -112,6 +119,8 @@ mod tests {
                 "{name}"
             );
             assert_eq!(checked(&["1234", "5678"]), None, "{name}");
+            let mut short = Checked::of(Checksum::of(&headers(&[(name, value)])).unwrap(), 8);
+            assert!(short.hold(Bytes::from("1234")) && !short.hold(Bytes::from("56789")));
         }
     }
 
