@@ -161,6 +161,17 @@ pub fn exec(namespace: &str, pod: &str, line: &str) -> Result<String> {
     kubectl(["exec", "-n", namespace, pod, "--", "/bin/sh", "-c", line])
 }
 
+/// Runs a program in a pod that has no shell; returns its output.
+///
+/// # Errors
+/// When it fails.
+pub fn in_pod(namespace: &str, pod: &str, program: &[&str]) -> Result<String> {
+    let command = ["exec", "-n", namespace, pod, "--"];
+    run(Command::new(repository().join("e2e/cluster/kubectl"))
+        .args(command)
+        .args(program))
+}
+
 /// A pod that mounts a claim at `/data` and waits to be asked; `claim` `None` mounts an emptyDir instead.
 pub fn reader_pod(namespace: &str, name: &str, node: &str, claim: Option<&str>) -> String {
     let volume = match claim {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use penstock_e2e::cluster::{
-    Namespace, apply, condition, exec, get, kubectl, reader_pod, wait_condition, wait_pod_ready,
+    Namespace, apply, condition, exec, get, in_pod, kubectl, reader_pod, wait_condition, wait_pod_ready,
 };
 use penstock_e2e::counting_proxy::CountingProxy;
 use penstock_e2e::dataset::{self, SUM_LINE, Sums, parse_sums};
@@ -15,6 +15,7 @@ use penstock_e2e::manifests::{dataset as dataset_yaml, secret};
 use penstock_e2e::origin::{S3Server, free_address};
 use penstock_e2e::wait::wait_for;
 use penstock_e2e::{metrics, node};
+use serde_json::Value;
 
 use crate::first_line::{expect_sums, wait_ready};
 
@@ -86,6 +87,7 @@ pub fn story() -> Result<()> {
     let held_max = LIMIT_BYTES + 24 * MIB / 100;
     ensure!(held as u64 <= held_max, "{held} bytes of at most {held_max} are held");
 
+    looked_into(ns, &kept)?;
     changed_under_load(&scene, &kept)?;
     refused(&scene, origin.region)?;
     killed_under_load(&scene, &limited)?;
@@ -137,6 +139,40 @@ impl Scene<'_> {
         );
         Ok(())
     }
+}
+
+/// What a person sees who asks the cache node: where a file is, that all of it is right, and that what is evicted is gone.
+fn looked_into(ns: &str, data: &Data) -> Result<()> {
+    let ask = |line: &str| -> Result<Value> {
+        let line = format!("/bin/penstock {line} -o json");
+        let words: Vec<&str> = line.split(' ').collect();
+        Ok(serde_json::from_str(&in_pod(ns, "pool-0", &words)?)?)
+    };
+    let (name, path) = (data.name, "train/class-001");
+    let listed = ask("cache ls")?;
+    let datasets = listed["datasets"].as_array().context("the Datasets")?;
+    ensure!(
+        datasets.len() == 2 && listed["tiers"].as_array().is_some_and(|tiers| tiers.len() == 2),
+        "{listed}"
+    );
+    let stated = ask(&format!("cache stat {name} {path}"))?;
+    ensure!(stated["cachedBytes"] == stated["blockBytes"], "it is pinned: {stated}");
+    let explained = ask(&format!("explain {name} big.bin"))?;
+    let parts = explained["ranges"].as_array().context("the parts")?;
+    let bytes: u64 = parts.iter().filter_map(|part| part["bytes"].as_u64()).sum();
+    ensure!(bytes == BIG_BYTES as u64, "{bytes} bytes are explained: {explained}");
+    let is = |state: &str| parts.iter().any(|part| part["state"] == state);
+    ensure!(is("kept") && (is("contested") || is("unread")), "{explained}");
+    let verified = ask("cache verify")?;
+    ensure!(
+        verified["damagedBlocks"] == 0 && verified["comparedBytes"].as_u64() > Some(MIB),
+        "{verified}"
+    );
+    let evicted = ask(&format!("cache evict {name} {path}"))?;
+    ensure!(evicted["bytes"] == stated["cachedBytes"], "{evicted} of {stated}");
+    let stated = ask(&format!("cache stat {name} {path}"))?;
+    ensure!(stated["cachedBytes"] == 0, "{stated}");
+    Ok(())
 }
 
 /// The disk tier shrinks and grows: the pod of the cache node stays, nobody notices, and what was cached is not lost.
