@@ -72,6 +72,7 @@ impl Miss {
         let space = self.announced.package.space();
         let look = self.inner.assemble(&space, self.range, &self.gathered, into, checksums);
         if look == TryRead::Hit {
+            // Of what was fetched ahead, and had not arrived when this read came, no policy has heard yet.
             let ahead = self.gathered.arrived.iter().filter(|(unit, _)| unit.is_ahead);
             for (unit, _) in ahead {
                 let start = unit.range.start.max(self.range.address());

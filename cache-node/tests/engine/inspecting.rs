@@ -30,6 +30,34 @@ const MIB: u64 = 1 << 20;
 /// Of `small`, in whole blocks: `labels`, `train/a`, `train/b`.
 const BLOCK_BYTES: [u64; 3] = [12_288, 303_104, 8192];
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_reader_waits_for_while_it_comes_ahead_is_kept() {
+    let two = Two::with(4 * MIB, &[1 << 30]).await;
+    let piece = |at| BlockRange::new(at, 128 << 10).unwrap();
+    // The window begins with the first piece. Its body stops behind that, and the next piece is on its way.
+    two.large.allow(128 << 10);
+    let engine = two.node.engine();
+    for at in [0, 128 << 10] {
+        let (engine, id, misses) = (engine.clone(), two.package.id(), &engine.counters().miss_bytes);
+        let before = Counters::get(misses);
+        let reading = tokio::spawn(async move {
+            let mut into = vec![0; 128 << 10];
+            engine.read(&id, piece(at), &mut into, None).await.unwrap();
+        });
+        while Counters::get(misses) == before {
+            tokio::task::yield_now().await;
+        }
+        if at > 0 {
+            two.large.allow(u64::MAX);
+        }
+        reading.await.unwrap();
+    }
+    let explained = two.explain("n/large", "object", 0).await.unwrap();
+    let first = &explained.ranges[0];
+    assert_eq!((first.state(), first.offset), (State::Kept, 0), "{explained:?}");
+    assert!(first.bytes >= 256 << 10, "{explained:?}");
+}
+
 /// A node with two Datasets: `n/small`, of which `labels` is pinned, and `n/large`, which has one object.
 struct Two {
     small: Scene,

@@ -37,7 +37,7 @@ fn resident_bytes() -> u64 {
     kib << 10
 }
 
-fn engine(folder: &Path) -> Engine {
+fn engine(folder: &Path, budget_bytes: u64) -> Engine {
     let tier = TierConfig {
         name: "ssd".into(),
         path: folder.into(),
@@ -45,7 +45,7 @@ fn engine(folder: &Path) -> Engine {
     };
     Engine::open(EngineConfig {
         tiers: vec![tier],
-        memory: Budget::new(BUDGET_BYTES).unwrap(),
+        memory: Budget::new(budget_bytes).unwrap(),
     })
     .unwrap()
 }
@@ -70,7 +70,7 @@ async fn ten_thousand_slow_readers_take_no_more_than_the_budget_and_others_are_n
         return;
     }
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
-    let engine = engine(folder.path());
+    let engine = engine(folder.path(), BUDGET_BYTES);
     // Of one Dataset half is cached and the origin stuck, and all read it slowly; the other is read as usual.
     let objects = [("cached".to_owned(), 64 * MIB), ("stuck".to_owned(), 64 * MIB)];
     let slow = Generated::new("slow://", objects);
@@ -120,6 +120,47 @@ async fn ten_thousand_slow_readers_take_no_more_than_the_budget_and_others_are_n
         most / MIB
     );
     assert!(most <= BUDGET_BYTES, "{most} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_too_little_is_cut_off_when_others_wait_for_its_buffers() {
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    // Four buffers, of which one revision gets two.
+    let engine = engine(folder.path(), 64 * MIB);
+    let origin = Generated::one(4 * MIB);
+    let package = origin.package_in(SpaceId([1; 16])).await;
+    engine.set_datasets(&[origin.dataset(&package)], false);
+    let whole = BlockRange::new(0, 4 * MIB).unwrap();
+    engine
+        .read(&package.id(), whole, &mut vec![0; 4 << 20], None)
+        .await
+        .unwrap();
+    let server = Server::of(&engine, Duration::from_secs(600)).await;
+    let ask = async |stream: &mut TcpStream| ask_by(Kind::ReadChecked, stream, package.id(), 0, 4 * MIB as u32).await;
+    // Held until the end.
+    let mut slow = Vec::new();
+    for _ in 0..2 {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut stream = socket.connect(server.address).await.unwrap();
+        // What the sockets do not take is in buffers.
+        for _ in 0..16 {
+            ask(&mut stream).await;
+        }
+        slow.push(stream);
+    }
+    let (mut other, begun, mut had_to_wait) = (server.connect().await, Instant::now(), false);
+    // It may come before they have all.
+    loop {
+        ask(&mut other).await;
+        let (header, body) = answer(&mut other).await;
+        assert!(begun.elapsed().as_secs() < 60, "they keep their buffers");
+        match header.status {
+            Status::Busy => had_to_wait = true,
+            Status::Ok if had_to_wait => break,
+            status => assert_eq!(status, Status::Ok, "{}", String::from_utf8_lossy(&body)),
+        }
+    }
 }
 
 /// Asks on each of many connections for more than a socket takes, and takes nothing.
@@ -177,7 +218,7 @@ async fn five_million_small_objects_are_remembered_within_the_budget() {
         side.write_all_at(&sums, side::CHECKSUMS_AT).unwrap();
     }
     let before = resident_bytes();
-    let (engine, begun) = (engine(folder.path()), Instant::now());
+    let (engine, begun) = (engine(folder.path(), BUDGET_BYTES), Instant::now());
     while engine.report().tiers[0].used_bytes < stripes * STRIPE_BYTES {
         assert!(begun.elapsed().as_secs() < 120, "{:?}", engine.report().tiers);
         tokio::task::yield_now().await;
