@@ -364,8 +364,7 @@ mod tests {
     }
 
     impl Process {
-        fn begin(kernel: &Kernel) -> Self {
-            let notes = kernel.begin();
+        fn begin(notes: Arc<Notes>) -> Self {
             let mut found = notes.take_left_in_records();
             found.extend((0..LANES).filter_map(|lane| notes.take_left_in(lane)));
             let mut process = Self {
@@ -384,74 +383,95 @@ mod tests {
         }
     }
 
+    /// Whether each seat is a living process's own, or one that it adopted.
+    fn are_all_seats_taken(processes: &[Process]) -> bool {
+        let taken = processes.iter().map(|process| 1 + process.notes.state().adopted.len());
+        taken.sum::<usize>() == SEATS
+    }
+
+    fn run(events: impl IntoIterator<Item = Event>) -> Result<(), TestCaseError> {
+        let kernel = Kernel::new();
+        let mut processes = vec![Process::begin(kernel.begin())];
+        let (mut unanswered, mut last) = (BTreeMap::new(), 0);
+        for event in events {
+            match event {
+                Event::Send(lane) => {
+                    let process = &mut processes[0];
+                    let is_busy = |(_, queue, note): &(Vec<u8>, usize, Note)| {
+                        note.seat == process.notes.own && note.place == Place::Buffer(lane) && *queue == lane
+                    };
+                    if !process.work.iter().any(is_busy) {
+                        last += 2;
+                        let (request, note) = kernel.send(&process.notes, lane, last);
+                        unanswered.insert(last, lane);
+                        process.work.push((request, lane, note));
+                    }
+                }
+                Event::SetAside(which) => {
+                    let work = &mut processes[0].work;
+                    if let Some(at) = which.checked_rem(work.len()) {
+                        let (request, queue, note) = work.swap_remove(at);
+                        let note = note.set_aside(&request).unwrap_or_else(|note| note);
+                        work.push((request, queue, note));
+                    }
+                }
+                Event::Answer(which) => {
+                    let work = &mut processes[0].work;
+                    if let Some(at) = which.checked_rem(work.len()) {
+                        let (request, queue, note) = work.swap_remove(at);
+                        // The kernel refuses what is answered already, and what comes on another queue.
+                        prop_assert!(unanswered.get(&unique(&request)).is_none_or(|sent| *sent == queue));
+                        unanswered.remove(&unique(&request));
+                        note.answered();
+                    }
+                }
+                Event::Die(which) => {
+                    let count = processes.len();
+                    drop(processes.swap_remove(which % count));
+                    if processes.is_empty() {
+                        processes.push(Process::begin(kernel.begin()));
+                    }
+                }
+                Event::Begin if processes.len() < 3 => match Notes::begin(kernel.ledger.as_fd()) {
+                    Ok(notes) => processes.insert(0, Process::begin(notes)),
+                    Err(error) => prop_assert!(are_all_seats_taken(&processes), "{error}"),
+                },
+                Event::Begin => processes.rotate_left(1),
+                Event::Adopt(which) => {
+                    let count = processes.len();
+                    let process = &mut processes[which % count];
+                    let found = process.notes.adopt();
+                    process.take(found);
+                }
+            }
+        }
+        // The one that is left finds everything.
+        processes.truncate(1);
+        let mut process = processes.pop().unwrap();
+        let found = process.notes.adopt();
+        process.take(found);
+        for (request, queue, note) in process.work {
+            if unanswered.get(&unique(&request)) == Some(&queue) {
+                unanswered.remove(&unique(&request));
+            }
+            note.answered();
+        }
+        prop_assert!(unanswered.is_empty(), "{unanswered:?} are lost");
+        prop_assert!(process.notes.adopt().is_empty());
+        Ok(())
+    }
+
+    /// Found by a run of the test below, whose model had a seat for everyone.
+    #[test]
+    fn who_works_at_what_many_have_left_may_have_all_seats() {
+        let dies_with_a_request = [Event::Begin, Event::Send(0), Event::Die(0), Event::Adopt(0)];
+        run(dies_with_a_request.repeat(SEATS)).unwrap();
+    }
+
     proptest! {
         #[test]
         fn what_was_sent_and_not_answered_is_found_whoever_dies(events in prop::collection::vec(event(), 0..200)) {
-            let kernel = Kernel::new();
-            let mut processes = vec![Process::begin(&kernel)];
-            let (mut unanswered, mut last) = (BTreeMap::new(), 0);
-            for event in events {
-                match event {
-                    Event::Send(lane) => {
-                        let process = &mut processes[0];
-                        let is_busy = |(_, queue, note): &(Vec<u8>, usize, Note)| {
-                            note.seat == process.notes.own && note.place == Place::Buffer(lane) && *queue == lane
-                        };
-                        if !process.work.iter().any(is_busy) {
-                            last += 2;
-                            let (request, note) = kernel.send(&process.notes, lane, last);
-                            unanswered.insert(last, lane);
-                            process.work.push((request, lane, note));
-                        }
-                    }
-                    Event::SetAside(which) => {
-                        let work = &mut processes[0].work;
-                        if let Some(at) = which.checked_rem(work.len()) {
-                            let (request, queue, note) = work.swap_remove(at);
-                            let note = note.set_aside(&request).unwrap_or_else(|note| note);
-                            work.push((request, queue, note));
-                        }
-                    }
-                    Event::Answer(which) => {
-                        let work = &mut processes[0].work;
-                        if let Some(at) = which.checked_rem(work.len()) {
-                            let (request, queue, note) = work.swap_remove(at);
-                            // The kernel refuses what is answered already, and what comes on another queue.
-                            prop_assert!(unanswered.get(&unique(&request)).is_none_or(|sent| *sent == queue));
-                            unanswered.remove(&unique(&request));
-                            note.answered();
-                        }
-                    }
-                    Event::Die(which) => {
-                        let count = processes.len();
-                        drop(processes.swap_remove(which % count));
-                        if processes.is_empty() {
-                            processes.push(Process::begin(&kernel));
-                        }
-                    }
-                    Event::Begin if processes.len() < 3 => processes.insert(0, Process::begin(&kernel)),
-                    Event::Begin => processes.rotate_left(1),
-                    Event::Adopt(which) => {
-                        let count = processes.len();
-                        let process = &mut processes[which % count];
-                        let found = process.notes.adopt();
-                        process.take(found);
-                    }
-                }
-            }
-            // The one that is left finds everything.
-            processes.truncate(1);
-            let mut process = processes.pop().unwrap();
-            let found = process.notes.adopt();
-            process.take(found);
-            for (request, queue, note) in process.work {
-                if unanswered.get(&unique(&request)) == Some(&queue) {
-                    unanswered.remove(&unique(&request));
-                }
-                note.answered();
-            }
-            prop_assert!(unanswered.is_empty(), "{unanswered:?} are lost");
-            prop_assert!(process.notes.adopt().is_empty());
+            run(events)?;
         }
     }
 }
