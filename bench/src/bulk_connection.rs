@@ -1,8 +1,7 @@
 //! One connection that speaks the bulk protocol with many requests in flight, which no client of the product does: those have
 //! one request on each of several connections. What it does with an answer is what they do.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 
 use anyhow::{Result, bail, ensure};
 use penstock_buffer::Buffer;
@@ -12,12 +11,13 @@ use penstock_protocol::geometry::BLOCK_BYTES;
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_revision::Package;
 
+use crate::client_stream::{self, ClientStream};
 use crate::load::buffer;
 use crate::pipeline::{ANSWER_BYTES_MAX, Checksums, Connection, Request};
 
 /// The connection.
 pub struct BulkConnection {
-    stream: TcpStream,
+    stream: Box<dyn ClientStream>,
     revision: RevisionId,
     space: SpaceId,
     checksums: Checksums,
@@ -32,9 +32,12 @@ impl BulkConnection {
     /// # Errors
     /// When nobody listens.
     pub fn new(server: SocketAddr, package: &Package, checksums: Checksums) -> Result<Self> {
-        let stream = TcpStream::connect(server)?;
-        stream.set_nodelay(true)?;
-        Ok(Self {
+        Ok(Self::on(client_stream::connect(server, None)?, package, checksums))
+    }
+
+    /// The same on a connection that there is.
+    pub fn on(stream: Box<dyn ClientStream>, package: &Package, checksums: Checksums) -> Self {
+        Self {
             stream,
             revision: package.id(),
             space: package.space(),
@@ -42,7 +45,7 @@ impl BulkConnection {
             asked: 0,
             sums: vec![0; ANSWER_BYTES_MAX / BLOCK_BYTES as usize * 4],
             buffer: buffer(ANSWER_BYTES_MAX),
-        })
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use penstock_mounter::remote::RemoteSpace;
 use penstock_mounter::{Metrics, Neighbours, SpaceReader};
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::Package;
+use penstock_tls::Identity;
 
 use crate::READ_TIMEOUT;
 
@@ -29,8 +30,28 @@ impl Cached<'_> {
     /// # Errors
     /// When the folder cannot be used.
     pub fn serve(&self, folder: &Path, listener: TcpListener, runtime: &tokio::runtime::Runtime) -> Result<SocketAddr> {
+        self.serve_as(None, folder, listener, runtime)
+    }
+
+    /// The same, which speaks TLS with an identity.
+    ///
+    /// # Errors
+    /// When the folder cannot be used.
+    pub fn serve_as(
+        &self,
+        identity: Option<Arc<Identity>>,
+        folder: &Path,
+        listener: TcpListener,
+        runtime: &tokio::runtime::Runtime,
+    ) -> Result<SocketAddr> {
         let packages = std::slice::from_ref(self.package);
-        serve(self.engine, packages, &self.source, (folder, listener), runtime)
+        serve(
+            (self.engine, identity),
+            packages,
+            &self.source,
+            (folder, listener),
+            runtime,
+        )
     }
 
     /// Blocks of the cache node at `address`, as a mounter with these neighbours gets them.
@@ -50,7 +71,7 @@ impl Cached<'_> {
 /// # Errors
 /// When the folder cannot be used.
 pub fn serve(
-    engine: &Engine,
+    (engine, identity): (&Engine, Option<Arc<Identity>>),
     packages: &[Package],
     source: &wire::Source,
     (folder, listener): (&Path, TcpListener),
@@ -61,7 +82,7 @@ pub fn serve(
     listener.set_nonblocking(true)?;
     let address = listener.local_addr()?;
     let _entered = runtime.enter();
-    let node = Node::open(engine.clone(), &[tier])?;
+    let node = Node::open(engine.clone(), &[tier], identity)?;
     for package in packages {
         runtime.block_on(node.keep(package))?;
     }

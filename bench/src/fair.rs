@@ -54,7 +54,7 @@ pub fn figures(
     };
     let packages = runtime.block_on(packages(source))?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let server = cached::serve(&engine, &packages, told, (&folder, listener), runtime)?;
+    let server = cached::serve((&engine, None), &packages, told, (&folder, listener), runtime)?;
     let connect = |package: &Package| BulkConnection::new(server, package, Checksums::Computed);
     let requests = |package: &Package| -> Result<Vec<Request>> {
         let mut pieces = places::pieces(package, REQUEST_BYTES)?;

@@ -3,6 +3,7 @@
 
 mod bulk_connection;
 mod cached;
+mod client_stream;
 mod cold;
 mod cpu;
 mod data;

@@ -44,8 +44,8 @@ pub fn figures(
         cached.reader(server, &nobody),
         runtime.handle(),
     )?;
-    let raw = sendfile_loop::serve(namespace.listen()?, flat)?;
-    let connect = || SendfileConnection::new(raw, Checksums::Ignored);
+    let raw = sendfile_loop::serve(namespace.listen()?, flat, None)?;
+    let connect = || SendfileConnection::new(raw, None, Checksums::Ignored);
     let places = Places::of(cached.package, data)?;
 
     let mut figures = Vec::new();

@@ -5,15 +5,18 @@
 //! that arrived, as every client of a cache node does. Only the latency is that of our client with checksums beside a bare one:
 //! it is what a reader waits for.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use penstock_tls::Identity;
+use penstock_tls::test_support::Authority;
 use rustix::net::sockopt;
 
 use crate::bulk_connection::BulkConnection;
 use crate::cached::Cached;
+use crate::client_stream;
 use crate::cpu;
 use crate::figure::{Figure, Goal, Reference, median};
 use crate::pipeline::{self, Checksums, Connection, Request};
@@ -48,10 +51,10 @@ pub fn figures(scratch: &Path, cached: &Cached<'_>, flat: &Path, rounds: &Rounds
         .enable_all()
         .build()?;
     let server = cached.serve(&scratch.join("protocol"), listen()?, &serving)?;
-    let raw = sendfile_loop::serve(listen()?, flat)?;
+    let raw = sendfile_loop::serve(listen()?, flat, None)?;
     let large = pieces(cached.package, LARGE_BYTES)?;
     let bulk = |checksums| BulkConnection::new(server, cached.package, checksums);
-    let bare = |checksums| SendfileConnection::new(raw, checksums);
+    let bare = |checksums| SendfileConnection::new(raw, None, checksums);
 
     let mut figures = Vec::new();
     let mut figure = |name: &str, unit, goals, (value, reference)| {
@@ -98,6 +101,59 @@ pub fn figures(scratch: &Path, cached: &Cached<'_>, flat: &Path, rounds: &Rounds
         |round| pipeline::median_micros(&mut bare(Checksums::Ignored)?, &order(round)),
     )?;
     figure("protocol-64k-latency", "us", vec![Goal::RatioAtMost(1.3)], medians);
+    figures.extend(over_tls(scratch, cached, flat, (&serving, raw), rounds)?);
+    Ok(figures)
+}
+
+/// The same over TLS, beside the loop without and with it.
+fn over_tls(
+    scratch: &Path,
+    cached: &Cached<'_>,
+    flat: &Path,
+    (serving, plain): (&tokio::runtime::Runtime, SocketAddr),
+    rounds: &Rounds<'_>,
+) -> Result<Vec<Figure>> {
+    let folder = scratch.join("identity");
+    Authority::new()?.identify(&[&Ipv4Addr::LOCALHOST.to_string()], &folder)?;
+    let identity = Identity::open(&folder)?;
+    let folder = scratch.join("protocol-tls");
+    let server = cached.serve_as(Some(identity.clone()), &folder, listen()?, serving)?;
+    let sealed = sendfile_loop::serve(listen()?, flat, Some(&identity))?;
+    let large = pieces(cached.package, LARGE_BYTES)?;
+    let mut figures = Vec::new();
+    for (name, beside, loop_at, with, goals) in [
+        ("protocol-1m-tls", "raw sendfile loop", plain, None, vec![]),
+        (
+            "protocol-1m-tls-beside-tls",
+            "raw loop over TLS",
+            sealed,
+            Some(&*identity),
+            vec![Goal::RatioAtLeast(0.7)],
+        ),
+    ] {
+        let medians = rounds.run(
+            rounds.short,
+            |_| {
+                let connection = client_stream::connect(server, Some(&identity))?;
+                let mut bulk = BulkConnection::on(connection, cached.package, Checksums::Ignored);
+                stream(&mut bulk, NAME, &large, &mut Vec::new())
+            },
+            |_| {
+                let mut bare = SendfileConnection::new(loop_at, with, Checksums::Ignored)?;
+                stream(&mut bare, sendfile_loop::NAME, &large, &mut Vec::new())
+            },
+        )?;
+        figures.push(Figure {
+            name: name.into(),
+            value: medians.0,
+            unit: "GiB/s",
+            reference: Some(Reference {
+                name: beside,
+                value: medians.1,
+            }),
+            goals,
+        });
+    }
     Ok(figures)
 }
 

@@ -9,9 +9,12 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use penstock_protocol::frame::{FrameError, HEADER_BYTES, Header, Kind, TEXT_BYTES_MAX};
+use penstock_tls::Identity;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+use tokio_util::either::Either;
 
 use crate::limits::{ANSWER_MAX, BODY_SILENCE_MAX, CONNECT_MAX, SILENCE_BEFORE_PROBE};
 use crate::probe::Verdict;
@@ -23,7 +26,7 @@ const CONNECTION_ID: u64 = 0;
 pub(crate) type Doubt = Box<dyn Fn(SocketAddr) -> Verdict + Send + Sync>;
 
 pub(crate) struct Lane {
-    stream: TcpStream,
+    stream: Either<TcpStream, Box<TlsStream<TcpStream>>>,
     peer: SocketAddr,
     /// `None` when whoever uses the lane limits its time.
     doubt: Option<Doubt>,
@@ -35,6 +38,10 @@ pub(crate) struct Lane {
 pub(crate) enum LaneError {
     #[error("connect: {0}")]
     Connect(io::Error),
+    #[error(
+        "{0} instead of TLS; whether it speaks TLS, by a certificate for its name of the authority in ca.crt, is to be looked at"
+    )]
+    Greeting(io::Error),
     #[error("the connection broke: {0}")]
     Closed(io::Error),
     #[error("no answer in time")]
@@ -51,7 +58,12 @@ pub(crate) enum LaneError {
 }
 
 impl Lane {
-    pub(crate) async fn connect(address: &str, doubt: Option<Doubt>) -> Result<Self, LaneError> {
+    /// Connects to a member of the ring at an address, over TLS with an identity.
+    pub(crate) async fn connect(
+        (member, address): (&str, &str),
+        identity: Option<&Identity>,
+        doubt: Option<Doubt>,
+    ) -> Result<Self, LaneError> {
         let connecting = timeout(CONNECT_MAX, TcpStream::connect(address));
         let stream = connecting
             .await
@@ -59,6 +71,13 @@ impl Lane {
             .map_err(LaneError::Connect)?;
         stream.set_nodelay(true).map_err(LaneError::Connect)?;
         let peer = stream.peer_addr().map_err(LaneError::Connect)?;
+        let stream = match identity {
+            None => Either::Left(stream),
+            Some(identity) => {
+                let greeted = identity.connect(member, stream).await;
+                Either::Right(Box::new(greeted.map_err(LaneError::Greeting)?))
+            }
+        };
         Ok(Self {
             stream,
             peer,
@@ -78,6 +97,7 @@ impl Lane {
             .write_all(&request.encode())
             .await
             .map_err(LaneError::Closed)?;
+        self.stream.flush().await.map_err(LaneError::Closed)?;
         let mut bytes = [0; HEADER_BYTES];
         self.fill(&mut bytes, ANSWER_MAX).await?;
         let reply = Header::decode(&bytes)?;

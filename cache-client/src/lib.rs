@@ -24,6 +24,7 @@ use penstock_protocol::frame::{Header, Kind, PACKAGE_BYTES_MAX, READ_BYTES_MAX, 
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_protocol::ring::Ring;
+use penstock_tls::Identity;
 
 use crate::lane::LaneError;
 use crate::nodes::Nodes;
@@ -68,10 +69,15 @@ enum Outcome {
 impl CacheClient {
     /// A client that learns of the cache nodes from any of `seeds` (`host:port`) and gives up after `deadline`.
     pub fn new(seeds: Vec<String>, deadline: Duration) -> Self {
+        Self::with_identity(seeds, deadline, None)
+    }
+
+    /// The same; with an identity it speaks TLS, and only with nodes that do.
+    pub fn with_identity(seeds: Vec<String>, deadline: Duration, identity: Option<Arc<Identity>>) -> Self {
         Self(Arc::new(Inner {
             seeds,
             deadline,
-            nodes: Arc::default(),
+            nodes: Arc::new(Nodes::new(identity)),
         }))
     }
 

@@ -8,14 +8,17 @@ use std::time::Instant;
 
 use penstock_protocol::frame::{Header, Kind, Status};
 use penstock_protocol::ring::Ring;
+use penstock_tls::Identity;
 
 use crate::health::{Event, Health};
 use crate::lane::{Doubt, Lane, LaneError};
 use crate::limits::{IDLE_LANES_MAX, VERDICT_VALID};
 use crate::probe::{self, Verdict};
 
-#[derive(Default)]
-pub(crate) struct Nodes(Mutex<State>);
+pub(crate) struct Nodes {
+    identity: Option<Arc<Identity>>,
+    state: Mutex<State>,
+}
 
 #[derive(Default)]
 struct State {
@@ -41,6 +44,14 @@ struct Probe {
 }
 
 impl Nodes {
+    /// Nodes of which nothing is known; with an identity, TLS is spoken with them.
+    pub(crate) fn new(identity: Option<Arc<Identity>>) -> Self {
+        Self {
+            identity,
+            state: Mutex::default(),
+        }
+    }
+
     /// The ring, if there is one.
     pub(crate) fn ring(&self) -> Option<Arc<Ring>> {
         let ring = self.lock().ring.clone();
@@ -124,7 +135,7 @@ impl Nodes {
             Some(nodes) => nodes.is_there(&member, &peer.to_string()),
             None => Verdict::pending().1,
         });
-        Lane::connect(address, Some(doubt)).await
+        Lane::connect((address, address), self.identity.as_deref(), Some(doubt)).await
     }
 
     /// Learns the ring of a member that has a newer one, in the background and once at a time.
@@ -164,7 +175,8 @@ impl Nodes {
         let longest = state.health(member).probe_max();
         let (nodes, member, address) = (self.clone(), member.to_owned(), address.to_owned());
         tokio::spawn(async move {
-            let ring = probe::ring_of(&address, longest).await;
+            let identity = nodes.identity.as_deref();
+            let ring = probe::ring_of((&member, &address), identity, longest).await;
             judge.say(nodes.probed(&member, &address, ring));
         });
         verdict
@@ -204,7 +216,7 @@ impl Nodes {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use penstock_protocol::frame::{Header, Kind, TEXT_BYTES_MAX};
 use penstock_protocol::ids::RevisionId;
 use penstock_protocol::ring::Ring;
+use penstock_tls::Identity;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -44,15 +45,19 @@ impl Judge {
     }
 }
 
-/// Asks the node at `address` for its ring.
-pub(crate) async fn ring_of(address: &str, longest: Duration) -> Result<Ring, String> {
-    let asking = timeout(longest, ask(address)).await;
+/// Asks the member at `address` for its ring.
+pub(crate) async fn ring_of(
+    (member, address): (&str, &str),
+    identity: Option<&Identity>,
+    longest: Duration,
+) -> Result<Ring, String> {
+    let asking = timeout(longest, ask((member, address), identity)).await;
     let ring = asking.unwrap_or(Err(LaneError::Late));
     ring.map_err(|error| format!("{address} asked for its ring: {error}"))
 }
 
-async fn ask(address: &str) -> Result<Ring, LaneError> {
-    let mut lane = Lane::connect(address, None).await?;
+async fn ask(node: (&str, &str), identity: Option<&Identity>) -> Result<Ring, LaneError> {
+    let mut lane = Lane::connect(node, identity, None).await?;
     let reply = lane
         .ask(&Header::request(Kind::Ring, 0, RevisionId([0; 32]), 0, 0, 0))
         .await?;

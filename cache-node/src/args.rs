@@ -24,6 +24,11 @@ pub(crate) struct Args {
     #[arg(long, env = "PENSTOCK_BULK_LISTEN", default_value = "0.0.0.0:7070")]
     pub(crate) bulk_listen: SocketAddr,
 
+    /// Folder with tls.crt, tls.key and ca.crt: mounters and other cache nodes are answered over TLS only, and only if they have
+    /// a certificate of that authority. Read again when it changes.
+    #[arg(long, env = "PENSTOCK_TLS", value_name = "FOLDER")]
+    pub(crate) tls: Option<PathBuf>,
+
     /// Where the operator connects (gRPC).
     #[arg(long, env = "PENSTOCK_CONTROL_LISTEN", default_value = "0.0.0.0:7071")]
     pub(crate) control_listen: SocketAddr,

@@ -17,6 +17,7 @@ use penstock_cache_node::{Engine, EngineConfig, is_in_memory, limits};
 use penstock_health::Readiness;
 use penstock_protocol::control::cache_node::cache_node_server::CacheNodeServer;
 use penstock_protocol::control::cache_node::inspection_server;
+use penstock_tls::Identity;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -29,6 +30,7 @@ async fn main() -> Result<()> {
         tiers,
         memory,
         bulk_listen,
+        tls,
         control_listen,
         inspection_listen,
         neighbour_socket,
@@ -38,7 +40,8 @@ async fn main() -> Result<()> {
 
     let folders = lasting(tiers.iter().map(|tier| tier.path.clone()).collect());
     let engine = Engine::open(EngineConfig { tiers, memory })?;
-    let node = Node::open(engine, &folders).with_context(|| format!("use the cache folders {folders:?}"))?;
+    let identity = tls.as_deref().map(Identity::open).transpose().context("speak TLS")?;
+    let node = Node::open(engine, &folders, identity).with_context(|| format!("use the cache folders {folders:?}"))?;
     let readiness = Readiness::default();
     // What it remembers it serves at once; the operator is needed for anything new.
     readiness.set(!node.ring().members.is_empty());

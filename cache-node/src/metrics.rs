@@ -186,7 +186,7 @@ mod tests {
             memory: Budget::default(),
         })
         .unwrap();
-        let node = Node::open(engine.clone(), &[folder.path().into()]).unwrap();
+        let node = Node::open(engine.clone(), &[folder.path().into()], None).unwrap();
         let text = Metrics::of(&engine, BulkServer::new(node).queues()).text();
         for line in [
             "penstock_cache_miss_seconds_count 0",

@@ -11,4 +11,5 @@ pub mod node;
 mod origins;
 mod peer;
 mod reporting;
+mod seal;
 mod shares;

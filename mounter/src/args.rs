@@ -17,6 +17,11 @@ pub(crate) struct Args {
     #[arg(long, env = "PENSTOCK_NEIGHBOURS", default_value = "/keeper/neighbours")]
     pub(crate) neighbours: PathBuf,
 
+    /// Folder with tls.crt, tls.key and ca.crt: cache nodes are read over TLS only, and only if they have a certificate of that
+    /// authority for the name by which they are reached. Read again when it changes.
+    #[arg(long, env = "PENSTOCK_TLS", value_name = "FOLDER")]
+    pub(crate) tls: Option<PathBuf>,
+
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "PENSTOCK_HEALTH_LISTEN", default_value = "0.0.0.0:7082")]
     pub(crate) health_listen: SocketAddr,

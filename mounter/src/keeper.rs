@@ -9,7 +9,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use penstock_cache_client::CacheClient;
 use penstock_descriptors::{self as descriptors, Packet};
 use penstock_health::Readiness;
 use penstock_mount::memory;
@@ -111,7 +110,7 @@ impl Mounter {
         let revision = RevisionId::try_from(fetch.revision.as_slice()).map_err(|error| refused(error.to_string()))?;
         let mut file = std::fs::File::from(memory::sealable("revision").map_err(later)?);
         let mut bytes = 0;
-        let client = CacheClient::new(fetch.seeds.clone(), FETCH_DEADLINE);
+        let client = self.sessions.client(fetch.seeds.clone(), FETCH_DEADLINE);
         let sink = |piece: &[u8]| {
             bytes += piece.len() as u64;
             if bytes > PACKAGE_BYTES_MAX {

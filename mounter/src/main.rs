@@ -8,6 +8,7 @@ use penstock_health::Readiness;
 use penstock_mounter::keeper::Mounter;
 use penstock_mounter::{Metrics, Neighbours, Sessions};
 use penstock_supervisor::Store;
+use penstock_tls::Identity;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -17,6 +18,7 @@ fn main() -> Result<()> {
     let Args {
         keeper_socket,
         neighbours,
+        tls,
         health_listen,
     } = Args::parse();
     let filter = tracing_subscriber::EnvFilter::builder();
@@ -35,10 +37,11 @@ fn main() -> Result<()> {
     runtime.spawn(penstock_health::serve(health_listen, readiness.clone(), move || {
         shown.text()
     }));
+    let identity = tls.as_deref().map(Identity::open).transpose().context("speak TLS")?;
     let (store, entries) = Store::of_this_process().context("ask the supervisor what a predecessor left")?;
     runtime.spawn(store.clone().stay_alive());
     let neighbours = Neighbours::new(neighbours, raise_descriptors_max(), runtime.handle().clone());
-    let sessions = Sessions::new(runtime.handle().clone(), store, neighbours, metrics);
+    let sessions = Sessions::new(runtime.handle().clone(), store, neighbours, identity, metrics);
     let left = sessions.left_by_predecessor(entries);
     let mounter = Mounter::new(runtime.handle().clone(), sessions);
     let serving = runtime.spawn_blocking(move || mounter.run(&keeper_socket, &readiness, left));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use penstock_buffer::BufferPool;
@@ -12,6 +13,7 @@ use penstock_mount::mapped;
 use penstock_protocol::connection::{Connection, Held};
 use penstock_protocol::ids::ConnectionId;
 use penstock_supervisor::{Entry, Store};
+use penstock_tls::Identity;
 
 use crate::files::{Devices, Files, Tree};
 use crate::limits::{IDLE_BUFFERS_MAX, READ_BYTES_MAX};
@@ -27,6 +29,7 @@ pub struct Sessions {
     buffers: BufferPool,
     store: Store,
     neighbours: Neighbours,
+    identity: Option<Arc<Identity>>,
     metrics: Metrics,
     sessions: Mutex<BTreeMap<ConnectionId, Served>>,
 }
@@ -48,17 +51,29 @@ pub struct Left {
 
 impl Sessions {
     /// None yet; their reads wait on `runtime`, and their descriptors are kept in `store`. Cache nodes
-    /// of this node are found in `neighbours`.
-    pub fn new(runtime: tokio::runtime::Handle, store: Store, neighbours: Neighbours, metrics: Metrics) -> Self {
+    /// of this node are found in `neighbours`; with others TLS is spoken if there is an identity.
+    pub fn new(
+        runtime: tokio::runtime::Handle,
+        store: Store,
+        neighbours: Neighbours,
+        identity: Option<Arc<Identity>>,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             runtime,
             // Two blocks more than the largest read, which may begin and end within a block.
             buffers: BufferPool::new(READ_BYTES_MAX + 2 * 4096, IDLE_BUFFERS_MAX),
             store,
             neighbours,
+            identity,
             metrics,
             sessions: Mutex::default(),
         }
+    }
+
+    /// A client of the cache nodes that `seeds` know.
+    pub(crate) fn client(&self, seeds: Vec<String>, deadline: Duration) -> CacheClient {
+        CacheClient::with_identity(seeds, deadline, self.identity.clone())
     }
 
     /// What a predecessor served, from its entries in the store.
@@ -140,7 +155,7 @@ impl Sessions {
         let notes = ledger.map(|ledger| Notes::begin(ledger.as_fd())).transpose()?;
         let others = descriptors.split_off(queues.len());
         let reader = RemoteSpace::new(
-            CacheClient::new(connection.seeds.clone(), connection.read_timeout),
+            self.client(connection.seeds.clone(), connection.read_timeout),
             (connection.revision, connection.space),
             connection.read_timeout,
             &self.neighbours,

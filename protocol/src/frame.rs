@@ -45,7 +45,8 @@ pub const PACKAGE_BYTES_MAX: u32 = 4 << 20;
 /// Most bytes of an encoded ring or of an error's text.
 pub const TEXT_BYTES_MAX: u32 = 1 << 20;
 
-const MAGIC: [u8; 4] = *b"PSTK";
+/// With what a frame begins.
+pub const MAGIC: [u8; 4] = *b"PSTK";
 
 /// What a frame is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 //!
 //! Stored blocks that the kernel has in memory are sent from there, unread (sendfile(2)); their checksums go with them and the
 //! client compares. All others, and those that a client asks to be checked, pass through a buffer and are checked before
-//! they leave. Buffers are bounded and a request that waits too long for one is answered Busy. Who waits for an origin has no
+//! they leave, as does everything where TLS is spoken. Buffers are bounded and a request that waits too long for one is answered Busy. Who waits for an origin has no
 //! buffer, so that a stuck source keeps nobody from what is cached. A peer that takes nothing, or too little while others wait for
 //! its buffers, is cut off with all that it asked for.
 
@@ -11,23 +11,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use penstock_protocol::frame::{FrameError, HEADER_BYTES, Header, Kind, Status};
+use penstock_protocol::frame::{FrameError, HEADER_BYTES, Header, Kind, MAGIC, Status};
 use penstock_protocol::geometry::{BlockRange, PAGE_BYTES};
 use penstock_protocol::ids::RevisionId;
+use penstock_tls::HANDSHAKE_MAX;
 use rustix::net::sockopt;
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use super::answers::{Answer, Answers};
 use super::peer::Peer;
+use super::seal::Seal;
 use super::shares::Shares;
 use crate::error::ReadError;
 use crate::limits::{BUFFER_WAIT_MAX, CONNECTION_REQUESTS_MAX, PEER_SILENCE_MAX, REQUESTS_MAX, UNREAD_BYTES_MIN};
 use crate::server::node::Node;
 use crate::tiers::TryRead;
+
+/// What a client that does not speak TLS is told.
+const TLS_ONLY: &str = "this cache node speaks TLS only: give the other end an identity too (--tls)";
 
 /// The server.
 pub struct BulkServer {
@@ -110,22 +116,22 @@ impl BulkServer {
 
     async fn connection(self: Arc<Self>, stream: TcpStream) -> io::Result<()> {
         watch_over(&stream, self.silence_max)?;
+        let (stream, seal) = self.greeted(stream).await?;
         let (mut reading, writing) = stream.into_split();
-        let peer = Arc::new(Peer::new(writing, self.silence_max, self.answers.clone()));
+        let peer = Arc::new(Peer::new(writing, seal, self.silence_max, self.answers.clone()));
         let in_flight = Arc::new(Semaphore::new(CONNECTION_REQUESTS_MAX));
         let serving = async {
-            while let Some(request) = next_header(&mut reading).await? {
+            while let Some(request) = next_header(&mut reading, peer.seal.as_ref()).await? {
                 let request = match request {
-                    Ok(request) => request,
-                    Err(error) => {
-                        // The stream has lost its place; a version that we do not speak is at least told so.
-                        if let FrameError::Version(_) = error {
-                            let unknown = Header::request(Kind::Ring, 0, RevisionId([0; 32]), 0, 0, 0);
-                            self.refuse(&peer, &unknown, (Status::Unsupported, error.to_string()))
-                                .await?;
-                        }
-                        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                    Ok(_) if self.node.identity().is_some() && peer.seal.is_none() => {
+                        return self.refuse_connection(&peer, TLS_ONLY).await;
                     }
+                    Ok(request) => request,
+                    // The stream has lost its place; a version that we do not speak is at least told so.
+                    Err(error @ FrameError::Version(_)) => {
+                        return self.refuse_connection(&peer, &error.to_string()).await;
+                    }
+                    Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
                 };
                 // What is at hand needs no task of its own, and nothing more is begun for a peer that takes nothing.
                 match self.send_stored(&peer, &request).await {
@@ -164,6 +170,21 @@ impl BulkServer {
         ended
     }
 
+    /// Speaks TLS with whoever begins to, where this node has an identity.
+    async fn greeted(&self, stream: TcpStream) -> io::Result<(TcpStream, Option<Seal>)> {
+        let Some(identity) = self.node.identity() else {
+            return Ok((stream, None));
+        };
+        let mut first = [0];
+        timeout(HANDSHAKE_MAX, stream.peek(&mut first)).await??;
+        // Who speaks plainly is told, and gets nothing.
+        if MAGIC.starts_with(&first) {
+            return Ok((stream, None));
+        }
+        let (stream, connection) = identity.accept(stream).await?;
+        Ok((stream, Some(Seal::new(connection))))
+    }
+
     /// A connection has many requests worked on, or only one when there are too many in all.
     fn request_weight(&self) -> u32 {
         let are_many = self.requests.load(Ordering::Relaxed) >= REQUESTS_MAX;
@@ -197,7 +218,7 @@ impl BulkServer {
     async fn send_stored(&self, peer: &Peer, request: &Header) -> io::Result<bool> {
         let range = BlockRange::new(request.address, u64::from(request.length));
         let range = range.ok().filter(|range| range.bytes() >= UNREAD_BYTES_MIN);
-        let (Some(range), Kind::Read) = (range, request.kind) else {
+        let (Some(range), Kind::Read, None) = (range, request.kind, &peer.seal) else {
             return Ok(false);
         };
         // Looked at when it can be sent.
@@ -279,6 +300,14 @@ impl BulkServer {
         peer.turn().await.write_all(&[&header, sums, bytes]).await
     }
 
+    /// Says why nothing at all is answered on a connection.
+    async fn refuse_connection(&self, peer: &Peer, why: &str) -> io::Result<()> {
+        let unknown = Header::request(Kind::Ring, 0, RevisionId([0; 32]), 0, 0, 0);
+        let refusal = (Status::Unsupported, why.to_owned());
+        self.refuse(peer, &unknown, refusal).await?;
+        Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()))
+    }
+
     async fn refuse(&self, peer: &Peer, request: &Header, (status, text): Refusal) -> io::Result<()> {
         let header = request
             .error(status, text.len() as u32, self.node.ring_epoch())
@@ -287,10 +316,17 @@ impl BulkServer {
     }
 }
 
-async fn next_header(reading: &mut OwnedReadHalf) -> io::Result<Option<Result<Header, FrameError>>> {
+async fn next_header(
+    reading: &mut OwnedReadHalf,
+    seal: Option<&Seal>,
+) -> io::Result<Option<Result<Header, FrameError>>> {
     let mut bytes = [0; HEADER_BYTES];
-    match reading.read_exact(&mut bytes).await {
-        Ok(_) => Ok(Some(Header::decode(&bytes))),
+    let read = match seal {
+        None => reading.read_exact(&mut bytes).await.map(drop),
+        Some(seal) => seal.read_exact(reading, &mut bytes).await,
+    };
+    match read {
+        Ok(()) => Ok(Some(Header::decode(&bytes))),
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
         Err(error) => Err(error),
     }

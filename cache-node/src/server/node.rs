@@ -17,6 +17,7 @@ use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_protocol::ring::{Member, Ring};
 use penstock_revision::Package;
 use penstock_revision::limits::PACKAGE_BYTES_MAX;
+use penstock_tls::Identity;
 use prost::Message;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_blocking};
@@ -37,6 +38,8 @@ pub struct Node(Arc<Inner>);
 
 struct Inner {
     engine: Engine,
+    /// With which it speaks TLS; without, it does not.
+    identity: Option<Arc<Identity>>,
     packages: PackageStore,
     /// Where the configuration is remembered, each time the same.
     remembered: Vec<PathBuf>,
@@ -86,15 +89,16 @@ impl ToldDataset {
 
 impl Node {
     /// A node that keeps its packages and what it is told in each of these folders of tiers, at least one; serves at once what it
-    /// remembers. Has to be called in a tokio runtime.
+    /// remembers. With an identity it speaks TLS only. Has to be called in a tokio runtime.
     ///
     /// # Errors
     /// When the first cannot be used.
-    pub fn open(engine: Engine, tiers: &[PathBuf]) -> io::Result<Self> {
+    pub fn open(engine: Engine, tiers: &[PathBuf], identity: Option<Arc<Identity>>) -> io::Result<Self> {
         let packages = PackageStore::open(tiers)?;
         let seek = Arc::new(Notify::new());
         let inner = Arc::new_cyclic(|node| Inner {
             engine,
+            identity,
             packages,
             remembered: tiers.iter().map(|tier| tier.join("node.config")).collect(),
             ring: RwLock::default(),
@@ -111,6 +115,11 @@ impl Node {
     /// The engine.
     pub fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// With which it speaks TLS, if it does.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        self.0.identity.as_ref()
     }
 
     /// The ring as it was last told.
@@ -219,7 +228,7 @@ impl Node {
     /// # Errors
     /// When it does not arrive whole, as a sentence.
     pub async fn fetch_package(&self, revision: &RevisionId, from: Vec<String>) -> Result<Package, String> {
-        let client = CacheClient::new(from, PEER_PATIENCE);
+        let client = CacheClient::with_identity(from, PEER_PATIENCE, self.0.identity.clone());
         let mut bytes = Vec::new();
         let sink = |piece: &[u8]| {
             bytes.extend_from_slice(piece);

@@ -13,12 +13,15 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::answers::{Allowance, Answers};
+use super::seal::Seal;
 use crate::limits::{ANSWER_PRESSED_MAX, PRESSED_BYTES_PER_SECOND, PRESSURE_LOOK_INTERVAL};
 use crate::store::Stored;
 
 /// Whoever is at the other end.
 pub(super) struct Peer {
     writing: Mutex<OwnedWriteHalf>,
+    /// If TLS is spoken.
+    pub(super) seal: Option<Seal>,
     silence_max: Duration,
     answers: Arc<Answers>,
     /// Its buffers.
@@ -28,9 +31,15 @@ pub(super) struct Peer {
 }
 
 impl Peer {
-    pub(super) fn new(writing: OwnedWriteHalf, silence_max: Duration, answers: Arc<Answers>) -> Self {
+    pub(super) fn new(
+        writing: OwnedWriteHalf,
+        seal: Option<Seal>,
+        silence_max: Duration,
+        answers: Arc<Answers>,
+    ) -> Self {
         Self {
             writing: Mutex::new(writing),
+            seal,
             silence_max,
             allowance: Allowance::new(&answers),
             answers,
@@ -62,15 +71,23 @@ impl Turn<'_> {
         let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
         let mut left = slices.as_mut_slice();
         let bytes = parts.iter().map(|part| part.len()).sum();
+        let seal = self.peer.seal.as_ref();
         self.push(bytes, |stream, _| {
-            let written = rustix::io::writev(stream, left)?;
+            let written = match seal {
+                None => rustix::io::writev(stream, left)?,
+                Some(seal) => seal.write(stream, left)?,
+            };
             IoSlice::advance_slices(&mut left, written);
             Ok(written)
         })
-        .await
+        .await?;
+        if let Some(seal) = seal {
+            self.push(1, |stream, _| seal.flush(stream).map(|()| 1)).await?;
+        }
+        Ok(())
     }
 
-    /// Writes a frame whose end is stored.
+    /// Writes a frame whose end is stored, on a connection without TLS.
     pub(super) async fn write_stored(self, head: &[u8], stored: &Stored, bytes: usize) -> io::Result<()> {
         self.push(head.len(), |stream, sent| {
             Ok(net::send(stream, &head[sent..], SendFlags::MORE | SendFlags::NOSIGNAL)?)

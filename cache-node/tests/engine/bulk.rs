@@ -11,7 +11,7 @@ use penstock_protocol::checksum::first_mismatch;
 use penstock_protocol::frame::{HEADER_BYTES, Header, Kind, Status};
 use penstock_protocol::ids::RevisionId;
 use penstock_revision::Package;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -29,7 +29,7 @@ pub struct Server {
 impl Server {
     pub async fn of(engine: &Engine, silence_max: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let node = Node::open(engine.clone(), &[folder.path().into()]).unwrap();
+        let node = Node::open(engine.clone(), &[folder.path().into()], None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         Self {
             address: listener.local_addr().unwrap(),
@@ -53,13 +53,20 @@ async fn ask(stream: &mut TcpStream, revision: RevisionId, address: u64, length:
     ask_by(Kind::Read, stream, revision, address, length).await;
 }
 
-pub async fn ask_by(kind: Kind, stream: &mut TcpStream, revision: RevisionId, address: u64, length: u32) {
+pub async fn ask_by(
+    kind: Kind,
+    stream: &mut (impl AsyncWrite + Unpin),
+    revision: RevisionId,
+    address: u64,
+    length: u32,
+) {
     let request = Header::request(kind, address, revision, address, length, 0);
     stream.write_all(&request.encode()).await.unwrap();
+    stream.flush().await.unwrap();
 }
 
 /// The next answer: its header and its body.
-pub async fn answer(stream: &mut TcpStream) -> (Header, Vec<u8>) {
+pub async fn answer(stream: &mut (impl AsyncRead + Unpin)) -> (Header, Vec<u8>) {
     let mut header = [0; HEADER_BYTES];
     stream.read_exact(&mut header).await.unwrap();
     let header = Header::decode(&header).unwrap();
@@ -73,7 +80,7 @@ pub async fn answer(stream: &mut TcpStream) -> (Header, Vec<u8>) {
     (header, body)
 }
 
-fn assert_data(package: &Package, (header, body): (Header, Vec<u8>), expected: &[u8]) {
+pub fn assert_data(package: &Package, (header, body): (Header, Vec<u8>), expected: &[u8]) {
     let text = || String::from_utf8_lossy(&body).into_owned();
     assert_eq!((header.kind, header.status), (Kind::Data, Status::Ok), "{}", text());
     assert_eq!(damaged_block(package, header, &body), None);

@@ -19,7 +19,7 @@ async fn a_node_that_came_to_rest_has_told_every_byte() {
     let scene = Scene::with(&[("large", 2_500_000), ("small", 300_000)]).await;
     let folder = tempfile::tempdir().unwrap();
     let control = ControlServer {
-        node: Node::open(scene.engine.clone(), &[folder.path().into()]).unwrap(),
+        node: Node::open(scene.engine.clone(), &[folder.path().into()], None).unwrap(),
         readiness: Readiness::default(),
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -81,7 +81,7 @@ impl Two {
         small.rules.quota.limit_bytes = Some(80 * MIB);
         let large = Generated::one(large_bytes);
         let folder = tempfile::tempdir().unwrap();
-        let node = Node::open(small.engine.clone(), &[folder.path().into()]).unwrap();
+        let node = Node::open(small.engine.clone(), &[folder.path().into()], None).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let service = inspection_server::InspectionServer::new(InspectionServer::new(node.clone()));

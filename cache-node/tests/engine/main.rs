@@ -25,3 +25,4 @@ mod scene;
 mod single_flight;
 mod stragglers;
 mod tiers;
+mod tls;

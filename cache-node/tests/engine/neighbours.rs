@@ -66,7 +66,7 @@ impl Beside {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let engine = origin.engine(&package, &folder.path().join("tier"), capacity_bytes);
-        let node = Node::open(engine.clone(), &[empty.path().into()]).unwrap();
+        let node = Node::open(engine.clone(), &[empty.path().into()], None).unwrap();
         let config = wire::NodeConfig {
             generation: 1,
             ring_epoch: 1,

@@ -30,6 +30,7 @@ fn node_in(folder: &tempfile::TempDir) -> Node {
         })
         .unwrap(),
         &[folder.path().into()],
+        None,
     )
     .unwrap()
 }

@@ -44,7 +44,7 @@ fn begin() -> Trying {
         .expect("a runtime begins");
     let server = runtime.block_on(async {
         let engine = letters::engine(folder.path(), &package);
-        let node = Node::open(engine, &[folder.path().into()]).expect("a node begins");
+        let node = Node::open(engine, &[folder.path().into()], None).expect("a node begins");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("there are ports");
         let server = listener.local_addr().expect("it has one");
         tokio::spawn(BulkServer::new(node).serve(listener));
