@@ -20,7 +20,7 @@ pub(crate) const LOOKS_MAX: usize = 4096;
 const GHOST_GENERATION_TENTHS: u64 = 6;
 
 /// Units, what is remembered of others, and the capacity.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Content {
     pub(crate) shelves: Shelves,
     pub(crate) ghost: Ghost,

@@ -16,7 +16,7 @@ const SLOTS_FOR_THREE: u64 = 4;
 const SLOTS_MIN: u64 = 64;
 
 /// Keys that were seen.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Ghost {
     /// A fingerprint is not zero.
     young: Vec<u16>,

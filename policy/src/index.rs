@@ -20,7 +20,7 @@ struct Entry {
 }
 
 /// Places by the hashes of their keys.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Index {
     buckets: Vec<Vec<Entry>>,
     entries: usize,

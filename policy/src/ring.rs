@@ -72,7 +72,7 @@ impl Unit {
 }
 
 /// Units in order.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Ring {
     chunks: VecDeque<Box<[Unit]>>,
     /// Position of the first unit.

@@ -34,7 +34,7 @@ impl Place {
 }
 
 /// All units of a policy.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Shelves {
     rings: Vec<Ring>,
     index: Index,

@@ -9,8 +9,12 @@
 //! 1954): an allowance is taken off at every read, the sum never falls below zero, and the rules change when it reaches what
 //! is needed, at once when the difference is large and later when it is small. Points are summed up twice, by units and by bytes:
 //! one of the rules may happen to have many small units and the other as many bytes in few, and then neither suits better.
+//!
+//! Holding begins with what is there, so the small cache that holds then takes over what the other one has. Otherwise it would
+//! show what had been held for long, and the cache holds something else. S3-FIFO has replaced what it began with soon enough.
 
 use crate::Policy;
+use crate::content::Content;
 use crate::ghost::Ghost;
 use crate::hash::hashed;
 use crate::hold::Hold;
@@ -39,7 +43,7 @@ const SOON_SURE: Lead = Lead::new(512, 128);
 /// Units that were read within one to two of these parts of the capacity were read soon before.
 const SOON_PART: u64 = 4;
 
-/// Points of one run that count: a scan of some records is one event and not a hundred.
+/// Points that count of a run, reads of which all are held or none is: a scan of some records is one event and not a hundred.
 const RUN_POINTS_MAX: u32 = 8;
 
 /// Points by which holding is ahead, as a part of all units, that suffice even if they came in one run.
@@ -110,23 +114,19 @@ impl Trial {
         let point = i64::from(kept) - i64::from(held);
         let changes = match self.better {
             Rules::Hold => self.leads.end_holding(point, read, soon, units),
-            Rules::S3Fifo => self.leads.begin_holding(-point, read, units),
+            Rules::S3Fifo => self.leads.begin_holding(-point, read, held, units),
         };
-        if changes {
-            self.better = match self.better {
-                Rules::Hold => Rules::S3Fifo,
-                Rules::S3Fifo => Rules::Hold,
-            };
-            self.leads = Leads::default();
-        }
         run(&mut self.hold, key, bytes, held);
         run(&mut self.s3_fifo, key, bytes, kept);
+        if changes {
+            self.change();
+        }
         self.fit();
     }
 
     /// A unit is in the cache. What was read is known here; what comes unread was found on disk after a restart.
     pub(crate) fn inserted(&mut self, key: u64, bytes: u32) {
-        let holds = |content: &crate::content::Content| content.shelves.find(key).is_some();
+        let holds = |content: &Content| content.shelves.find(key).is_some();
         if self.takes(key) && !holds(&self.hold.content) && !holds(&self.s3_fifo.content) {
             self.hold.inserted(key, bytes);
             self.s3_fifo.inserted(key, bytes);
@@ -144,6 +144,20 @@ impl Trial {
             expected *= 2;
         }
         self.fit();
+    }
+
+    fn change(&mut self) {
+        match self.better {
+            Rules::Hold => {
+                self.leads = Leads::default();
+                self.better = Rules::S3Fifo;
+            }
+            Rules::S3Fifo => {
+                self.hold.content = self.s3_fifo.content.clone();
+                self.leads = Leads::of_holding(&self.leads);
+                self.better = Rules::Hold;
+            }
+        }
     }
 
     fn takes(&self, key: u64) -> bool {
@@ -245,8 +259,10 @@ struct Leads {
     soon_sure: Lead,
     /// By all points; what it needs is said when it is asked.
     whole: Lead,
-    /// The sign of the last point, and how many came in a row.
-    run: (i64, u32),
+    /// Whether the last reads were all held or all not, and how many points they were.
+    run: (bool, u32),
+    /// By what holding was ahead when it began, as far as that is neither made up for nor long ago.
+    credit: u64,
 }
 
 impl Default for Leads {
@@ -257,18 +273,36 @@ impl Default for Leads {
             soon_quick: SOON_QUICK,
             soon_sure: SOON_SURE,
             whole: Lead::new(64, POINTS_MAX),
-            run: (0, 0),
+            run: (false, 0),
+            credit: 0,
         }
     }
 }
 
 impl Leads {
+    /// When holding begins, with the leads that it had.
+    fn of_holding(before: &Leads) -> Self {
+        Self {
+            credit: before.whole.by_units,
+            ..Self::default()
+        }
+    }
+
     /// Counts a point for S3-FIFO. True when holding should end.
     ///
     /// A scan of the part that S3-FIFO happens to have gives it a point for each read, until it comes to the part that is
     /// held. So either some of the points must be of units that were read soon before, which no scan of more than the cache
     /// does, or there must be more points than S3-FIFO has units.
+    ///
+    /// What S3-FIFO had last was just read, so readers in sequence come to all that is not held before they come to what is:
+    /// holding begins with a loss, and its credit is for that. It is used up by time too, or old credit would delay the answer
+    /// to other traffic.
     fn end_holding(&mut self, point: i64, read: Read, soon: bool, units: u32) -> bool {
+        if self.credit > 0 {
+            let made_up = POINT * point.max(0).unsigned_abs();
+            self.credit = self.credit.saturating_sub(made_up + POINT / QUICK.reads_per_point);
+            return false;
+        }
         self.quick.count(point, read);
         self.sure.count(point, read);
         self.soon_quick.count(if soon { point } else { 0 }, read);
@@ -281,15 +315,14 @@ impl Leads {
 
     /// Counts a point for holding. True when it should begin.
     ///
-    /// Of a run of points some count, as long as they are not a good part of all that is held: short scans are a part of
-    /// mixed traffic.
-    fn begin_holding(&mut self, point: i64, read: Read, units: u32) -> bool {
+    /// Of a run some points count, as long as they are not a good part of all that is held: short scans are a part of mixed
+    /// traffic.
+    fn begin_holding(&mut self, point: i64, read: Read, held: bool, units: u32) -> bool {
         self.whole.count(point, read);
-        self.run = match (point, self.run) {
-            (0, run) => run,
-            (point, (sign, length)) if point == sign => (sign, length.saturating_add(1)),
-            (point, _) => (point, 1),
-        };
+        if held != self.run.0 {
+            self.run = (held, 0);
+        }
+        self.run.1 = self.run.1.saturating_add(u32::from(point != 0));
         let point = if self.run.1 > RUN_POINTS_MAX { 0 } else { point };
         self.quick.count(point, read);
         self.sure.count(point, read);
@@ -336,12 +369,47 @@ mod tests {
     }
 
     #[test]
+    fn holding_that_has_just_begun_ends_when_its_lead_is_made_up_for_and_later_as_ever() {
+        let begun = || {
+            let mut before = Leads::default();
+            (0..1000).for_each(|_| before.whole.count(1, READ));
+            Leads::of_holding(&before)
+        };
+        let mut leads = begun();
+        let read = first(|_| leads.end_holding(1, READ, true, 5000));
+        assert!((900..1000).contains(&read.unwrap()), "{read:?}");
+        let mut leads = begun();
+        (0..16_000).for_each(|_| assert!(!leads.end_holding(0, READ, false, 5000)));
+        let read = first(|_| leads.end_holding(1, READ, true, 5000));
+        assert!(read.unwrap() < 40, "{read:?}");
+    }
+
+    #[test]
+    fn holding_begins_with_what_s3_fifo_has() {
+        let keys = |content: &Content| {
+            let mut keys: Vec<u64> = content.shelves.keys().collect();
+            keys.sort_unstable();
+            keys
+        };
+        let mut trial = Trial::new(100);
+        (0..1000).for_each(|read| trial.read(read / 2, 1));
+        let kept = keys(&trial.s3_fifo.content);
+        assert_ne!(keys(&trial.hold.content), kept);
+        trial.better = Rules::S3Fifo;
+        trial.change();
+        assert_eq!((trial.better(), keys(&trial.hold.content)), (Rules::Hold, kept));
+    }
+
+    #[test]
     fn short_scans_are_a_part_of_mixed_traffic_and_do_not_begin_holding() {
         let mut leads = Leads::default();
-        let scans = |read: u32| leads.begin_holding(if (read / 100).is_multiple_of(2) { 1 } else { -1 }, READ, 5000);
+        let scans = |read: u32| {
+            let held = (read / 100).is_multiple_of(2);
+            leads.begin_holding(if held { 1 } else { -1 }, READ, held, 5000)
+        };
         assert_eq!(first(scans), None);
         let mut leads = Leads::default();
-        let read = first(|_| leads.begin_holding(1, READ, 5000));
+        let read = first(|_| leads.begin_holding(1, READ, true, 5000));
         assert!((1250..1300).contains(&read.unwrap()), "{read:?}");
     }
 }

@@ -76,10 +76,6 @@ fn s3_fifo(units: u64) -> Cache<S3Fifo> {
     Cache::new(S3Fifo::new(capacity), capacity)
 }
 
-/// Eight readers that drift apart in one sequential order, over a cache of 1,400 units, fall short of the promise: who reads
-/// behind another finds what that one has just brought only while S3-FIFO is in force, and the rules change with the distance.
-const SMALL_SHORTFALL_MAX: f64 = 0.04;
-
 #[test]
 fn from_the_third_epoch_on_the_hit_ratio_is_cache_by_dataset_less_two_hundredths() {
     let mut broken = 0;
@@ -103,13 +99,7 @@ fn from_the_third_epoch_on_the_hit_ratio_is_cache_by_dataset_less_two_hundredths
                     "epochs of {units:6} {order:?} {readers:?}: the worst is {:+.4} at {}",
                     worst.0, worst.1
                 );
-                let is_small_shortfall = units == 2000 && order == Order::Sequential && readers == Readers::EightOwn;
-                let floor = if is_small_shortfall {
-                    -SMALL_SHORTFALL_MAX
-                } else {
-                    -0.02
-                };
-                broken += u32::from(worst.0 < floor);
+                broken += u32::from(worst.0 < -0.02);
             }
         }
     }
@@ -149,8 +139,9 @@ fn a_change_between_epochs_and_mixed_traffic_costs_at_most_a_twentieth() {
     assert!(worst_to_epochs >= -0.05 && worst_to_mixed >= -SHORTFALL_MAX);
 }
 
-/// Three of 24 changes to mixed traffic (sequential epochs of a dataset of which half or more fits) cost more than 0.05: S3-FIFO
-/// begins with what was held, and not with what it would have kept.
+/// Three of 24 changes to mixed traffic (sequential epochs of a dataset of which half or more fits) cost more than 0.05: the
+/// favourites are at the end of the order, which S3-FIFO has just read and which is not held. To notice is not what costs:
+/// S3-FIFO, LRU and LFU that begin with what was held at the very first read fall short by 0.065, 0.071 and 0.072 at the worst.
 const SHORTFALL_MAX: f64 = 0.07;
 
 #[test]
