@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Nodes","type":"integer","jsonPath":".status.readyReplicas"}"#,
     printcolumn = r#"{"name":"Wanted","type":"integer","jsonPath":".spec.replicas"}"#,
-    printcolumn = r#"{"name":"Capacity","type":"string","jsonPath":".spec.tiers[*].capacity"}"#,
+    printcolumn = r#"{"name":"Capacity","type":"string","jsonPath":".status.capacity"}"#,
     printcolumn = r#"{"name":"Age","type":"date","jsonPath":".metadata.creationTimestamp"}"#,
     printcolumn = r#"{"name":"Reason","type":"string","priority":1,"jsonPath":".status.conditions[?(@.type==\"Ready\")].reason"}"#
 )]
@@ -132,6 +132,10 @@ pub struct CacheRuntimeStatus {
     /// Epoch of the ring: grows when its members change.
     #[serde(default)]
     pub ring_epoch: i64,
+
+    /// What one cache node holds: the capacities of its tiers, the fastest first, for example 8Gi + 1Ti.
+    #[serde(default)]
+    pub capacity: String,
 
     /// How many members the ring of that epoch has.
     #[serde(default)]

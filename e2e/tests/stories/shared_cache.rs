@@ -64,7 +64,7 @@ pub fn story() -> Result<()> {
     let proxy = CountingProxy::start(free_address()?, origin.address)?;
     let scene = Scene { ns, proxy };
     apply(&secret(ns))?;
-    apply(&runtime(ns, "8Mi", "16Mi"))?;
+    apply(&runtime(ns, &[("disk", "16Mi")]))?;
     let pinned = "{quota: {guaranteed: 12Mi}, rules: [{path: train/class-001, pin: true}]}";
     apply(&yaml(&scene, origin.region, "kept", pinned))?;
     apply(&yaml(&scene, origin.region, "limited", "{quota: {limit: 6Mi}}"))?;
@@ -89,6 +89,7 @@ pub fn story() -> Result<()> {
 
     looked_into(ns, &kept)?;
     changed_under_load(&scene, &kept)?;
+    tiers_come_and_go(&scene, &kept)?;
     refused(&scene, origin.region)?;
     killed_under_load(&scene, &limited)?;
     for data in [&kept, &limited] {
@@ -183,7 +184,7 @@ fn changed_under_load(scene: &Scene<'_>, data: &Data) -> Result<()> {
     let uid = || kubectl(["get", "pod", "pool-0", "-n", ns, "-o", "jsonpath={.metadata.uid}"]);
     let (before, load) = (uid()?, Load::on_pod(ns, "loaded", &data.sums, 2)?);
     for (capacity, bytes) in [("4Mi", 4 * MIB), ("200Mi", 200 * MIB)] {
-        apply(&runtime(ns, "8Mi", capacity))?;
+        apply(&runtime(ns, &[("disk", capacity)]))?;
         let of_tier = |name| of_pool(ns, name, &[("tier", "disk")]);
         wait_for("the tier to hold no more than it may", MINUTE, || {
             let (capacity, used) = (
@@ -211,6 +212,55 @@ fn changed_under_load(scene: &Scene<'_>, data: &Data) -> Result<()> {
         scene.proxy.bytes() == 0,
         "{} bytes were fetched though everything fits",
         scene.proxy.bytes()
+    );
+    Ok(())
+}
+
+/// A tier is added and taken away, for which the cache node's pod is replaced: readers wait for that long, and what is on a tier
+/// that stays is there.
+fn tiers_come_and_go(scene: &Scene<'_>, data: &Data) -> Result<()> {
+    let ns = scene.ns;
+    apply(&reader_pod(ns, "resident", "n1", Some(data.name)))?;
+    wait_pod_ready(ns, "resident", MINUTE)?;
+    let load = Load::on_pod(ns, "resident", &data.sums, 2)?;
+    scene.proxy.reset();
+    let disks = [("disk", "200Mi"), ("more", "64Mi")];
+    for (disks, capacity) in [(&disks[..], "8Mi + 200Mi + 64Mi"), (&disks[..1], "8Mi + 200Mi")] {
+        apply(&runtime(ns, disks))?;
+        wait_for("the cache node to have these tiers", 2 * MINUTE, || {
+            // Its pod may be gone at the moment.
+            let listed = in_pod(ns, "pool-0", &["/bin/penstock", "cache", "ls", "-o", "json"]);
+            let listed = match listed {
+                Ok(listed) => serde_json::from_str::<Value>(&listed)?,
+                Err(error) => return Ok(Err(error.to_string())),
+            };
+            let count = listed["tiers"].as_array().map_or(0, Vec::len);
+            Ok(if count == 1 + disks.len() {
+                Ok(())
+            } else {
+                Err(listed.to_string())
+            })
+        })?;
+        wait_ready(ns, data.name)?;
+        let shown = kubectl([
+            "get",
+            "cacheruntime",
+            "pool",
+            "-n",
+            ns,
+            "-o",
+            "jsonpath={.status.capacity}",
+        ])?;
+        ensure!(shown == capacity, "it is said to hold {shown}");
+        load.goes_on(MINUTE)?;
+    }
+    load.check("a tier that came and went", MINUTE, KILLED_BOUND)?;
+    drop(load);
+    kubectl(["delete", "pod", "resident", "-n", ns, "--wait=true"])?;
+    let (fetched, in_memory) = (scene.proxy.bytes(), 2 * 8 * MIB);
+    ensure!(
+        fetched <= in_memory,
+        "{fetched} bytes were fetched, though only {in_memory} were in memory"
     );
     Ok(())
 }
@@ -279,7 +329,11 @@ fn of_pool(ns: &str, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
     metrics::of_pod(ns, "pool-0", 7072, name, labels)
 }
 
-fn runtime(ns: &str, memory: &str, disk: &str) -> String {
+/// One cache node with a tier of 8 MiB in memory, and disks beside it: names and capacities.
+fn runtime(ns: &str, disks: &[(&str, &str)]) -> String {
+    let disks = disks
+        .iter()
+        .map(|(name, capacity)| format!("  - {{name: {name}, medium: SSD, capacity: {capacity}}}\n"));
     format!(
         "apiVersion: penstock.io/v1alpha1
 kind: CacheRuntime
@@ -287,9 +341,9 @@ metadata: {{name: pool, namespace: {ns}}}
 spec:
   replicas: 1
   tiers:
-  - {{name: memory, medium: Memory, capacity: {memory}, volume: EmptyDir}}
-  - {{name: disk, medium: SSD, capacity: {disk}}}
-"
+  - {{name: memory, medium: Memory, capacity: 8Mi, volume: EmptyDir}}
+{}",
+        disks.collect::<String>()
     )
 }
 

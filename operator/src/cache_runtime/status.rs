@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::apps::v1::{StatefulSet, StatefulSetStatus};
 use kube::{Api, Resource, ResourceExt};
-use penstock_crds::{CacheRuntime, CacheRuntimeStatus, condition};
+use penstock_crds::{CacheRuntime, CacheRuntimeStatus, Tier, condition};
 
 use crate::apply;
 use crate::cache_runtime::children::Applied;
@@ -73,7 +73,14 @@ fn status(
         selector: Some(runtime_selector(&runtime.name_any())),
         ring_epoch: members.epoch,
         ring_members: members.count(),
+        capacity: capacity(&runtime.spec.tiers),
     }
+}
+
+/// As kubectl shows it: its columns take the first of several values only.
+fn capacity(tiers: &[Tier]) -> String {
+    let capacities: Vec<&str> = tiers.iter().map(|tier| tier.capacity.as_str()).collect();
+    capacities.join(" + ")
 }
 
 fn wanted(
@@ -197,6 +204,23 @@ mod tests {
             "status": {"replicas": 2, "observedGeneration": seen, "readyReplicas": ready, "updatedReplicas": updated},
         });
         Applied::All(Box::new(serde_json::from_value(set).unwrap()))
+    }
+
+    #[test]
+    fn its_capacity_is_that_of_all_tiers() {
+        let mut runtime = runtime();
+        let tier = |name, capacity| json!({"name": name, "medium": "SSD", "capacity": capacity});
+        let tiers = json!([tier("memory", "8Gi"), tier("ssd", "1Ti")]);
+        runtime.spec.tiers = serde_json::from_value(tiers).unwrap();
+        let members = Members::of(&runtime, "cluster.local");
+        let children = set(2, 2, 2);
+        let observed = Observed {
+            children: Ok(&children),
+            pool: Pool::default(),
+            blocked_by: Vec::new(),
+        };
+        let status = status(&runtime, &CacheRuntimeStatus::default(), &members, &observed);
+        assert_eq!(status.capacity, "8Gi + 1Ti");
     }
 
     #[test]
