@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_util::either::Either;
 
-use crate::limits::{ANSWER_MAX, BODY_SILENCE_MAX, CONNECT_MAX, SILENCE_BEFORE_PROBE};
+use crate::limits::{ANSWER_MAX, BODY_SILENCE_MAX, CONNECT_MAX, GREETING_MAX, SILENCE_BEFORE_PROBE};
 use crate::probe::Verdict;
 
 /// The id of a refusal that is about the connection: the peer could not read the request. Requests begin at 1.
@@ -39,9 +39,11 @@ pub(crate) enum LaneError {
     #[error("connect: {0}")]
     Connect(io::Error),
     #[error(
-        "{0} instead of TLS; whether it speaks TLS, by a certificate for its name of the authority in ca.crt, is to be looked at"
+        "its greeting of TLS failed: {0}; it needs --tls with a certificate for this name, of the authority in our ca.crt"
     )]
     Greeting(io::Error),
+    #[error("it does not accept our certificate: {0}; look at the folder of --tls")]
+    NotAccepted(&'static str),
     #[error("the connection broke: {0}")]
     Closed(io::Error),
     #[error("no answer in time")]
@@ -55,6 +57,12 @@ pub(crate) enum LaneError {
     /// The peer's own words about the connection, for example that it does not speak our version.
     #[error("{0}")]
     Refused(String),
+}
+
+impl LaneError {
+    fn closed(error: io::Error) -> Self {
+        penstock_tls::refusal(&error).map_or(Self::Closed(error), Self::NotAccepted)
+    }
 }
 
 impl Lane {
@@ -74,7 +82,8 @@ impl Lane {
         let stream = match identity {
             None => Either::Left(stream),
             Some(identity) => {
-                let greeted = identity.connect(member, stream).await;
+                let greeted = timeout(GREETING_MAX, identity.connect(member, stream)).await;
+                let greeted = greeted.map_err(|_| LaneError::Late)?;
                 Either::Right(Box::new(greeted.map_err(LaneError::Greeting)?))
             }
         };
@@ -96,8 +105,8 @@ impl Lane {
         self.stream
             .write_all(&request.encode())
             .await
-            .map_err(LaneError::Closed)?;
-        self.stream.flush().await.map_err(LaneError::Closed)?;
+            .map_err(LaneError::closed)?;
+        self.stream.flush().await.map_err(LaneError::closed)?;
         let mut bytes = [0; HEADER_BYTES];
         self.fill(&mut bytes, ANSWER_MAX).await?;
         let reply = Header::decode(&bytes)?;
@@ -147,13 +156,13 @@ impl Lane {
         let mut reading = pin!(self.stream.read(into));
         while silent_since.elapsed() < silence_max {
             if let Ok(read) = timeout(SILENCE_BEFORE_PROBE, &mut reading).await {
-                return read.map_err(LaneError::Closed);
+                return read.map_err(LaneError::closed);
             }
             let Some(doubt) = &self.doubt else { continue };
             let verdict = doubt(self.peer);
             tokio::select! {
                 biased;
-                read = &mut reading => return read.map_err(LaneError::Closed),
+                read = &mut reading => return read.map_err(LaneError::closed),
                 said = verdict.wait() => said.map_err(LaneError::Hung)?,
             }
         }

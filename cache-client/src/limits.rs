@@ -5,6 +5,9 @@ use std::time::Duration;
 /// How long a connection may take. Within a cluster it takes under a millisecond; a lost SYN is sent again after 1 s.
 pub const CONNECT_MAX: Duration = Duration::from_millis(1500);
 
+/// How long a greeting of TLS may take: a round trip and two signatures. With the connection a hung node is left in less than 2 s.
+pub const GREETING_MAX: Duration = Duration::from_millis(1500);
+
 /// A peer that is silent for this long is asked for its ring on another connection, to tell hung from slow. Most origins
 /// answer sooner, so most misses cost no probe.
 pub const SILENCE_BEFORE_PROBE: Duration = Duration::from_secs(1);

@@ -28,8 +28,8 @@ struct State {
     /// Whose reply carried a larger epoch: it is being asked for its ring, and nobody else meanwhile.
     learning_from: Option<String>,
     members: HashMap<String, Member>,
-    /// By the address that is asked: a member's, or the one at which a lane's peer was found.
-    probes: HashMap<String, Probe>,
+    /// By the member and the address that is asked: its own, or the one at which a lane's peer was found.
+    probes: HashMap<(String, String), Probe>,
 }
 
 #[derive(Default)]
@@ -151,7 +151,7 @@ impl Nodes {
     /// Whether the peer of a silent lane answers. It is asked where the lane ends: the member's name may lead elsewhere by now.
     fn is_there(self: &Arc<Self>, member: &str, peer: &str) -> Verdict {
         let mut state = self.lock();
-        let recent = state.probes.get(peer).filter(|probe| probe.is_recent());
+        let recent = state.probes.get(&key(member, peer)).filter(|probe| probe.is_recent());
         match recent {
             Some(probe) => probe.verdict.clone(),
             None => self.begin_probe(&mut state, member, peer),
@@ -163,7 +163,11 @@ impl Nodes {
         state
             .probes
             .retain(|_, probe| probe.verdict.is_pending() || probe.is_recent());
-        if let Some(running) = state.probes.get(address).filter(|probe| probe.verdict.is_pending()) {
+        if let Some(running) = state
+            .probes
+            .get(&key(member, address))
+            .filter(|probe| probe.verdict.is_pending())
+        {
             return running.verdict.clone();
         }
         let (judge, verdict) = Verdict::pending();
@@ -171,7 +175,7 @@ impl Nodes {
             verdict: verdict.clone(),
             ended: None,
         };
-        state.probes.insert(address.to_owned(), probe);
+        state.probes.insert(key(member, address), probe);
         let longest = state.health(member).probe_max();
         let (nodes, member, address) = (self.clone(), member.to_owned(), address.to_owned());
         tokio::spawn(async move {
@@ -184,7 +188,7 @@ impl Nodes {
 
     fn probed(&self, member: &str, address: &str, ring: Result<Ring, String>) -> Result<(), String> {
         let mut state = self.lock();
-        if let Some(probe) = state.probes.get_mut(address) {
+        if let Some(probe) = state.probes.get_mut(&key(member, address)) {
             probe.ended = Some(Instant::now());
         }
         match ring {
@@ -238,7 +242,9 @@ impl State {
     }
 
     fn is_probed(&self, address: &str) -> bool {
-        self.probes.get(address).is_some_and(|probe| probe.verdict.is_pending())
+        self.probes
+            .get(&key(address, address))
+            .is_some_and(|probe| probe.verdict.is_pending())
     }
 
     fn fail(&mut self, address: &str) {
@@ -255,6 +261,10 @@ impl State {
             self.ring_is_doubted = false;
         }
     }
+}
+
+fn key(member: &str, address: &str) -> (String, String) {
+    (member.to_owned(), address.to_owned())
 }
 
 impl Probe {

@@ -121,6 +121,9 @@ pub const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(15);
 /// Longest page of a listing: 1,000 keys of 1,024 bytes, each three characters in a URL, and some hundred bytes around each.
 pub const LISTING_PAGE_BYTES_MAX: usize = 16 << 20;
 
+/// Questions to a web server about its files at the same time: as many as a few browsers have.
+pub const HTTP_QUESTIONS_MAX: usize = 16;
+
 /// What is read of an answer that says what is wrong.
 pub const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
 
@@ -233,6 +236,13 @@ pub const NEIGHBOUR_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a request waits for a buffer before the client is told to go elsewhere.
 pub const BUFFER_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How long a peer may take to greet, and to say the first thing of a connection that needs a greeting: round trips and two
+/// signatures, on a node that is very busy.
+pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
+
+/// Greetings at the same time; others wait for their turn. Whoever greets has proven nothing yet and takes up to 64 KiB.
+pub const HANDSHAKES_MAX: usize = 256;
 
 /// A peer that takes nothing of an answer for this long is cut off.
 pub const PEER_SILENCE_MAX: Duration = Duration::from_secs(30);

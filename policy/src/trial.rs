@@ -119,7 +119,7 @@ impl Trial {
         run(&mut self.hold, key, bytes, held);
         run(&mut self.s3_fifo, key, bytes, kept);
         if changes {
-            self.change();
+            self.change(read, units);
         }
         self.fit();
     }
@@ -146,7 +146,7 @@ impl Trial {
         self.fit();
     }
 
-    fn change(&mut self) {
+    fn change(&mut self, read: Read, units: u32) {
         match self.better {
             Rules::Hold => {
                 self.leads = Leads::default();
@@ -154,7 +154,7 @@ impl Trial {
             }
             Rules::S3Fifo => {
                 self.hold.content = self.s3_fifo.content.clone();
-                self.leads = Leads::of_holding(&self.leads);
+                self.leads = Leads::of_holding(&self.leads, read, units);
                 self.better = Rules::Hold;
             }
         }
@@ -280,10 +280,16 @@ impl Default for Leads {
 }
 
 impl Leads {
-    /// When holding begins, with the leads that it had.
-    fn of_holding(before: &Leads) -> Self {
+    /// When holding of so many units begins, with the leads that it had: by units and by bytes, and no more than a pass over all that
+    /// is held could cost.
+    fn of_holding(before: &Leads, read: Read, units: u32) -> Self {
+        let by_bytes = before.whole.by_bytes / read.average_bytes.max(1) * POINT;
         Self {
-            credit: before.whole.by_units,
+            credit: before
+                .whole
+                .by_units
+                .min(by_bytes)
+                .min(u64::from(units.max(POINTS_MIN)) * POINT),
             ..Self::default()
         }
     }
@@ -373,13 +379,23 @@ mod tests {
         let begun = || {
             let mut before = Leads::default();
             (0..1000).for_each(|_| before.whole.count(1, READ));
-            Leads::of_holding(&before)
+            Leads::of_holding(&before, READ, 5000)
         };
         let mut leads = begun();
         let read = first(|_| leads.end_holding(1, READ, true, 5000));
         assert!((900..1000).contains(&read.unwrap()), "{read:?}");
         let mut leads = begun();
         (0..16_000).for_each(|_| assert!(!leads.end_holding(0, READ, false, 5000)));
+        let read = first(|_| leads.end_holding(1, READ, true, 5000));
+        assert!(read.unwrap() < 40, "{read:?}");
+    }
+
+    #[test]
+    fn many_small_units_are_no_credit_for_few_bytes() {
+        let mut before = Leads::default();
+        let small = Read { bytes: 1, ..READ };
+        (0..1000).for_each(|_| before.whole.count(1, small));
+        let mut leads = Leads::of_holding(&before, READ, 5000);
         let read = first(|_| leads.end_holding(1, READ, true, 5000));
         assert!(read.unwrap() < 40, "{read:?}");
     }
@@ -396,7 +412,7 @@ mod tests {
         let kept = keys(&trial.s3_fifo.content);
         assert_ne!(keys(&trial.hold.content), kept);
         trial.better = Rules::S3Fifo;
-        trial.change();
+        trial.change(READ, 100);
         assert_eq!((trial.better(), keys(&trial.hold.content)), (Rules::Hold, kept));
     }
 

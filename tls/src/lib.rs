@@ -12,27 +12,21 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::ServerName;
 use rustls::server::WebPkiClientVerifier;
 use rustls::version::TLS13;
-use rustls::{ClientConfig, ServerConfig, ServerConnection};
+use rustls::{AlertDescription, ClientConfig, ServerConfig, ServerConnection};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::files::Files;
 pub use crate::files::NoIdentity;
 
-/// How long two parts may take to greet each other: a round trip and two signatures, on a node that is very busy.
-pub const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
-
 /// How long files are believed before they are read again: certificates are renewed days before they end.
 const BELIEVED: Duration = Duration::from_secs(60);
-
-/// What is spoken below: a certificate of ours does not open a connection of another protocol.
-const PROTOCOL: &[u8] = b"penstock-bulk";
 
 /// Who a part is, and whom it trusts; as it lies in a folder, also after that was renewed.
 pub struct Identity {
@@ -62,7 +56,7 @@ impl Identity {
         Self::believing(folder, BELIEVED)
     }
 
-    /// The same that reads its files again when they were read so long ago.
+    /// The same, for tests, that reads its files again when they were read so long ago.
     ///
     /// # Errors
     /// Those of [`Identity::open`].
@@ -79,24 +73,23 @@ impl Identity {
         }))
     }
 
-    /// Greets whoever has connected.
+    /// Greets whoever has connected. Whoever calls it limits the time.
     ///
     /// # Errors
     /// When it does not speak TLS, or cannot prove that it belongs to us.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<(TcpStream, ServerConnection)> {
-        let accepting = TlsAcceptor::from(self.server_config()).accept(stream);
-        Ok(in_time(accepting).await?.into_inner())
+        let greeted = TlsAcceptor::from(self.server_config()).accept(stream).await?;
+        Ok(greeted.into_inner())
     }
 
-    /// Greets whom this end has connected to as `host:port`: its certificate is for that host.
+    /// Greets whom this end has connected to as `host:port`: its certificate is for that host. Whoever calls it limits the time.
+    /// Whether the other end accepts us is known with its first answer: see [`refusal`].
     ///
     /// # Errors
-    /// When it does not speak TLS, is somebody else, or does not accept us.
+    /// When it does not speak TLS, or is somebody else.
     pub async fn connect(&self, address: &str, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
-        let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
-        in_time(TlsConnector::from(self.client_config()).connect(name, stream)).await
+        let name = ServerName::try_from(host(address).to_owned()).map_err(io::Error::other)?;
+        TlsConnector::from(self.client_config()).connect(name, stream).await
     }
 
     /// For whoever connects in its own way.
@@ -156,8 +149,9 @@ impl Configs {
             .with_root_certificates(authorities)
             .with_client_auth_cert(own, key)
             .map_err(|error| files.useless(&error))?;
-        server.alpn_protocols = vec![PROTOCOL.to_vec()];
-        client.alpn_protocols = vec![PROTOCOL.to_vec()];
+        // Who resumes is not looked at again, for as long as it goes on to resume.
+        server.send_tls13_tickets = 0;
+        client.resumption = Resumption::disabled();
         Ok(Self {
             of: contents,
             server: Arc::new(server),
@@ -178,12 +172,52 @@ fn provider() -> CryptoProvider {
     }
 }
 
-async fn in_time<T>(greeting: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    let greeted = timeout(HANDSHAKE_MAX, greeting).await;
-    greeted.unwrap_or_else(|_| {
-        Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the other end said nothing of TLS in time",
-        ))
-    })
+/// The host of a `host:port`.
+fn host(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    // An address of IPv6.
+    host.strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+        .unwrap_or(host)
+}
+
+/// What the other end says of us when it ends a connection because it does not accept who we are; `None` for any other error.
+pub fn refusal(error: &io::Error) -> Option<&'static str> {
+    let error = error.get_ref()?.downcast_ref()?;
+    match error {
+        rustls::Error::AlertReceived(AlertDescription::CertificateExpired) => Some("it has expired"),
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => Some("there is none"),
+        rustls::Error::AlertReceived(AlertDescription::UnknownCA | AlertDescription::DecryptError) => {
+            Some("it is of an authority that is not in its ca.crt")
+        }
+        rustls::Error::AlertReceived(alert) if is_about_certificates(*alert) => Some("it is of no use"),
+        _ => None,
+    }
+}
+
+fn is_about_certificates(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::AccessDenied
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_what_stands_before_the_port() {
+        for (address, of) in [
+            ("pool-0.pool:7070", "pool-0.pool"),
+            ("10.0.0.1:7070", "10.0.0.1"),
+            ("[fd00::1]:7070", "fd00::1"),
+        ] {
+            assert_eq!(host(address), of);
+        }
+    }
 }

@@ -14,9 +14,8 @@ use std::time::Duration;
 use penstock_protocol::frame::{FrameError, HEADER_BYTES, Header, Kind, MAGIC, Status};
 use penstock_protocol::geometry::{BlockRange, PAGE_BYTES};
 use penstock_protocol::ids::RevisionId;
-use penstock_tls::HANDSHAKE_MAX;
 use rustix::net::sockopt;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::OwnedReadHalf;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -28,7 +27,10 @@ use super::peer::Peer;
 use super::seal::Seal;
 use super::shares::Shares;
 use crate::error::ReadError;
-use crate::limits::{BUFFER_WAIT_MAX, CONNECTION_REQUESTS_MAX, PEER_SILENCE_MAX, REQUESTS_MAX, UNREAD_BYTES_MIN};
+use crate::limits::{
+    BUFFER_WAIT_MAX, CONNECTION_REQUESTS_MAX, HANDSHAKE_MAX, HANDSHAKES_MAX, PEER_SILENCE_MAX, REQUESTS_MAX,
+    UNREAD_BYTES_MIN,
+};
 use crate::server::node::Node;
 use crate::tiers::TryRead;
 
@@ -43,6 +45,8 @@ pub struct BulkServer {
     waiting: Arc<Shares>,
     /// Requests that are worked on.
     requests: AtomicUsize,
+    /// Greetings that may begin.
+    handshakes: Semaphore,
     silence_max: Duration,
 }
 
@@ -81,6 +85,7 @@ impl BulkServer {
             answers: Arc::new(Answers::new(budget.answers())),
             waiting: Shares::new(budget.waiting_pages()),
             requests: AtomicUsize::new(0),
+            handshakes: Semaphore::new(HANDSHAKES_MAX),
             silence_max,
         }
     }
@@ -116,22 +121,23 @@ impl BulkServer {
 
     async fn connection(self: Arc<Self>, stream: TcpStream) -> io::Result<()> {
         watch_over(&stream, self.silence_max)?;
-        let (stream, seal) = self.greeted(stream).await?;
+        let greeted = timeout(HANDSHAKE_MAX, self.greeted(stream)).await?;
+        let Some((stream, seal)) = greeted? else { return Ok(()) };
         let (mut reading, writing) = stream.into_split();
         let peer = Arc::new(Peer::new(writing, seal, self.silence_max, self.answers.clone()));
         let in_flight = Arc::new(Semaphore::new(CONNECTION_REQUESTS_MAX));
         let serving = async {
             while let Some(request) = next_header(&mut reading, peer.seal.as_ref()).await? {
                 let request = match request {
-                    Ok(_) if self.node.identity().is_some() && peer.seal.is_none() => {
-                        return self.refuse_connection(&peer, TLS_ONLY).await;
-                    }
                     Ok(request) => request,
                     // The stream has lost its place; a version that we do not speak is at least told so.
-                    Err(error @ FrameError::Version(_)) => {
-                        return self.refuse_connection(&peer, &error.to_string()).await;
+                    Err(error) => {
+                        if let FrameError::Version(_) = error {
+                            let refusal = unsupported(&error.to_string(), self.node.ring_epoch());
+                            peer.turn().await.write_all(&[&refusal]).await?;
+                        }
+                        return Err(io::Error::new(io::ErrorKind::InvalidData, error));
                     }
-                    Err(error) => return Err(io::Error::new(io::ErrorKind::InvalidData, error)),
                 };
                 // What is at hand needs no task of its own, and nothing more is begun for a peer that takes nothing.
                 match self.send_stored(&peer, &request).await {
@@ -170,19 +176,22 @@ impl BulkServer {
         ended
     }
 
-    /// Speaks TLS with whoever begins to, where this node has an identity.
-    async fn greeted(&self, stream: TcpStream) -> io::Result<(TcpStream, Option<Seal>)> {
+    /// Speaks TLS, where this node has an identity; who speaks plainly then is told so, and gets nothing.
+    async fn greeted(&self, mut stream: TcpStream) -> io::Result<Option<(TcpStream, Option<Seal>)>> {
         let Some(identity) = self.node.identity() else {
-            return Ok((stream, None));
+            return Ok(Some((stream, None)));
         };
+        // The semaphore is never closed.
+        let _turn = self.handshakes.acquire().await;
         let mut first = [0];
-        timeout(HANDSHAKE_MAX, stream.peek(&mut first)).await??;
-        // Who speaks plainly is told, and gets nothing.
-        if MAGIC.starts_with(&first) {
-            return Ok((stream, None));
+        stream.peek(&mut first).await?;
+        if !MAGIC.starts_with(&first) {
+            let (stream, connection) = identity.accept(stream).await?;
+            return Ok(Some((stream, Some(Seal::new(connection)))));
         }
-        let (stream, connection) = identity.accept(stream).await?;
-        Ok((stream, Some(Seal::new(connection))))
+        stream.read_exact(&mut [0; HEADER_BYTES]).await?;
+        stream.write_all(&unsupported(TLS_ONLY, self.node.ring_epoch())).await?;
+        Ok(None)
     }
 
     /// A connection has many requests worked on, or only one when there are too many in all.
@@ -300,20 +309,19 @@ impl BulkServer {
         peer.turn().await.write_all(&[&header, sums, bytes]).await
     }
 
-    /// Says why nothing at all is answered on a connection.
-    async fn refuse_connection(&self, peer: &Peer, why: &str) -> io::Result<()> {
-        let unknown = Header::request(Kind::Ring, 0, RevisionId([0; 32]), 0, 0, 0);
-        let refusal = (Status::Unsupported, why.to_owned());
-        self.refuse(peer, &unknown, refusal).await?;
-        Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()))
-    }
-
     async fn refuse(&self, peer: &Peer, request: &Header, (status, text): Refusal) -> io::Result<()> {
         let header = request
             .error(status, text.len() as u32, self.node.ring_epoch())
             .encode();
         peer.turn().await.write_all(&[&header, text.as_bytes()]).await
     }
+}
+
+/// The frame that says why nothing at all is answered on a connection.
+fn unsupported(why: &str, ring_epoch: u64) -> Vec<u8> {
+    let unknown = Header::request(Kind::Ring, 0, RevisionId([0; 32]), 0, 0, 0);
+    let header = unknown.error(Status::Unsupported, why.len() as u32, ring_epoch);
+    [&header.encode(), why.as_bytes()].concat()
 }
 
 async fn next_header(

@@ -71,8 +71,8 @@ impl Turn<'_> {
         let mut slices: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
         let mut left = slices.as_mut_slice();
         let bytes = parts.iter().map(|part| part.len()).sum();
-        let seal = self.peer.seal.as_ref();
-        self.push(bytes, |stream, _| {
+        let (seal, mut progress) = (self.peer.seal.as_ref(), Progress::begin());
+        self.push(bytes, &mut progress, |stream, _| {
             let written = match seal {
                 None => rustix::io::writev(stream, left)?,
                 Some(seal) => seal.write(stream, left)?,
@@ -82,33 +82,45 @@ impl Turn<'_> {
         })
         .await?;
         if let Some(seal) = seal {
-            self.push(1, |stream, _| seal.flush(stream).map(|()| 1)).await?;
+            self.push(1, &mut progress, |stream, _| seal.flush(stream).map(|()| 1))
+                .await?;
         }
         Ok(())
     }
 
     /// Writes a frame whose end is stored, on a connection without TLS.
     pub(super) async fn write_stored(self, head: &[u8], stored: &Stored, bytes: usize) -> io::Result<()> {
-        self.push(head.len(), |stream, sent| {
+        let mut progress = Progress::begin();
+        self.push(head.len(), &mut progress, |stream, sent| {
             Ok(net::send(stream, &head[sent..], SendFlags::MORE | SendFlags::NOSIGNAL)?)
         })
         .await?;
-        self.push(bytes, |stream, sent| stored.send(stream, sent)).await
+        self.push(bytes, &mut progress, |stream, sent| stored.send(stream, sent))
+            .await
     }
 
     /// Writes `bytes` bytes by `some`, which is told how many were sent and sends what the socket takes.
-    async fn push(&self, bytes: usize, mut some: impl FnMut(&TcpStream, usize) -> io::Result<usize>) -> io::Result<()> {
-        let stream = self.writing.as_ref();
-        let (mut sent, mut progress) = (0, Progress::begin());
+    async fn push(
+        &self,
+        bytes: usize,
+        progress: &mut Progress,
+        mut some: impl FnMut(&TcpStream, usize) -> io::Result<usize>,
+    ) -> io::Result<()> {
+        let (stream, mut sent) = (self.writing.as_ref(), 0);
         while sent < bytes {
             match stream.try_io(Interest::WRITABLE, || some(stream, sent)) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     sent += written;
+                    progress.sent += written;
                     progress.silent_since = None;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.writable(stream, sent, &mut progress).await?;
+                    let taken = self.peer.seal.as_ref().map_or(0, Seal::taken);
+                    if std::mem::replace(&mut progress.taken, taken) != taken {
+                        progress.silent_since = None;
+                    }
+                    self.writable(stream, progress).await?;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -118,12 +130,13 @@ impl Turn<'_> {
     }
 
     /// Waits until the socket takes more; an error when the peer took nothing for too long, or too little for those that wait.
-    async fn writable(&self, stream: &TcpStream, sent: usize, progress: &mut Progress) -> io::Result<()> {
+    async fn writable(&self, stream: &TcpStream, progress: &mut Progress) -> io::Result<()> {
         let silent_since = *progress.silent_since.get_or_insert_with(Instant::now);
         loop {
             let left = self.peer.silence_max.saturating_sub(silent_since.elapsed());
             let took = progress.begun.elapsed();
-            let is_slow = took >= ANSWER_PRESSED_MAX && (sent as u64) < PRESSED_BYTES_PER_SECOND * took.as_secs();
+            let is_slow =
+                took >= ANSWER_PRESSED_MAX && (progress.sent as u64) < PRESSED_BYTES_PER_SECOND * took.as_secs();
             if left.is_zero() || is_slow && self.peer.is_in_the_way() {
                 return Err(io::ErrorKind::TimedOut.into());
             }
@@ -137,6 +150,10 @@ impl Turn<'_> {
 /// How an answer is taken.
 struct Progress {
     begun: Instant,
+    /// Bytes that were.
+    sent: usize,
+    /// Of the connection, sealed.
+    taken: u64,
     /// Since when nothing was taken, while that is so.
     silent_since: Option<Instant>,
 }
@@ -145,6 +162,8 @@ impl Progress {
     fn begin() -> Self {
         Self {
             begun: Instant::now(),
+            sent: 0,
+            taken: 0,
             silent_since: None,
         }
     }

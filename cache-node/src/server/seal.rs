@@ -2,6 +2,7 @@
 //! arrives is opened.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fd::AsFd;
@@ -13,13 +14,20 @@ use tokio::net::tcp::OwnedReadHalf;
 const SEALED_BYTES_MAX: usize = 128 << 10;
 
 /// The connection's keys, and what is between it and the socket.
-pub(super) struct Seal(Mutex<ServerConnection>);
+pub(super) struct Seal {
+    connection: Mutex<ServerConnection>,
+    /// Sealed bytes that the socket has taken.
+    taken: AtomicU64,
+}
 
 impl Seal {
     /// Of a connection that has been greeted.
     pub(super) fn new(mut connection: ServerConnection) -> Self {
         connection.set_buffer_limit(Some(SEALED_BYTES_MAX));
-        Self(Mutex::new(connection))
+        Self {
+            connection: Mutex::new(connection),
+            taken: AtomicU64::new(0),
+        }
     }
 
     /// Like writev(2): seals some bytes of these, once the socket has taken all that was sealed before.
@@ -28,7 +36,7 @@ impl Seal {
     /// Those of the socket.
     pub(super) fn write(&self, socket: impl AsFd, parts: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut connection = self.connection();
-        flush(&mut connection, socket)?;
+        self.send(&mut connection, socket)?;
         connection.writer().write_vectored(parts)
     }
 
@@ -37,7 +45,20 @@ impl Seal {
     /// # Errors
     /// Those of the socket: `WouldBlock` when some is left.
     pub(super) fn flush(&self, socket: impl AsFd) -> io::Result<()> {
-        flush(&mut self.connection(), socket)
+        self.send(&mut self.connection(), socket)
+    }
+
+    /// How many sealed bytes the socket has taken: more than before when some were, though not all.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    fn send(&self, connection: &mut ServerConnection, socket: impl AsFd) -> io::Result<()> {
+        while connection.wants_write() {
+            let taken = connection.write_tls(&mut Socket(&socket))?;
+            self.taken.fetch_add(taken as u64, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Fills the buffer.
@@ -82,19 +103,12 @@ impl Seal {
     }
 
     fn connection(&self) -> MutexGuard<'_, ServerConnection> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn is_empty(read: &io::Result<usize>) -> bool {
     read.as_ref().is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
-}
-
-fn flush(connection: &mut ServerConnection, socket: impl AsFd) -> io::Result<()> {
-    while connection.wants_write() {
-        connection.write_tls(&mut Socket(&socket))?;
-    }
-    Ok(())
 }
 
 /// A socket that does not block.

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use penstock_cache_client::CacheClient;
 use penstock_cache_node::Engine;
@@ -12,13 +12,14 @@ use penstock_cache_node::server::node::Node;
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::frame::{HEADER_BYTES, Header, Kind, Status};
 use penstock_protocol::geometry::BlockRange;
+use penstock_protocol::ring::{Member, Ring};
 use penstock_revision::Package;
 use penstock_tls::Identity;
 use penstock_tls::test_support::Authority;
 use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
 use tempfile::TempDir;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 
@@ -37,6 +38,8 @@ fn identity(authority: &Authority, names: &[&str]) -> Arc<Identity> {
 
 /// A node alone in its ring, with one object in its origin.
 struct Alone {
+    origin: Generated,
+    node: Node,
     package: Package,
     engine: Engine,
     address: String,
@@ -68,13 +71,29 @@ impl Alone {
         };
         node.apply(config).await.unwrap();
         Generated::announce(&[&origin], &package, &engine);
+        let server = BulkServer::with_silence_max(node.clone(), silence_max);
         Self {
+            origin,
+            node,
             package,
             engine,
             address,
-            serving: tokio::spawn(BulkServer::with_silence_max(node, silence_max).serve(listener)),
+            serving: tokio::spawn(server.serve(listener)),
             _folders: folders,
         }
+    }
+
+    /// Has the ring be of these members.
+    async fn tell_members(&self, members: Vec<wire::Member>) {
+        let config = wire::NodeConfig {
+            generation: 2,
+            ring_epoch: 2,
+            members,
+            datasets: Vec::new(),
+            tiers: Vec::new(),
+        };
+        self.node.apply(config).await.unwrap();
+        Generated::announce(&[&self.origin], &self.package, &self.engine);
     }
 
     async fn connect(&self) -> TcpStream {
@@ -152,7 +171,7 @@ async fn who_does_not_speak_tls_is_told_so_and_gets_nothing() {
 async fn a_client_with_an_identity_leaves_a_node_that_has_none_or_one_of_another_authority() {
     let (ours, theirs) = (Authority::new().unwrap(), Authority::new().unwrap());
     for (other, says) in [
-        (None, "instead of TLS"),
+        (None, "greeting of TLS failed"),
         (Some(identity(&theirs, &[HOST])), "certificate"),
     ] {
         let node = Alone::begin(MIB, other, PATIENCE).await;
@@ -208,4 +227,81 @@ async fn a_request_that_comes_with_the_end_of_the_greeting_is_answered() {
     });
     let answered = asking.await.unwrap().unwrap().unwrap();
     assert_eq!((answered.kind, answered.request_id), (Kind::Data, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_accepted_is_told_why() {
+    let (ours, theirs) = (Authority::new().unwrap(), Authority::new().unwrap());
+    let node = Alone::begin(MIB, Some(identity(&ours, &[HOST])), PATIENCE).await;
+    let folders = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    ours.identify(&[], folders[0].path()).unwrap();
+    theirs.identify(&[], folders[1].path()).unwrap();
+    // It trusts the node, which does not trust it.
+    std::fs::copy(folders[0].path().join("ca.crt"), folders[1].path().join("ca.crt")).unwrap();
+    let stranger = Identity::open(folders[1].path()).unwrap();
+    let client = CacheClient::with_identity(vec![node.address.clone()], Duration::from_millis(500), Some(stranger));
+    let error = client.package(&node.package.id(), |_| Ok(())).await.unwrap_err();
+    assert!(error.to_string().contains("does not accept our certificate"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_begins_plainly_and_says_no_more_is_left() {
+    let authority = Authority::new().unwrap();
+    let node = Alone::begin(MIB, Some(identity(&authority, &[HOST])), PATIENCE).await;
+    for begun in ["", "P", "\x16"] {
+        let mut stream = node.connect().await;
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        let ended = tokio::time::timeout(PATIENCE, stream.read(&mut [0])).await.unwrap();
+        assert!(matches!(ended, Ok(0) | Err(_)), "{begun:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_does_not_greet_is_left_within_two_seconds() {
+    let authority = Authority::new().unwrap();
+    let node = Alone::begin(MIB, Some(identity(&authority, &[HOST])), PATIENCE).await;
+    // The kernel accepts for it.
+    let hung = TcpListener::bind((HOST, 0)).await.unwrap();
+    let addresses = [hung.local_addr().unwrap().to_string(), node.address.clone()];
+    let members = |number: u32| -> Vec<wire::Member> {
+        let member = |(which, address): (&str, &String)| wire::Member {
+            name: format!("{which}-{number}"),
+            address: address.clone(),
+            weight: 1,
+        };
+        ["hung", "well"].into_iter().zip(&addresses).map(member).collect()
+    };
+    let asked_first = |members: &[wire::Member]| {
+        let members = members.iter().map(|of| Member {
+            name: of.name.clone(),
+            address: of.address.clone(),
+            weight: of.weight,
+        });
+        let ring = Ring {
+            epoch: 2,
+            members: members.collect(),
+        };
+        ring.owners(&node.package.space(), 0)[0].address.clone()
+    };
+    let members = (0..).map(members).find(|members| asked_first(members) == addresses[0]);
+    node.tell_members(members.unwrap()).await;
+    let seeds = vec![node.address.clone()];
+    let client = CacheClient::with_identity(seeds, PATIENCE, Some(identity(&authority, &[])));
+    let (begun, mut into) = (Instant::now(), [0; 4096]);
+    let range = BlockRange::new(0, 4096).unwrap();
+    let (revision, space) = (node.package.id(), node.package.space());
+    client.read(&revision, &space, range, &mut into).await.unwrap();
+    assert!(into == *bytes(0..4096));
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cache_nodes_ask_each_other_over_tls() {
+    let authority = Authority::new().unwrap();
+    let node = Alone::begin(MIB, Some(identity(&authority, &[HOST])), PATIENCE).await;
+    node.node.keep(&node.package).await.unwrap();
+    let beside = Alone::begin(MIB, Some(identity(&authority, &[HOST])), PATIENCE).await;
+    let (revision, from) = (node.package.id(), vec![node.address.clone()]);
+    let fetched = beside.node.fetch_package(&revision, from).await;
+    assert_eq!(fetched.unwrap().id(), revision);
 }

@@ -329,7 +329,7 @@ fn of_pool(ns: &str, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
     metrics::of_pod(ns, "pool-0", 7072, name, labels)
 }
 
-/// One cache node with a tier of 8 MiB in memory, and disks beside it: names and capacities.
+/// One cache node with a tier of 8 MiB in memory, and disks beside it: names and capacities. Always where its disks are.
 fn runtime(ns: &str, disks: &[(&str, &str)]) -> String {
     let disks = disks
         .iter()
@@ -340,6 +340,7 @@ kind: CacheRuntime
 metadata: {{name: pool, namespace: {ns}}}
 spec:
   replicas: 1
+  nodeSelector: {{kubernetes.io/hostname: n1}}
   tiers:
   - {{name: memory, medium: Memory, capacity: 8Mi, volume: EmptyDir}}
 {}",
