@@ -2,7 +2,10 @@
 
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
+pub mod http;
+mod reach;
 pub mod s3;
+mod transport;
 
 use std::ops::Range;
 use std::time::Duration;

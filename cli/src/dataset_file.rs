@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use penstock_cache_node::origin::Origin;
+use penstock_cache_node::origin::http::{HttpConfig, HttpOrigin};
 use penstock_cache_node::origin::s3::{S3Config, S3Origin};
-use penstock_crds::{AddressingStyle, S3Source, Source};
+use penstock_crds::{AddressingStyle, HttpSource, S3Source, Source};
 
 use crate::args::Which;
 use crate::documents::Document;
@@ -106,10 +108,18 @@ impl DatasetFile {
         let read_timeout = dataset.spec.read_timeout();
         let mut described = Vec::new();
         let mut sources = Vec::new();
-        for Source { path, s3 } in dataset.spec.sources {
-            let s3 = s3.context("a source has no origin")?;
-            described.push(format!("s3://{}/{}", s3.bucket, s3.prefix));
-            let origin = Arc::new(self.origin(s3, environment)?);
+        for Source { path, s3, http } in dataset.spec.sources {
+            let origin: Arc<dyn Origin> = match (s3, http) {
+                (Some(s3), _) => {
+                    described.push(format!("s3://{}/{}", s3.bucket, s3.prefix));
+                    Arc::new(self.s3(s3, environment)?)
+                }
+                (None, Some(HttpSource { url, files })) => {
+                    described.push(url.clone());
+                    Arc::new(HttpOrigin::new(HttpConfig { url, files })?)
+                }
+                (None, None) => bail!("a source has no origin"),
+            };
             sources.push(local::Source { path, origin });
         }
         let home = std::env::var_os("HOME").map(PathBuf::from);
@@ -128,7 +138,7 @@ impl DatasetFile {
         })
     }
 
-    fn origin(&self, s3: S3Source, environment: impl Fn(&str) -> Option<String>) -> Result<S3Origin> {
+    fn s3(&self, s3: S3Source, environment: impl Fn(&str) -> Option<String>) -> Result<S3Origin> {
         let S3Source {
             bucket,
             prefix,

@@ -62,7 +62,7 @@ pub fn dataset(document: &Document) -> Result<Dataset, String> {
 }
 
 fn wrong_in(source: &Source) -> Option<String> {
-    let Source { path, s3 } = source;
+    let Source { path, s3, http } = source;
     if !path.is_empty()
         && path
             .split('/')
@@ -72,9 +72,15 @@ fn wrong_in(source: &Source) -> Option<String> {
             "path {path:?}: names separated by single slashes, without `.` and `..`"
         ));
     }
-    let Some(s3) = s3 else {
-        return Some("s3: a source has exactly one origin: set s3 (other kinds are not supported yet)".into());
-    };
+    match (s3, http) {
+        (Some(s3), None) => wrong_in_s3(s3),
+        // Its own client says the rest.
+        (None, Some(_)) => None,
+        _ => Some("s3: a source has exactly one origin: set s3 or http (other kinds are not supported yet)".into()),
+    }
+}
+
+fn wrong_in_s3(s3: &S3Source) -> Option<String> {
     let S3Source {
         bucket,
         prefix,

@@ -74,7 +74,7 @@ fn read_timeout_seconds() -> i32 {
 /// One origin, at one path.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.s3)").message("a source has exactly one origin: set s3 (other kinds are not supported yet)"))]
+#[x_kube(validation = Rule::new("has(self.s3) != has(self.http)").message("a source has exactly one origin: set s3 or http (other kinds are not supported yet)"))]
 pub struct Source {
     /// Where the source stands in the tree, for example `raw/2024`. Empty is the root.
     #[serde(default)]
@@ -85,6 +85,25 @@ pub struct Source {
     /// A bucket of S3 or of a store that speaks its protocol.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub s3: Option<S3Source>,
+
+    /// A folder of a web server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpSource>,
+}
+
+/// A folder of a web server that answers with ranges, and with an ETag or the time of the last change. Read without credentials.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpSource {
+    /// URL of the folder, for example `https://example.org/pub/data/`. Redirects are not followed.
+    #[schemars(length(max = 1024), regex(pattern = "^https?://[^?#@\\s]+$"))]
+    pub url: String,
+
+    /// Paths of files in it, for example `train/0001.tar`. Without any: all to which the page at the URL links, and the pages of
+    /// the folders that it links to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4096), inner(length(min = 1, max = 1024)))]
+    pub files: Vec<String>,
 }
 
 /// A bucket of S3 or of a store that speaks its protocol.

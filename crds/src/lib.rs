@@ -13,7 +13,7 @@ pub mod reference;
 pub use cache_runtime::{CacheRuntime, CacheRuntimeSpec, CacheRuntimeStatus, Medium, Tier, TierVolume};
 pub use caching::{CacheRule, Caching, Eviction, Quota};
 pub use dataset::{
-    AddressingStyle, Dataset, DatasetSpec, DatasetStatus, Refresh, Revision, S3Source, SecretRef, Source,
+    AddressingStyle, Dataset, DatasetSpec, DatasetStatus, HttpSource, Refresh, Revision, S3Source, SecretRef, Source,
 };
 pub use quantity::bytes_of;
 

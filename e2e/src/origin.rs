@@ -1,4 +1,4 @@
-//! Real S3 servers beside the cluster, reachable from its pods.
+//! Real servers of S3 and of files beside the cluster, reachable from its pods.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
@@ -27,7 +27,7 @@ pub struct S3Server {
     pub address: SocketAddr,
     /// Name of the server's region.
     pub region: &'static str,
-    child: Child,
+    _process: Running,
     folder: tempfile::TempDir,
     /// Kept as long as the server runs (rclone only).
     _hashes: Option<tempfile::TempDir>,
@@ -85,7 +85,7 @@ impl S3Server {
         Self {
             address,
             region: "us-east-1",
-            child,
+            _process: Running(child),
             folder,
             _hashes: Some(hashes),
         }
@@ -121,7 +121,7 @@ impl S3Server {
         let server = Self {
             address,
             region: "garage",
-            child,
+            _process: Running(child),
             folder,
             _hashes: None,
         }
@@ -172,25 +172,76 @@ impl S3Server {
     }
 
     fn listening(self) -> Result<Self> {
-        wait_for(
-            &format!("the S3 server on {}", self.address),
-            Duration::from_secs(20),
-            || {
-                Ok(TcpStream::connect(self.address)
-                    .map(|_| ())
-                    .map_err(|error| error.to_string()))
-            },
-        )?;
+        listening(self.address)?;
         Ok(self)
     }
 }
 
-impl Drop for S3Server {
+/// A running web server with the files of a folder, which its pages link to; ended when dropped. It says when files changed, and
+/// gives them no ETag.
+pub struct WebServer {
+    /// Where it listens.
+    pub address: SocketAddr,
+    _process: Running,
+    folder: tempfile::TempDir,
+}
+
+impl WebServer {
+    /// rclone `serve http`, on any address of this machine.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn rclone_on(ip: IpAddr) -> Result<Self> {
+        let (folder, address) = (tempfile::tempdir()?, free_address_on(ip)?);
+        let child = Command::new(tool("rclone")?)
+            .args(["serve", "http", "--addr", &address.to_string()])
+            .args([
+                "--dir-cache-time",
+                "0s",
+                "--vfs-cache-mode",
+                "off",
+                "--config",
+                "/dev/null",
+            ])
+            .arg(folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .context("start rclone serve http")?;
+        let server = Self {
+            address,
+            _process: Running(child),
+            folder,
+        };
+        listening(address)?;
+        Ok(server)
+    }
+
+    /// Its files, which may be written to.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+/// A process that ends when this is dropped.
+struct Running(Child);
+
+impl Drop for Running {
     fn drop(&mut self) {
         // It is our own child and not yet waited for, so the id is still ours.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
+}
+
+fn listening(address: SocketAddr) -> Result<()> {
+    wait_for(&format!("the server on {address}"), Duration::from_secs(20), || {
+        Ok(TcpStream::connect(address)
+            .map(|_| ())
+            .map_err(|error| error.to_string()))
+    })
 }
 
 /// An address on the machine's side of the cluster's network with a free port.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
-use penstock_crds::{AddressingStyle, S3Source, Source};
+use penstock_crds::{AddressingStyle, HttpSource, S3Source, Source};
 use penstock_protocol::control::cache_node as wire;
 
 use crate::error::Error;
@@ -48,16 +48,33 @@ pub async fn secrets(client: &Client, namespace: &str, sources: &[Source]) -> Re
 pub fn wire_sources(sources: &[Source], secrets: &Secrets) -> (Vec<wire::Source>, Option<Unusable>) {
     let (mut usable, mut unusable) = (Vec::new(), None);
     for source in sources {
-        let Some(s3) = &source.s3 else { continue };
-        match credentials(s3, secrets) {
-            Ok(credentials) => usable.push(wire_source(&source.path, s3, credentials)),
-            Err(error) => unusable = unusable.or(Some(error)),
+        let Source { path, s3, http } = source;
+        let http = http
+            .as_ref()
+            .map(|http| Ok(wire::source::Origin::Http(wire_http(http))));
+        let s3 = s3.as_ref().map(|s3| {
+            let credentials = credentials(s3, secrets)?;
+            Ok(wire::source::Origin::S3(wire_s3(s3, credentials)))
+        });
+        match s3.or(http) {
+            Some(Ok(origin)) => usable.push(wire::Source {
+                path: path.clone(),
+                origin: Some(origin),
+            }),
+            Some(Err(error)) => unusable = unusable.or(Some(error)),
+            // The schema has one of them.
+            None => {}
         }
     }
     (usable, unusable)
 }
 
-fn wire_source(path: &str, s3: &S3Source, credentials: Option<wire::Credentials>) -> wire::Source {
+fn wire_http(http: &HttpSource) -> wire::Http {
+    let HttpSource { url, files } = http.clone();
+    wire::Http { url, files }
+}
+
+fn wire_s3(s3: &S3Source, credentials: Option<wire::Credentials>) -> wire::S3 {
     let S3Source {
         bucket,
         prefix,
@@ -67,17 +84,13 @@ fn wire_source(path: &str, s3: &S3Source, credentials: Option<wire::Credentials>
         credentials_secret_ref: _,
     } = s3.clone();
     let virtual_host_style = addressing_style == AddressingStyle::VirtualHost;
-    let s3 = wire::S3 {
+    wire::S3 {
         bucket,
         prefix,
         region,
         endpoint,
         credentials,
         virtual_host_style,
-    };
-    wire::Source {
-        path: path.to_owned(),
-        origin: Some(wire::source::Origin::S3(s3)),
     }
 }
 
@@ -116,6 +129,7 @@ mod tests {
             {"path": "a", "s3": {"bucket": "a", "credentialsSecretRef": {"name": "missing"}}},
             {"path": "b", "s3": {"bucket": "b", "credentialsSecretRef": {"name": "there"}}},
             {"path": "c", "s3": {"bucket": "c"}},
+            {"path": "d", "http": {"url": "http://d/", "files": ["e"]}},
         ]))
         .unwrap();
         let there: Secret =
@@ -124,7 +138,12 @@ mod tests {
         let secrets = Secrets::from([("missing".into(), None), ("there".into(), Some(there))]);
         let (usable, unusable) = wire_sources(&sources, &secrets);
         let paths: Vec<&str> = usable.iter().map(|source| source.path.as_str()).collect();
-        assert_eq!(paths, ["b", "c"]);
+        assert_eq!(paths, ["b", "c", "d"]);
+        let http = wire::Http {
+            url: "http://d/".into(),
+            files: vec!["e".into()],
+        };
+        assert_eq!(usable[2].origin, Some(wire::source::Origin::Http(http)));
         assert_eq!(unusable, Some(Unusable::NoSecret("missing".into())));
         assert_eq!(wire_sources(&sources[1..], &secrets).1, None);
     }

@@ -139,11 +139,20 @@ struct Proof([u8; 16]);
 impl Proof {
     /// `None` when nothing proves that the object stays the same.
     fn of(identity: &str, key: &str, version: &Version, bytes: u64) -> Option<Self> {
-        let Version::ETag(tag) = version else { return None };
+        let modified;
+        let (kind, version) = match version {
+            Version::None => return None,
+            Version::ETag(tag) => (0, tag.as_bytes()),
+            Version::Modified(unix_nanos) => {
+                modified = unix_nanos.to_le_bytes();
+                (1, &modified[..])
+            }
+        };
         let mut hasher = blake3::Hasher::new();
-        for text in [identity, key, tag] {
-            hasher.update(&(text.len() as u64).to_le_bytes());
-            hasher.update(text.as_bytes());
+        hasher.update(&[kind]);
+        for part in [identity.as_bytes(), key.as_bytes(), version] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part);
         }
         hasher.update(&bytes.to_le_bytes());
         let digest = hasher.finalize();

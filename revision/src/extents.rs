@@ -3,7 +3,7 @@
 //!
 //! A chunk before compression is a run of entries: `gap` (blocks between the end of the extent before and this one),
 //! `bytes`, `source`, `shared` (bytes of the key that the one before has too), the rest of the key, the version. Numbers are
-//! LEB128. An entity tag of hexadecimal digits is stored as bytes.
+//! LEB128, times 8 bytes. An entity tag of hexadecimal digits is stored as bytes.
 
 use std::ops::Range;
 
@@ -50,7 +50,7 @@ fn chunk_length(extents: &[Extent]) -> usize {
 
 fn text_bytes_of(key_bytes: usize, version: &Version) -> usize {
     let tag_bytes = match version {
-        Version::None => 0,
+        Version::None | Version::Modified(_) => 0,
         Version::ETag(tag) => tag.len(),
     };
     key_bytes + tag_bytes
@@ -81,6 +81,10 @@ fn encode_chunk(extents: &[Extent]) -> Vec<u8> {
 fn put_version(out: &mut Vec<u8>, version: &Version) {
     match version {
         Version::None => out.push(0),
+        Version::Modified(unix_nanos) => {
+            out.push(3);
+            out.extend_from_slice(&unix_nanos.to_le_bytes());
+        }
         Version::ETag(tag) => match hex_bytes(tag) {
             Some(bytes) => {
                 out.push(2);
@@ -149,6 +153,11 @@ fn take_version(from: &mut &[u8]) -> Result<Version, DamagedExtents> {
             .map(Version::ETag)
             .map_err(|_| DamagedExtents),
         2 => Ok(Version::ETag(hex_text(take_bytes(from)?))),
+        3 => {
+            let (unix_nanos, rest) = from.split_first_chunk().ok_or(DamagedExtents)?;
+            *from = rest;
+            Ok(Version::Modified(i64::from_le_bytes(*unix_nanos)))
+        }
         _ => Err(DamagedExtents),
     }
 }
@@ -224,6 +233,7 @@ mod tests {
     fn version() -> impl Strategy<Value = Version> {
         prop_oneof![
             Just(Version::None),
+            any::<i64>().prop_map(Version::Modified),
             "[0-9a-f]{0,40}".prop_map(Version::ETag),
             ".{0,20}".prop_map(Version::ETag)
         ]

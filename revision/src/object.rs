@@ -7,6 +7,9 @@ pub enum Version {
     None,
     /// An HTTP entity tag without its quotes (RFC 9110 §8.8.3).
     ETag(String),
+    /// When it changed last, nanoseconds since 1970, of an origin that says nothing better. With the length it proves a version as
+    /// far as the origin's clock tells two changes apart.
+    Modified(i64),
 }
 
 /// One object as an origin lists it.

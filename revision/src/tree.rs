@@ -271,7 +271,7 @@ fn claim<'a>(entry: &Entry, sources: &'a [SourceListing]) -> impl Ord + use<'a> 
             version,
         } = number.of(sources);
         let tag = match version {
-            Version::None => "",
+            Version::None | Version::Modified(_) => "",
             Version::ETag(tag) => tag,
         };
         (number.source, key, Reverse((*modified_unix_nanos, *bytes, tag)))

@@ -17,11 +17,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use penstock_revision::{Listed, ObjectVersion, Version};
-use reqwest::header::{self, HeaderName};
-use reqwest::{Response, StatusCode};
+use reqwest::header;
 
 use self::checksum::{Checked, Checksum};
-use self::http::{Client, Failure};
+use self::http::Client;
+use super::transport::{self, Failure, quoted};
 use super::{Body, Origin, OriginError};
 use crate::limits::{LISTING_PAGE_BYTES_MAX, ORIGIN_SILENCE_MAX, WHOLE_OBJECT_BYTES_MAX};
 
@@ -98,14 +98,15 @@ impl S3Origin {
 
     fn explain(&self, failure: Failure, asked: Asked<'_>) -> OriginError {
         let place = place(&self.config);
-        let (status, code, wait) = match failure {
+        let (status, text, wait) = match failure {
             Failure::Transport(cause) => {
                 return OriginError::Unreachable(format!(
                     "{place} cannot be reached ({cause}); check the endpoint, name resolution and the network from the cache nodes"
                 ));
             }
-            Failure::Refused { status, code, wait } => (status, code, wait),
+            Failure::Refused { status, text, wait } => (status, text, wait),
         };
+        let code = listing::error_code(&text);
         let shown = if code.is_empty() {
             format!(" ({})", status.as_u16())
         } else {
@@ -115,7 +116,7 @@ impl S3Origin {
             (404, code, Asked::Object(key)) if code != "NoSuchBucket" => OriginError::Drifted(format!(
                 "{key} is gone from {place}; refresh the Dataset and restart the pods that need it"
             )),
-            (412 | 416, _, Asked::Object(key)) => self.drifted(key),
+            (412 | 416, _, Asked::Object(key)) => transport::drifted(&place, key),
             (404 | 300..=399, ..) => OriginError::NotFound(format!(
                 "{place} does not exist{shown}; check bucket, endpoint and region of the source"
             )),
@@ -136,13 +137,6 @@ impl S3Origin {
         }
     }
 
-    fn drifted(&self, key: &str) -> OriginError {
-        OriginError::Drifted(format!(
-            "{key} changed in {} since it was listed; refresh the Dataset and restart the pods that need it",
-            place(&self.config)
-        ))
-    }
-
     /// The server does something that makes it unusable.
     fn unusable(&self, what: &str) -> OriginError {
         OriginError::Invalid(format!("{} {what}; it cannot be an origin", place(&self.config)))
@@ -160,7 +154,9 @@ impl S3Origin {
         let url = self.client.question(&query);
         let url = url.ok_or_else(|| self.unusable("has a name that no URL can hold"))?;
         let response = self.client.get(url, &[]).await.map_err(explain)?;
-        let bytes = http::body(response, LISTING_PAGE_BYTES_MAX).await.map_err(explain)?;
+        let bytes = transport::body(response, LISTING_PAGE_BYTES_MAX)
+            .await
+            .map_err(explain)?;
         let page = listing::page(&bytes).map_err(|what| self.unusable(&what))?;
         for mut listed in page.objects {
             let Some(key) = listed.key.strip_prefix(&self.config.prefix) else {
@@ -176,40 +172,6 @@ impl S3Origin {
             Some(next) if Some(next.as_str()) == token => Err(self.unusable("lists the same page again and again")),
             next => Ok(next),
         }
-    }
-
-    /// Whether an answer is the one that was asked for.
-    fn check(
-        &self,
-        response: &Response,
-        key: &str,
-        tag: &str,
-        bytes: u64,
-        range: &Range<u64>,
-    ) -> Result<(), OriginError> {
-        if response.status() != StatusCode::PARTIAL_CONTENT {
-            return Err(self.unusable("sends whole objects where parts are asked for"));
-        }
-        let header = |name: HeaderName| response.headers().get(name).and_then(|value| value.to_str().ok());
-        let Some(got) = header(header::ETAG) else {
-            return Err(self.unusable(&format!(
-                "sends {key} without an ETag, so nothing proves that it is what was listed"
-            )));
-        };
-        if unquoted(got) != tag {
-            return Err(self.drifted(key));
-        }
-        let sent = header(header::CONTENT_RANGE).and_then(|text| text.strip_prefix("bytes ")?.split_once('/'));
-        let Some((sent, total)) = sent else {
-            return Err(self.unusable("does not say which range of an object it sends"));
-        };
-        if total != bytes.to_string() {
-            return Err(self.drifted(key));
-        }
-        if sent != format!("{}-{}", range.start, range.end - 1) {
-            return Err(self.unusable(&format!("sends another range of {key} than was asked for")));
-        }
-        Ok(())
     }
 }
 
@@ -277,7 +239,8 @@ impl Origin for S3Origin {
         }
         let response = self.client.get(url, &headers).await;
         let response = response.map_err(|failure| self.explain(failure, Asked::Object(key)))?;
-        self.check(&response, key, tag, bytes, &range)?;
+        transport::prove(&response, version, bytes, &range)
+            .map_err(|wrong| wrong.explain(&place(&self.config), key))?;
         let broken = OriginError::Unreachable(format!("{} broke off while sending {key}", place(&self.config)));
         let wrong = OriginError::Other(format!(
             "{} sent bytes of {key} that do not match its own checksum of them; it is asked again",
@@ -328,18 +291,4 @@ pub fn read_listing(xml: &[u8]) -> Result<(Vec<Listed>, Option<String>), String>
 #[cfg(feature = "test-support")]
 pub fn read_refusal(xml: &[u8]) -> String {
     listing::error_code(xml)
-}
-
-fn unquoted(tag: &str) -> &str {
-    tag.strip_prefix('"')
-        .and_then(|tag| tag.strip_suffix('"'))
-        .unwrap_or(tag)
-}
-
-fn quoted(tag: &str) -> String {
-    if tag.starts_with("W/") {
-        tag.to_owned()
-    } else {
-        format!("\"{tag}\"")
-    }
 }

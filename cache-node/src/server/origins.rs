@@ -5,12 +5,20 @@ use std::sync::Arc;
 
 use penstock_protocol::control::cache_node as wire;
 
+use crate::origin::http::{HttpConfig, HttpOrigin};
 use crate::origin::s3::{Credentials, S3Config, S3Origin};
 use crate::origin::{Origin, OriginError};
 
 /// The clients. Connections survive a new configuration that names the same source.
 #[derive(Default)]
-pub(super) struct Origins(HashMap<S3Config, Arc<S3Origin>>);
+pub(super) struct Origins(HashMap<Config, Arc<dyn Origin>>);
+
+/// All that makes a client what it is.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Config {
+    S3(S3Config),
+    Http(HttpConfig),
+}
 
 impl Origins {
     /// The client of a source: the one that is there, or a new one that is not remembered.
@@ -18,32 +26,49 @@ impl Origins {
     /// # Errors
     /// When the source makes no sense.
     pub(super) fn client(&self, source: &wire::Source) -> Result<Arc<dyn Origin>, OriginError> {
-        Ok(self.s3(&config(source)?)?)
+        self.of(&Config::of(source)?)
     }
 
     /// Remembers the clients of these sources and forgets all others, with their keys.
     pub(super) fn keep_only<'a>(&mut self, sources: impl IntoIterator<Item = &'a wire::Source>) {
         // Who asks for the client of a source that makes no sense is told.
-        let configs = sources.into_iter().filter_map(|source| config(source).ok());
-        let kept = configs.filter_map(|config| Some((config.clone(), self.s3(&config).ok()?)));
+        let configs = sources.into_iter().filter_map(|source| Config::of(source).ok());
+        let kept = configs.filter_map(|config| Some((config.clone(), self.of(&config).ok()?)));
         self.0 = kept.collect();
     }
 
-    fn s3(&self, config: &S3Config) -> Result<Arc<S3Origin>, OriginError> {
+    fn of(&self, config: &Config) -> Result<Arc<dyn Origin>, OriginError> {
         match self.0.get(config) {
             Some(origin) => Ok(origin.clone()),
-            None => Ok(Arc::new(S3Origin::new(config.clone())?)),
+            None => config.client(),
         }
     }
 }
 
-fn config(source: &wire::Source) -> Result<S3Config, OriginError> {
-    let wire::Source { path, origin } = source;
-    let Some(wire::source::Origin::S3(s3)) = origin else {
-        return Err(OriginError::Invalid(format!(
-            "the source at {path:?} has no origin that this version knows"
-        )));
-    };
+impl Config {
+    fn of(source: &wire::Source) -> Result<Self, OriginError> {
+        let wire::Source { path, origin } = source;
+        match origin {
+            Some(wire::source::Origin::S3(s3)) => Ok(Self::S3(s3_config(s3.clone()))),
+            Some(wire::source::Origin::Http(wire::Http { url, files })) => Ok(Self::Http(HttpConfig {
+                url: url.clone(),
+                files: files.clone(),
+            })),
+            None => Err(OriginError::Invalid(format!(
+                "the source at {path:?} has no origin that this version knows"
+            ))),
+        }
+    }
+
+    fn client(&self) -> Result<Arc<dyn Origin>, OriginError> {
+        Ok(match self.clone() {
+            Self::S3(config) => Arc::new(S3Origin::new(config)?),
+            Self::Http(config) => Arc::new(HttpOrigin::new(config)?),
+        })
+    }
+}
+
+fn s3_config(s3: wire::S3) -> S3Config {
     let wire::S3 {
         bucket,
         prefix,
@@ -51,7 +76,7 @@ fn config(source: &wire::Source) -> Result<S3Config, OriginError> {
         endpoint,
         credentials,
         virtual_host_style,
-    } = s3.clone();
+    } = s3;
     let credentials = credentials.map(
         |wire::Credentials {
              access_key_id,
@@ -65,14 +90,14 @@ fn config(source: &wire::Source) -> Result<S3Config, OriginError> {
             }
         },
     );
-    Ok(S3Config {
+    S3Config {
         bucket,
         prefix,
         region,
         endpoint,
         virtual_host_style,
         credentials,
-    })
+    }
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ fn of_path(path: &str, package: Package) -> Result<Facts> {
         facts.push(("key", json!(object.key)));
         let version = match object.version {
             Version::ETag(tag) => json!(tag),
-            Version::None => Value::Null,
+            Version::None | Version::Modified(_) => Value::Null,
         };
         facts.push(("etag", version));
     }

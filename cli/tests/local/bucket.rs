@@ -117,6 +117,12 @@ impl Bucket {
         fs::write(self.yaml(), format!("{secret}---\n{dataset}")).unwrap();
     }
 
+    /// Adds a source to the Dataset, whose list of them ends the file.
+    pub fn add_source(&self, yaml: &str) {
+        let before = fs::read_to_string(self.yaml()).unwrap();
+        fs::write(self.yaml(), format!("{before}  - {yaml}\n")).unwrap();
+    }
+
     /// `penstock COMMAND DATASET.yaml ARGS...`, and what it printed.
     pub fn penstock(&self, command: &str, arguments: &[&str]) -> Output {
         self.command(command).arg(self.yaml()).args(arguments).output().unwrap()

@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::net::Ipv4Addr;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use penstock_e2e::dataset;
+use penstock_e2e::origin::WebServer;
 use rustix::io::Errno;
 use rustix::process::Signal;
 
@@ -32,6 +34,24 @@ fn a_mount_shows_the_bucket_byte_for_byte_and_pulls_each_byte_once() {
     mounted.signal(Signal::TERM);
     assert!(mounted.ended(), "{}", mounted.said());
     assert!(!is_anything_mounted_below(scratch(&bucket)));
+}
+
+#[test]
+fn a_folder_of_a_web_server_stands_beside_the_bucket() {
+    let (bucket, web) = (Bucket::new(), WebServer::rclone_on(Ipv4Addr::LOCALHOST.into()).unwrap());
+    dataset::write(&web.folder().join("pub"), 40, 3 << 20).unwrap();
+    bucket.add_source(&format!(
+        "{{path: from/web, http: {{url: \"http://{}/pub\"}}}}",
+        web.address
+    ));
+    let mut mounted = bucket.mount();
+    let shown = bucket.target();
+    let served = dataset::sums(&web.folder().join("pub")).unwrap();
+    assert_eq!(dataset::sums(&shown.join("from/web")).unwrap(), served);
+    let all = dataset::sums(&shown).unwrap().len();
+    assert_eq!(all, served.len() + dataset::sums(&bucket.files()).unwrap().len());
+    mounted.signal(Signal::TERM);
+    assert!(mounted.ended(), "{}", mounted.said());
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn table() -> Vec<Row> {
     let runtime_name = [("", "the name has at most 52 lower-case letters")];
     let path_rule = [("spec.sources[0].path", "path has no parts `.` or `..`")];
     let prefix_rule = [("spec.sources[0].s3.prefix", "prefix must not begin with a slash")];
-    let origin_rule = [("spec.sources[0]", "a source has exactly one origin: set s3")];
+    let origin_rule = [("spec.sources[0]", "a source has exactly one origin: set s3 or http")];
     let cached_rule = [("spec.cache.rules[1].path", path_rule[0].1)];
     let memory_rule = [("spec.tiers[0]", "a tier in Memory has the volume EmptyDir")];
     vec![
@@ -92,6 +92,12 @@ fn table() -> Vec<Row> {
         accepted("a source with an origin", named_dataset("d")),
         refused("one without", dataset("d", json!([{"path": "a"}])), &origin_rule),
         refused("null", dataset("d", json!([{"path": "a", "s3": null}])), &origin_rule),
+        accepted("a web server", dataset("d", json!([{"http": {"url": "https://h/"}}]))),
+        refused(
+            "two",
+            dataset("d", json!([{"s3": {"bucket": "b"}, "http": {"url": "https://h/"}}])),
+            &origin_rule,
+        ),
         accepted("no path", named_dataset("d")),
         accepted("the root", path("")),
         accepted("folders", path("raw/2024")),

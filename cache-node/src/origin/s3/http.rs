@@ -2,35 +2,17 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
-use jiff::Timestamp;
-use jiff::fmt::rfc2822;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use reqsign_aws_v4::{Credential, RequestSigner};
 use reqsign_core::{Context, SignRequest};
-use reqwest::header::{HOST, HeaderName, RETRY_AFTER};
-use reqwest::{Method, Request, Response, StatusCode, Url};
+use reqwest::header::{HOST, HeaderName};
+use reqwest::{Method, Request, Response, Url};
 
-use super::{Credentials, S3Config, listing};
-use crate::limits::{ERROR_BODY_BYTES_MAX, FETCHES_MAX, IDLE_CONNECTION_MAX, ORIGIN_CONNECT_MAX};
+use super::{Credentials, S3Config};
+use crate::origin::transport::{self, Failure, PATH, VALUE};
 
 /// Region for servers that have none: what every S3 look-alike accepts.
 const REGION_DEFAULT: &str = "us-east-1";
-/// What stands in a URL as it is: the unreserved characters of RFC 3986, which the signature leaves alone too.
-const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
-const PATH: &AsciiSet = &VALUE.remove(b'/');
-
-/// Why there is no answer.
-pub(super) enum Failure {
-    /// The server was not reached or broke off; the cause for people.
-    Transport(String),
-    /// The server's own words: status, code, "" if it gave none, and how long to wait.
-    Refused {
-        status: StatusCode,
-        code: String,
-        wait: Option<Duration>,
-    },
-}
 
 /// Speaks to one bucket.
 pub(super) struct Client {
@@ -55,18 +37,7 @@ impl Client {
         if bucket.ends_with("--x-s3") {
             return Err("directory buckets of S3 Express are not supported; use a general purpose bucket".to_owned());
         }
-        // Whoever was first wins; both install the same.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder()
-            .connect_timeout(ORIGIN_CONNECT_MAX)
-            .read_timeout(silence_max)
-            .pool_max_idle_per_host(FETCHES_MAX)
-            .pool_idle_timeout(IDLE_CONNECTION_MAX)
-            .tcp_nodelay(true)
-            // What stands in the answer of an origin must not choose whom a cache node speaks to, keys in hand.
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|error| error.to_string())?;
+        let http = transport::client(silence_max)?;
         let region = if region.is_empty() { REGION_DEFAULT } else { region };
         let credential = credentials.as_ref().map(
             |Credentials {
@@ -111,20 +82,7 @@ impl Client {
     /// The answer to a GET, if it is a good one; its body is still to come.
     pub(super) async fn get(&self, url: Url, headers: &[(HeaderName, String)]) -> Result<Response, Failure> {
         let request = self.signed(url, headers).await.map_err(Failure::Transport)?;
-        let response = self.http.execute(request).await.map_err(|error| broken(&error))?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(response);
-        }
-        let asked = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok());
-        let wait = asked.and_then(|text| retry_after(text, Timestamp::now()));
-        // An error is an error even when its text does not arrive.
-        let text = body(response, ERROR_BODY_BYTES_MAX).await.unwrap_or_default();
-        let code = listing::error_code(&text);
-        Err(Failure::Refused { status, code, wait })
+        transport::send(&self.http, request).await
     }
 
     async fn signed(&self, url: Url, headers: &[(HeaderName, String)]) -> Result<Request, String> {
@@ -145,27 +103,6 @@ impl Client {
     }
 }
 
-/// A whole body of at most `bytes_max` bytes.
-pub(super) async fn body(mut response: Response, bytes_max: usize) -> Result<BytesMut, Failure> {
-    let mut bytes = BytesMut::new();
-    while let Some(piece) = response.chunk().await.map_err(|error| broken(&error))? {
-        if bytes.len() + piece.len() > bytes_max {
-            return Err(Failure::Transport(format!("an answer of more than {bytes_max} bytes")));
-        }
-        bytes.extend_from_slice(&piece);
-    }
-    Ok(bytes)
-}
-
-/// How long a Retry-After asks to wait: seconds, or until a time (RFC 9110, 10.2.3).
-fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
-    if let Ok(seconds) = text.trim().parse() {
-        return Some(Duration::from_secs(seconds));
-    }
-    let until = rfc2822::DateTimeParser::new().parse_timestamp(text.trim()).ok()?;
-    Some(Duration::try_from(until.duration_since(now)).unwrap_or_default())
-}
-
 fn bucket_url(bucket: &str, region: &str, endpoint: &str, virtual_host_style: bool) -> Result<String, String> {
     let endpoint = match endpoint.trim_end_matches('/') {
         "" | "https://s3.amazonaws.com" => format!("https://s3.{region}.amazonaws.com"),
@@ -179,20 +116,6 @@ fn bucket_url(bucket: &str, region: &str, endpoint: &str, virtual_host_style: bo
     };
     let url = Url::parse(&text).map_err(|error| format!("{text} is no URL: {error}"))?;
     Ok(url.as_str().trim_end_matches('/').to_owned())
-}
-
-/// The innermost cause of a broken request, for example "Connection refused (os error 111)": what is around it may quote
-/// headers.
-fn broken(error: &reqwest::Error) -> Failure {
-    if error.is_timeout() && !error.is_connect() {
-        return Failure::Transport("it fell silent".to_owned());
-    }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(inner) = cause.source() {
-        cause = inner;
-    }
-    let text = cause.to_string();
-    Failure::Transport(text.lines().next().unwrap_or("no answer").chars().take(200).collect())
 }
 
 #[cfg(test)]
@@ -217,23 +140,5 @@ mod tests {
             assert_eq!(made.as_deref(), Ok(url), "{bucket} at {endpoint:?}");
         }
         assert!(bucket_url("b", "r", "http://a b", false).is_err());
-    }
-
-    #[test]
-    fn how_long_to_wait_is_said_in_seconds_or_as_a_time() {
-        let now = "2026-11-26T10:00:00Z".parse().unwrap();
-        for (text, seconds) in [
-            ("0", Some(0)),
-            (" 17 ", Some(17)),
-            ("Thu, 26 Nov 2026 10:00:05 GMT", Some(5)),
-            ("Thu, 26 Nov 2026 09:00:00 GMT", Some(0)),
-            ("", None),
-            ("-1", None),
-            ("1.5", None),
-            ("soon", None),
-            ("99999999999999999999", None),
-        ] {
-            assert_eq!(retry_after(text, now), seconds.map(Duration::from_secs), "{text:?}");
-        }
     }
 }

@@ -4,6 +4,8 @@ use penstock_revision::{Listed, Version};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
+use crate::origin::transport::unquoted;
+
 /// One page of a listing.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Page {
@@ -62,7 +64,7 @@ pub(super) fn page(xml: &[u8]) -> Result<Page, String> {
             modified_unix_nanos: last_modified.map_or(0, |time| unix_nanos(&time)),
             version: tag
                 .filter(|tag| !tag.is_empty())
-                .map_or(Version::None, |tag| Version::ETag(super::unquoted(&tag).to_owned())),
+                .map_or(Version::None, |tag| Version::ETag(unquoted(&tag).to_owned())),
         },
     );
     let next = next_continuation_token.filter(|_| is_truncated);

@@ -1,0 +1,262 @@
+//! A folder of a web server: the files that are named, or those that its pages link to.
+//!
+//! Nothing in HTTP lists versions, so each file is asked for its length and version with a HEAD request. A strong ETag is one, else
+//! the time of the last change, to the second. Servers that have neither, or send no ranges, are refused when they are listed.
+
+mod links;
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use async_trait::async_trait;
+use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
+use jiff::fmt::rfc2822;
+use penstock_revision::{Listed, ObjectVersion, Version};
+use percent_encoding::utf8_percent_encode;
+use reqwest::header::{self, HeaderName, HeaderValue};
+use reqwest::{Method, Request, Response, StatusCode, Url};
+
+use super::transport::{self, Failure, PATH, quoted, unquoted};
+use super::{Body, Origin, OriginError};
+use crate::limits::{HTTP_QUESTIONS_MAX, LISTING_PAGE_BYTES_MAX, ORIGIN_SILENCE_MAX};
+
+/// Where a source lies.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpConfig {
+    /// URL of the folder, without query and credentials. A slash at its end is added.
+    pub url: String,
+    /// Paths of files in it; without any, pages are followed.
+    pub files: Vec<String>,
+}
+
+/// A folder of a web server.
+pub struct HttpOrigin {
+    folder: Url,
+    files: Vec<String>,
+    client: reqwest::Client,
+}
+
+impl HttpOrigin {
+    /// Makes the client; asks nobody yet.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense.
+    pub fn new(config: HttpConfig) -> Result<Self, OriginError> {
+        let HttpConfig { mut url, files } = config;
+        let invalid = |text: &str| OriginError::Invalid(format!("{url}: {text}"));
+        let parsed = Url::parse(&url).map_err(|error| invalid(&format!("it is no URL ({error})")))?;
+        if !matches!(parsed.scheme(), "http" | "https") {
+            return Err(invalid("the URL of a web server begins with http:// or https://"));
+        }
+        if parsed.query().is_some() || parsed.fragment().is_some() {
+            return Err(invalid("the URL of a folder has no `?` and no `#`"));
+        }
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            // Not repeated: it has a password in it.
+            return Err(OriginError::Invalid(
+                "a URL must not have a user or a password in it".to_owned(),
+            ));
+        }
+        let is_path = |file: &&String| file.split('/').all(|part| !matches!(part, "" | "." | ".."));
+        if let Some(file) = files.iter().find(|file| !is_path(file)) {
+            return Err(invalid(&format!(
+                "{file:?} is no path of a file in it: no slash at an end, no part `.` or `..`"
+            )));
+        }
+        let client = transport::client(ORIGIN_SILENCE_MAX).map_err(|text| invalid(&text))?;
+        url = parsed.to_string();
+        if !url.ends_with('/') {
+            url.push('/');
+        }
+        let folder = Url::parse(&url).map_err(|error| OriginError::Invalid(error.to_string()))?;
+        Ok(Self { folder, files, client })
+    }
+
+    fn url(&self, key: &str) -> Result<Url, OriginError> {
+        let url = self.folder.join(&format!("./{}", utf8_percent_encode(key, PATH)));
+        url.map_err(|error| OriginError::Invalid(format!("no URL can name {key} ({error})")))
+    }
+
+    async fn ask(
+        &self,
+        method: Method,
+        url: Url,
+        headers: Vec<(HeaderName, HeaderValue)>,
+    ) -> Result<Response, Failure> {
+        let mut request = Request::new(method, url);
+        request.headers_mut().extend(headers);
+        transport::send(&self.client, request).await
+    }
+
+    /// The files that the pages of the folder and of its folders link to.
+    async fn found(&self) -> Result<Vec<String>, OriginError> {
+        let (mut files, mut folders) = (Vec::new(), vec![String::new()]);
+        let mut seen = BTreeSet::from([String::new()]);
+        while !folders.is_empty() {
+            let pages = folders.drain(..).map(|folder| self.page(folder));
+            let pages: Vec<_> = futures::stream::iter(pages)
+                .buffered(HTTP_QUESTIONS_MAX)
+                .try_collect()
+                .await?;
+            for key in pages.into_iter().flatten() {
+                if !key.ends_with('/') {
+                    files.push(key);
+                } else if seen.insert(key.clone()) {
+                    folders.push(key);
+                }
+            }
+        }
+        Ok(files)
+    }
+
+    /// What the page of a folder links to, relative to the whole.
+    async fn page(&self, folder: String) -> Result<Vec<String>, OriginError> {
+        let url = self.url(&folder)?;
+        let explain = |failure| self.explain(failure, &folder, false);
+        let response = self.ask(Method::GET, url.clone(), Vec::new()).await.map_err(explain)?;
+        let kind = transport::header(&response, header::CONTENT_TYPE).unwrap_or_default();
+        if !kind.starts_with("text/html") {
+            return Err(OriginError::Invalid(format!(
+                "{url} is no page with links ({kind}); name the files of the source one by one"
+            )));
+        }
+        let html = transport::body(response, LISTING_PAGE_BYTES_MAX)
+            .await
+            .map_err(explain)?;
+        let links::Links { names, awkward } = links::links(&url, &html);
+        if awkward > 0 {
+            tracing::warn!(%url, awkward, "links of a page that no file can be named after are left out");
+        }
+        Ok(names.into_iter().map(|name| format!("{folder}{name}")).collect())
+    }
+
+    /// A file as the server describes it; `None` when a page leads to one that is not there.
+    async fn described(&self, key: String) -> Result<Option<Listed>, OriginError> {
+        let url = self.url(&key)?;
+        let response = match self.ask(Method::HEAD, url, Vec::new()).await {
+            Ok(response) => response,
+            Err(Failure::Refused { status, .. }) if is_gone(status) && self.files.is_empty() => return Ok(None),
+            Err(failure) => return Err(self.explain(failure, &key, false)),
+        };
+        let unusable =
+            |what: &str| OriginError::Invalid(format!("{} {what} {key}; it cannot be an origin", self.folder));
+        let length = transport::header(&response, header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        let modified = transport::last_modified(&response);
+        let tag = transport::header(&response, header::ETAG).filter(|tag| !tag.starts_with("W/"));
+        let version = match (tag, modified) {
+            (Some(tag), _) => Version::ETag(unquoted(tag).to_owned()),
+            (None, Some(modified)) => Version::Modified(modified),
+            (None, None) => {
+                return Err(unusable(
+                    "gives neither a strong ETag nor the time of the last change of",
+                ));
+            }
+        };
+        Ok(Some(Listed {
+            bytes: length.ok_or_else(|| unusable("does not say the length of"))?,
+            modified_unix_nanos: modified.unwrap_or(0),
+            version,
+            key,
+        }))
+    }
+
+    fn explain(&self, failure: Failure, key: &str, was_listed: bool) -> OriginError {
+        let folder = &self.folder;
+        let (status, wait) = match failure {
+            Failure::Transport(cause) => {
+                return OriginError::Unreachable(format!(
+                    "{folder} cannot be reached ({cause}); check the URL, name resolution and the network from the cache nodes"
+                ));
+            }
+            Failure::Refused { status, wait, .. } => (status, wait),
+        };
+        let shown = status.as_u16();
+        match shown {
+            _ if was_listed && is_gone(status) => OriginError::Drifted(format!(
+                "{key} is gone from {folder}; refresh the Dataset and restart the pods that need it"
+            )),
+            412 | 416 if was_listed => transport::drifted(folder.as_str(), key),
+            300..=399 => OriginError::Invalid(format!(
+                "{folder}{key} leads to another address ({shown}), which is not followed; name that address as the URL"
+            )),
+            404 | 410 => OriginError::NotFound(format!("{folder}{key} does not exist; check the URL of the source")),
+            401 | 403 => OriginError::Denied(format!("{folder}{key} is not open to everybody ({shown})")),
+            429 | 503 => OriginError::Throttled {
+                text: format!("{folder} asks to slow down ({shown}); if it stays so, read with fewer pods"),
+                wait,
+            },
+            502 | 504 => OriginError::Unreachable(format!(
+                "{folder} cannot be reached by the gateway in front of it ({shown}); check the server behind it"
+            )),
+            _ => OriginError::Other(format!(
+                "{folder}{key} answered with an error ({shown}); it is tried again"
+            )),
+        }
+    }
+}
+
+#[async_trait]
+impl Origin for HttpOrigin {
+    fn identity(&self) -> String {
+        self.folder.to_string()
+    }
+
+    async fn list(&self) -> Result<Vec<Listed>, OriginError> {
+        let keys = if self.files.is_empty() {
+            self.found().await?
+        } else {
+            self.files.clone()
+        };
+        let described = futures::stream::iter(keys).map(|key| self.described(key));
+        let described: Vec<Option<Listed>> = described.buffered(HTTP_QUESTIONS_MAX).try_collect().await?;
+        let listed: Vec<Listed> = described.into_iter().flatten().collect();
+        // Whether it sends ranges, and the version along, is better known now than when a pod reads.
+        if let Some(one) = listed.iter().find(|one| one.bytes > 0) {
+            let object = ObjectVersion {
+                source: 0,
+                key: one.key.clone(),
+                version: one.version.clone(),
+            };
+            drop(self.read(&object, one.bytes, 0..1).await?);
+        }
+        Ok(listed)
+    }
+
+    async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError> {
+        let ObjectVersion {
+            source: _,
+            key,
+            version,
+        } = object;
+        let place = self.folder.as_str();
+        let mut headers = vec![(header::RANGE, format!("bytes={}-{}", range.start, range.end - 1))];
+        match version {
+            Version::ETag(tag) => headers.push((header::IF_MATCH, quoted(tag))),
+            Version::Modified(unix_nanos) => headers.push((header::IF_UNMODIFIED_SINCE, http_date(*unix_nanos))),
+            Version::None => {}
+        }
+        let headers = headers
+            .into_iter()
+            .map(|(name, value)| Ok((name, HeaderValue::try_from(value)?)))
+            .collect::<Result<_, header::InvalidHeaderValue>>()
+            .map_err(|_| OriginError::Invalid(format!("the ETag of {key} in {place} is none")))?;
+        let response = self.ask(Method::GET, self.url(key)?, headers).await;
+        let response = response.map_err(|failure| self.explain(failure, key, true))?;
+        transport::prove(&response, version, bytes, &range).map_err(|wrong| wrong.explain(place, key))?;
+        let broken = OriginError::Unreachable(format!("{place} broke off while sending {key}"));
+        Ok(transport::pieces(response, broken))
+    }
+}
+
+fn is_gone(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::GONE)
+}
+
+/// As RFC 9110, 5.6.7 has it; empty for a time that has none, which no server takes for one.
+fn http_date(unix_nanos: i64) -> String {
+    Timestamp::from_nanosecond(unix_nanos.into())
+        .ok()
+        .and_then(|time| rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&time).ok())
+        .unwrap_or_default()
+}
