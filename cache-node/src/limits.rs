@@ -124,6 +124,9 @@ pub const LISTING_PAGE_BYTES_MAX: usize = 16 << 20;
 /// Questions to a web server about its files at the same time: as many as a few browsers have.
 pub const HTTP_QUESTIONS_MAX: usize = 16;
 
+/// Folders within folders of a web server: deeper than people make them, and soon reached where one leads back to one above it.
+pub const HTTP_DEPTH_MAX: usize = 32;
+
 /// What is read of an answer that says what is wrong.
 pub const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
 

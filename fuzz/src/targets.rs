@@ -7,6 +7,7 @@ mod ledgers;
 mod letters;
 mod listings;
 mod packages;
+mod pages;
 mod requests;
 mod revisions;
 mod side_files;
@@ -14,13 +15,14 @@ mod side_files;
 use crate::Target;
 
 /// All of them.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 10] = [
     frames::TARGET,
     bulk::TARGET,
     side_files::TARGET,
     packages::TARGET,
     images::TARGET,
     listings::TARGET,
+    pages::TARGET,
     letters::TARGET,
     requests::TARGET,
     ledgers::TARGET,

@@ -5,7 +5,6 @@
 
 mod links;
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 
 use async_trait::async_trait;
@@ -19,7 +18,7 @@ use reqwest::{Method, Request, Response, StatusCode, Url};
 
 use super::transport::{self, Failure, PATH, quoted, unquoted};
 use super::{Body, Origin, OriginError};
-use crate::limits::{HTTP_QUESTIONS_MAX, LISTING_PAGE_BYTES_MAX, ORIGIN_SILENCE_MAX};
+use crate::limits::{HTTP_DEPTH_MAX, HTTP_QUESTIONS_MAX, LISTING_PAGE_BYTES_MAX, ORIGIN_SILENCE_MAX};
 
 /// Where a source lies.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -35,6 +34,16 @@ pub struct HttpOrigin {
     folder: Url,
     files: Vec<String>,
     client: reqwest::Client,
+}
+
+/// What the page at an address links to, for whoever tries it with any bytes (`fuzz/`).
+///
+/// # Errors
+/// When that is no address.
+#[cfg(feature = "test-support")]
+pub fn read_page(page: &str, html: &[u8]) -> Result<Vec<String>, OriginError> {
+    let page = Url::parse(page).map_err(|error| OriginError::Invalid(error.to_string()))?;
+    Ok(links::links(&page, html).names)
 }
 
 impl HttpOrigin {
@@ -92,29 +101,39 @@ impl HttpOrigin {
     /// The files that the pages of the folder and of its folders link to.
     async fn found(&self) -> Result<Vec<String>, OriginError> {
         let (mut files, mut folders) = (Vec::new(), vec![String::new()]);
-        let mut seen = BTreeSet::from([String::new()]);
-        while !folders.is_empty() {
+        for _ in 0..HTTP_DEPTH_MAX {
+            if folders.is_empty() {
+                return Ok(files);
+            }
             let pages = folders.drain(..).map(|folder| self.page(folder));
             let pages: Vec<_> = futures::stream::iter(pages)
                 .buffered(HTTP_QUESTIONS_MAX)
                 .try_collect()
                 .await?;
             for key in pages.into_iter().flatten() {
-                if !key.ends_with('/') {
-                    files.push(key);
-                } else if seen.insert(key.clone()) {
-                    folders.push(key);
-                }
+                let into = if key.ends_with('/') { &mut folders } else { &mut files };
+                into.push(key);
             }
         }
-        Ok(files)
+        Err(OriginError::Invalid(format!(
+            "{} has folders within folders, more than {HTTP_DEPTH_MAX} deep, as when one leads back to one above it; name the files of the \
+             source one by one, or a folder below",
+            self.folder
+        )))
     }
 
     /// What the page of a folder links to, relative to the whole.
     async fn page(&self, folder: String) -> Result<Vec<String>, OriginError> {
         let url = self.url(&folder)?;
         let explain = |failure| self.explain(failure, &folder, false);
-        let response = self.ask(Method::GET, url.clone(), Vec::new()).await.map_err(explain)?;
+        let response = match self.ask(Method::GET, url.clone(), Vec::new()).await {
+            Ok(response) => response,
+            Err(Failure::Refused { status, .. }) if is_gone(status) && !folder.is_empty() => {
+                tracing::warn!(%url, "a page leads to a folder that is not there");
+                return Ok(Vec::new());
+            }
+            Err(failure) => return Err(explain(failure)),
+        };
         let kind = transport::header(&response, header::CONTENT_TYPE).unwrap_or_default();
         if !kind.starts_with("text/html") {
             return Err(OriginError::Invalid(format!(
@@ -181,6 +200,9 @@ impl HttpOrigin {
                 "{folder}{key} leads to another address ({shown}), which is not followed; name that address as the URL"
             )),
             404 | 410 => OriginError::NotFound(format!("{folder}{key} does not exist; check the URL of the source")),
+            405 | 501 if !was_listed => OriginError::Invalid(format!(
+                "{folder}{key} cannot be asked for its length and version ({shown} to HEAD); it cannot be an origin"
+            )),
             401 | 403 => OriginError::Denied(format!("{folder}{key} is not open to everybody ({shown})")),
             429 | 503 => OriginError::Throttled {
                 text: format!("{folder} asks to slow down ({shown}); if it stays so, read with fewer pods"),

@@ -41,6 +41,12 @@ enum How {
     NoPages,
     /// Refuses.
     Closed,
+    /// Each folder has itself in it.
+    Circle,
+    /// Its pages lead to a file and a folder that are gone.
+    Dead,
+    /// Answers nothing but GET.
+    NoHead,
 }
 
 /// The server; ends when dropped.
@@ -118,6 +124,9 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
             let moved = status(StatusCode::FOUND).header(header::LOCATION, "http://127.0.0.1:1/");
             return moved.body(Body::empty()).unwrap();
         }
+        How::NoHead if request.method() == Method::HEAD => {
+            return status(StatusCode::METHOD_NOT_ALLOWED).body(Body::empty()).unwrap();
+        }
         How::Closed => return status(StatusCode::UNAUTHORIZED).body(Body::empty()).unwrap(),
         _ => {}
     }
@@ -128,7 +137,14 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
         } else {
             "text/html"
         };
-        let page = page(&name, files.keys());
+        let page = match shared.how {
+            How::Circle => page("", files.keys()) + "<a href=\"again/\">again/</a>",
+            How::Dead if name.contains("gone") => {
+                return status(StatusCode::NOT_FOUND).body(Body::empty()).unwrap();
+            }
+            How::Dead => page(&name, files.keys()) + "<a href=\"gone/\">gone/</a><a href=\"gone\">gone</a>",
+            _ => page(&name, files.keys()),
+        };
         return status(StatusCode::OK)
             .header(header::CONTENT_TYPE, kind)
             .body(Body::from(page))
@@ -224,6 +240,13 @@ async fn pages_are_followed_and_each_file_is_asked_for_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_pages_lead_to_and_is_not_there_is_left_out() {
+    let web = Web::with(How::Dead, &["a/file", "file"]).await;
+    let expected = ["a/file", "file"].map(|name| (name.to_owned(), content(name))).into();
+    assert_reads(&web.origin(&[]), &expected).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn files_that_are_named_are_found_without_a_page_and_have_to_be_there() {
     let web = Web::with(How::NoPages, &["a", "b/c", "d"]).await;
     let expected = ["a", "b/c"].map(|name| (name.to_owned(), content(name))).into();
@@ -267,6 +290,8 @@ async fn a_server_that_cannot_be_an_origin_is_refused_when_it_is_listed() {
         (How::Moved, "leads to another address (302), which is not followed"),
         (How::NoPages, "is no page with links (text/plain); name the files"),
         (How::Closed, "is not open to everybody (401)"),
+        (How::NoHead, "cannot be asked for its length and version (405 to HEAD)"),
+        (How::Circle, "has folders within folders, more than 32 deep"),
     ] {
         let web = Web::with(how, &["file"]).await;
         let error = web.origin(&[]).list().await.unwrap_err().to_string();

@@ -1,5 +1,7 @@
 //! The links of a page that lists a folder, as Apache, nginx and most others write one. Pure.
 
+use std::collections::HashSet;
+
 use html5gum::{Token, Tokenizer};
 use percent_encoding::percent_decode_str;
 use reqwest::Url;
@@ -15,7 +17,7 @@ pub(super) struct Links {
 
 /// The links from the page at `page`, whose path ends with a slash, to what stands directly in its folder.
 pub(super) fn links(page: &Url, html: &[u8]) -> Links {
-    let mut links = Links::default();
+    let (mut links, mut seen) = (Links::default(), HashSet::new());
     for Ok(token) in Tokenizer::new(html) {
         let Token::StartTag(tag) = token else { continue };
         if *tag.name != *b"a" {
@@ -28,7 +30,7 @@ pub(super) fn links(page: &Url, html: &[u8]) -> Links {
             continue;
         };
         match name(&rest) {
-            Some(name) if links.names.contains(&name) => {}
+            Some(name) if !seen.insert(name.clone()) => {}
             Some(name) => links.names.push(name),
             None => links.awkward += 1,
         }
