@@ -53,19 +53,21 @@ impl HttpOrigin {
     /// When the configuration makes no sense.
     pub fn new(config: HttpConfig) -> Result<Self, OriginError> {
         let HttpConfig { mut url, files } = config;
+        // Whoever may have written a password is not quoted.
+        let nameless = |text: String| OriginError::Invalid(format!("the URL of a web server {text}"));
+        let parsed = Url::parse(&url)
+            .map_err(|error| nameless(format!("is none ({error}); write one like https://host/folder/")))?;
+        if !parsed.username().is_empty() || parsed.password().is_some() {
+            return Err(nameless(
+                "must not have a user or a password in it; take them out".to_owned(),
+            ));
+        }
         let invalid = |text: &str| OriginError::Invalid(format!("{url}: {text}"));
-        let parsed = Url::parse(&url).map_err(|error| invalid(&format!("it is no URL ({error})")))?;
         if !matches!(parsed.scheme(), "http" | "https") {
             return Err(invalid("the URL of a web server begins with http:// or https://"));
         }
         if parsed.query().is_some() || parsed.fragment().is_some() {
             return Err(invalid("the URL of a folder has no `?` and no `#`"));
-        }
-        if !parsed.username().is_empty() || parsed.password().is_some() {
-            // Not repeated: it has a password in it.
-            return Err(OriginError::Invalid(
-                "a URL must not have a user or a password in it".to_owned(),
-            ));
         }
         let is_path = |file: &&String| file.split('/').all(|part| !matches!(part, "" | "." | ".."));
         if let Some(file) = files.iter().find(|file| !is_path(file)) {

@@ -305,7 +305,9 @@ async fn a_server_that_cannot_be_an_origin_is_refused_when_it_is_listed() {
 fn what_names_no_folder_of_a_web_server_is_refused() {
     for (url, files, says) in [
         ("ftp://host/", vec![], "begins with http:// or https://"),
-        ("no url", vec![], "it is no URL"),
+        ("no url", vec![], "write one like https://"),
+        ("http://me:secret@ho st/", vec![], "write one like https://"),
+        ("ftp://me:secret@host/", vec![], "must not have a user"),
         ("http://host/?a=b", vec![], "no `?`"),
         ("http://me:secret@host/", vec![], "must not have a user"),
         ("http://host/", vec!["a/../b"], "\"a/../b\" is no path"),
