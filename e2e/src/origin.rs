@@ -1,9 +1,8 @@
-//! Real servers of S3 and of files beside the cluster, reachable from its pods.
+//! Real servers of each kind of origin beside the cluster, reachable from its pods. Each ends when it is dropped.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::PathBuf;
+use std::process::{Child, Command};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,219 +10,23 @@ use anyhow::{Context, Result};
 use crate::cluster::{repository, run};
 use crate::wait::wait_for;
 
+mod ask;
+mod azure;
+mod gcs;
+mod hdfs;
+mod nginx;
+mod s3;
+mod web;
+
+pub use azure::{AZURE_ACCOUNT, AZURE_KEY, AZURE_READER, AzureServer};
+pub use gcs::GcsServer;
+pub use hdfs::HdfsCluster;
+pub use nginx::{Nginx, NginxOptions};
+pub use s3::{ACCESS_KEY, S3Server, SECRET_KEY};
+pub use web::WebServer;
+
 /// The address of the machine in the cluster's network; pods reach it.
 pub const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(172, 30, 0, 1));
-/// Access key of every origin here.
-pub const ACCESS_KEY: &str = "GK31c2f218a2e44f485b94239e";
-/// Secret key of every origin here: for tests only, it opens nothing else.
-pub const SECRET_KEY: &str = "b892c0665f0ada8a4755dae98baa3b133590e11dae3bcc1f9d769d67f16c3835";
-
-/// Folder of the buckets within the server's.
-const BUCKETS: &str = "buckets";
-
-/// A running S3 server; ended when dropped.
-pub struct S3Server {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// Name of the server's region.
-    pub region: &'static str,
-    _process: Running,
-    folder: tempfile::TempDir,
-    /// Kept as long as the server runs (rclone only).
-    _hashes: Option<tempfile::TempDir>,
-}
-
-impl S3Server {
-    /// rclone `serve s3`: each folder below `buckets()` is a bucket, files may be written there directly.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub fn rclone() -> Result<Self> {
-        Self::rclone_on(HOST, &std::env::temp_dir())
-    }
-
-    /// The same on any address of this machine, with its folder below `parent`.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub fn rclone_on(ip: IpAddr, parent: &Path) -> Result<Self> {
-        Self::rclone_with(ip, parent, &["--auth-key", &format!("{ACCESS_KEY},{SECRET_KEY}")])
-    }
-
-    /// The same, and anybody may read without a signature.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub fn public_rclone_on(ip: IpAddr, parent: &Path) -> Result<Self> {
-        Self::rclone_with(ip, parent, &[])
-    }
-
-    fn rclone_with(ip: IpAddr, parent: &Path, options: &[&str]) -> Result<Self> {
-        let folder = tempfile::tempdir_in(parent)?;
-        let buckets = folder.path().join(BUCKETS);
-        std::fs::create_dir(&buckets)?;
-        // The ETag is the MD5 of the object. Without the hasher rclone reads the whole object again for each request that
-        // asks for a part of it: 2.5 s a request for 1 GiB.
-        let remote = format!(":hasher,remote='{}',hashes=md5,max_age=off:", buckets.display());
-        // The hasher syncs each hash to disk, so listing 3,000 new objects takes 8 s, except in memory.
-        let hashes = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir_in(parent))?;
-        let address = free_address_on(ip)?;
-        let child = Command::new(tool("rclone")?)
-            .args(["serve", "s3", "--addr", &address.to_string()])
-            .args(options)
-            .args(["--dir-cache-time", "1s", "--vfs-cache-mode", "off"])
-            .args(["--config", "/dev/null", "--cache-dir"])
-            .arg(hashes.path())
-            .arg(remote)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            // Ctrl-C is for whoever started it, who ends it when its readers are gone.
-            .process_group(0)
-            .spawn()
-            .context("start rclone serve s3")?;
-        Self {
-            address,
-            region: "us-east-1",
-            _process: Running(child),
-            folder,
-            _hashes: Some(hashes),
-        }
-        .listening()
-    }
-
-    /// Garage, a real object store, with one bucket.
-    ///
-    /// # Errors
-    /// When it does not start or refuses its configuration.
-    pub fn garage(bucket: &str) -> Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let (address, rpc, garage) = (free_address()?, free_address()?, tool("garage")?);
-        let at = folder.path();
-        let config = at.join("garage.toml");
-        std::fs::write(
-            &config,
-            format!(
-                "metadata_dir = \"{0}/meta\"\ndata_dir = \"{0}/data\"\ndb_engine = \"sqlite\"\nreplication_factor = 1\n\
-                 rpc_bind_addr = \"{rpc}\"\nrpc_public_addr = \"{rpc}\"\nrpc_secret = \"{1}\"\n\
-                 [s3_api]\ns3_region = \"garage\"\napi_bind_addr = \"{address}\"\nroot_domain = \".s3.garage\"\n",
-                at.display(),
-                "1799bccfd7411eddcf9ebd316bc1f5287ad12a68094e1c6ac6abde7e6feae1ec",
-            ),
-        )?;
-        let child = Command::new(&garage)
-            .args(["-c".as_ref(), config.as_os_str(), "server".as_ref()])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .context("start garage")?;
-        let server = Self {
-            address,
-            region: "garage",
-            _process: Running(child),
-            folder,
-            _hashes: None,
-        }
-        .listening()?;
-        let ask = |args: &[&str]| run(Command::new(&garage).arg("-c").arg(&config).args(args));
-        let node = wait_for("garage's node id", Duration::from_secs(20), || {
-            Ok(ask(&["node", "id", "-q"]).map_err(|e| e.to_string()))
-        })?;
-        let node = node.split('@').next().context("a node id")?.trim();
-        ask(&["layout", "assign", "-z", "dc1", "-c", "10G", node])?;
-        ask(&["layout", "apply", "--version", "1"])?;
-        ask(&["key", "import", "--yes", "-n", "stories", ACCESS_KEY, SECRET_KEY])?;
-        ask(&["bucket", "create", bucket])?;
-        ask(&["bucket", "allow", "--read", "--write", bucket, "--key", ACCESS_KEY])?;
-        Ok(server)
-    }
-
-    /// The folder whose folders are the buckets (rclone only).
-    pub fn buckets(&self) -> PathBuf {
-        self.folder.path().join(BUCKETS)
-    }
-
-    /// Makes the objects below `bucket` equal to the files below `folder`, by the S3 API.
-    ///
-    /// # Errors
-    /// When the server refuses.
-    pub fn upload(&self, folder: &Path, bucket: &str) -> Result<()> {
-        run(Command::new(tool("rclone")?)
-            .args(["sync", "--transfers", "8", "--checksum", "--config", "/dev/null"])
-            .arg(folder)
-            .arg(format!(":s3:{bucket}"))
-            .args([
-                "--s3-provider",
-                "Other",
-                "--s3-endpoint",
-                &format!("http://{}", self.address),
-            ])
-            .args([
-                "--s3-access-key-id",
-                ACCESS_KEY,
-                "--s3-secret-access-key",
-                SECRET_KEY,
-                "--s3-region",
-                self.region,
-            ])
-            .args(["--s3-force-path-style", "--s3-no-check-bucket"]))?;
-        Ok(())
-    }
-
-    fn listening(self) -> Result<Self> {
-        listening(self.address)?;
-        Ok(self)
-    }
-}
-
-/// A running web server with the files of a folder, which its pages link to; ended when dropped. It says when files changed, and
-/// gives them no ETag.
-pub struct WebServer {
-    /// Where it listens.
-    pub address: SocketAddr,
-    _process: Running,
-    folder: tempfile::TempDir,
-}
-
-impl WebServer {
-    /// rclone `serve http`, on any address of this machine.
-    ///
-    /// # Errors
-    /// When it does not start.
-    pub fn rclone_on(ip: IpAddr) -> Result<Self> {
-        let (folder, address) = (tempfile::tempdir()?, free_address_on(ip)?);
-        let child = Command::new(tool("rclone")?)
-            .args(["serve", "http", "--addr", &address.to_string()])
-            .args([
-                "--dir-cache-time",
-                "0s",
-                "--vfs-cache-mode",
-                "off",
-                "--config",
-                "/dev/null",
-            ])
-            .arg(folder.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()
-            .context("start rclone serve http")?;
-        let server = Self {
-            address,
-            _process: Running(child),
-            folder,
-        };
-        listening(address)?;
-        Ok(server)
-    }
-
-    /// Its files, which may be written to.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-}
 
 /// A process that ends when this is dropped.
 struct Running(Child);
@@ -237,7 +40,11 @@ impl Drop for Running {
 }
 
 fn listening(address: SocketAddr) -> Result<()> {
-    wait_for(&format!("the server on {address}"), Duration::from_secs(20), || {
+    listening_within(Duration::from_secs(20), address)
+}
+
+fn listening_within(deadline: Duration, address: SocketAddr) -> Result<()> {
+    wait_for(&format!("the server on {address}"), deadline, || {
         Ok(TcpStream::connect(address)
             .map(|_| ())
             .map_err(|error| error.to_string()))
