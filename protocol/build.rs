@@ -1,5 +1,9 @@
 //! Compiles the control messages without protoc.
 
+/// Messages that hold what must be nowhere in texts; `control.rs` gives them others.
+#[cfg(feature = "control")]
+const SECRETS: [&str; 5] = ["AwsKeys", "HttpLogin", "GcsKey", "AzureKey", "HuggingFaceToken"];
+
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     #[cfg(feature = "control")]
     {
@@ -13,7 +17,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             ],
             ["proto"],
         )?;
-        tonic_prost_build::configure().compile_fds(files)?;
+        tonic_prost_build::configure()
+            // Their text forms would show them.
+            .skip_debug(SECRETS.map(|name| format!(".penstock.cachenode.v1.{name}")))
+            .compile_fds(files)?;
     }
     Ok(())
 }

@@ -92,8 +92,7 @@ pub fn serve(
         name: format!("bench-{number}"),
         sources: vec![source.clone()],
         revisions: vec![package.id().as_bytes().to_vec()],
-        rules: Vec::new(),
-        quota: None,
+        ..Default::default()
     };
     runtime.block_on(node.apply(wire::NodeConfig {
         generation: 1,

@@ -7,6 +7,7 @@ use anyhow::Result;
 use penstock::cache_folder::CacheFolder;
 use penstock::local::{Local, Source};
 use penstock_cache_node::report::Counters;
+use penstock_revision::BuildOptions;
 
 use crate::CAPACITY_BYTES;
 use crate::data::{BIG, Data};
@@ -35,7 +36,7 @@ pub fn figures(
     let ours = |round: u64| -> Result<f64> {
         let folder = scratch.join(format!("cold-{round}"));
         let cache = CacheFolder::take(&folder, "bench")?;
-        let local = runtime.block_on(Local::open(sources, &cache, CAPACITY_BYTES))?;
+        let local = runtime.block_on(Local::open(sources, BuildOptions::default(), &cache, CAPACITY_BYTES))?;
         let shown = Shown::new(
             &folder,
             local.package(),

@@ -11,7 +11,7 @@ use penstock::local::{self, Source};
 use penstock_cache_node::memory::Budget;
 use penstock_cache_node::{Engine, EngineConfig, TierConfig};
 use penstock_protocol::control::cache_node as wire;
-use penstock_revision::Package;
+use penstock_revision::{BuildOptions, Package};
 
 use crate::bulk_connection::BulkConnection;
 use crate::data::BIG;
@@ -102,7 +102,7 @@ async fn packages(source: &Source) -> Result<Vec<Package>> {
         .for_each(|listing| listing.objects.retain(|object| object.key == BIG));
     let mut packages = Vec::new();
     for _ in 0..DATASETS {
-        packages.push(local::revision(None, listings.clone()).await?);
+        packages.push(local::revision(None, listings.clone(), BuildOptions::default()).await?);
     }
     Ok(packages)
 }

@@ -11,6 +11,7 @@ use anyhow::Result;
 use penstock::cache_folder::CacheFolder;
 use penstock::local::{Local, Source};
 use penstock_cache_node::report::Counters;
+use penstock_revision::BuildOptions;
 
 use crate::CAPACITY_BYTES;
 use crate::data::Data;
@@ -38,7 +39,12 @@ pub fn figures(
     for round in 0..rounds.long as u64 {
         let folder = scratch.join(format!("far-{round}"));
         let cache = CacheFolder::take(&folder, "bench")?;
-        let local = runtime.block_on(Local::open(std::slice::from_ref(&source), &cache, CAPACITY_BYTES))?;
+        let local = runtime.block_on(Local::open(
+            std::slice::from_ref(&source),
+            BuildOptions::default(),
+            &cache,
+            CAPACITY_BYTES,
+        ))?;
         let reader = local.reader(crate::READ_TIMEOUT);
         let shown = Shown::new(&folder, local.package(), reader, runtime.handle())?;
         let mut files = data.small_below(shown.root());

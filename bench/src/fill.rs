@@ -16,6 +16,7 @@ use penstock::local::{Local, Source};
 use penstock_buffer::Buffer;
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::geometry::BlockRange;
+use penstock_revision::BuildOptions;
 
 use crate::CAPACITY_BYTES;
 use crate::bulk_connection::BulkConnection;
@@ -69,7 +70,12 @@ pub fn figures(
         let ours = |round: u64| -> Result<f64> {
             let folder = scratch.join(format!("{name}-{round}"));
             let cache = CacheFolder::take(&folder, "bench")?;
-            let local = runtime.block_on(Local::open(std::slice::from_ref(source), &cache, CAPACITY_BYTES))?;
+            let local = runtime.block_on(Local::open(
+                std::slice::from_ref(source),
+                BuildOptions::default(),
+                &cache,
+                CAPACITY_BYTES,
+            ))?;
             let cached = Cached {
                 engine: local.engine(),
                 package: local.package(),

@@ -40,12 +40,12 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use penstock::cache_folder::CacheFolder;
 use penstock::local::{Local, Source};
-use penstock_cache_node::origin::s3::{S3Config, S3Origin};
 use penstock_e2e::origin::S3Server;
 use penstock_e2e::stop::Stop;
 use penstock_mount::forms::Form;
 use penstock_mounter::reader::PlainFile;
 use penstock_protocol::control::cache_node as wire;
+use penstock_revision::BuildOptions;
 
 use crate::cached::Cached;
 use crate::data::{Data, Sizes};
@@ -149,32 +149,23 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let server = S3Server::public_rclone_on(Ipv4Addr::LOCALHOST.into(), scratch)?;
     let data = Data::write(&server.buckets().join(BUCKET), sizes)?;
-    let source_at = |address: SocketAddr| {
-        let origin = S3Origin::new(S3Config {
+    let told_at = |address: SocketAddr| wire::Source {
+        origin: Some(wire::source::Origin::S3(wire::S3 {
             bucket: BUCKET.into(),
-            prefix: String::new(),
             region: server.region.into(),
             endpoint: format!("http://{address}"),
-            virtual_host_style: false,
-            credentials: None,
-        })?;
+            ..Default::default()
+        })),
+        ..Default::default()
+    };
+    let source_at = |address: SocketAddr| {
         anyhow::Ok(Source {
             path: String::new(),
-            origin: Arc::new(origin),
+            origin: penstock_origin::client(&told_at(address))?,
         })
     };
     let source = source_at(server.address)?;
-    let told = wire::Source {
-        path: String::new(),
-        origin: Some(wire::source::Origin::S3(wire::S3 {
-            bucket: BUCKET.into(),
-            prefix: String::new(),
-            region: server.region.into(),
-            endpoint: format!("http://{}", server.address),
-            credentials: None,
-            virtual_host_style: false,
-        })),
-    };
+    let told = told_at(server.address);
     if wanted("cold") {
         let sources = [source.clone()];
         print(cold::figures(
@@ -208,7 +199,7 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
 
     let folder = scratch.join("ours");
     let cache = CacheFolder::take(&folder, "bench")?;
-    let local = runtime.block_on(Local::open(&[source], &cache, CAPACITY_BYTES))?;
+    let local = runtime.block_on(Local::open(&[source], BuildOptions::default(), &cache, CAPACITY_BYTES))?;
     let ours = Shown::new(&folder, local.package(), local.reader(READ_TIMEOUT), runtime.handle())?;
     // Everything is cached from here on.
     let mut everything = data.small_below(ours.root());

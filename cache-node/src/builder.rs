@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use futures::TryStreamExt;
 use futures::future::try_join_all;
+use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Outcome, Package, SourceListing, build};
 
-use crate::origin::{Origin, OriginError};
+use penstock_origin::{Origin, OriginError, proven};
 
 /// A source and where it stands in the tree.
 #[derive(Clone)]
@@ -31,6 +33,25 @@ pub enum BuildFailure {
     Build(#[from] penstock_revision::BuildError),
 }
 
+/// Who owns the files: root, if it is not said.
+pub fn options(ownership: Option<wire::Ownership>) -> BuildOptions {
+    ownership.map_or_else(BuildOptions::default, |ownership| {
+        let wire::Ownership {
+            uid,
+            gid,
+            file_mode,
+            directory_mode,
+        } = ownership;
+        // Permission bits are nine.
+        BuildOptions {
+            uid,
+            gid,
+            file_mode: (file_mode & 0o777) as u16,
+            directory_mode: (directory_mode & 0o777) as u16,
+        }
+    })
+}
+
 /// The revision of `sources` now, going on with the addresses of `parent`.
 ///
 /// # Errors
@@ -40,13 +61,19 @@ pub async fn build_revision(
     parent: Option<Package>,
     options: BuildOptions,
 ) -> Result<Outcome, BuildFailure> {
+    let known = parent.as_ref().map_or(&[][..], Package::sources);
     let listings = try_join_all(sources.iter().map(|source| async {
         let Source { path, origin } = source;
-        let objects = origin.list().await?;
+        let pages = if known.contains(&origin.identity()) {
+            origin.list()
+        } else {
+            proven(&**origin)
+        };
+        let objects = pages.try_concat().await?;
         if objects.is_empty() {
             return Err(BuildFailure::Empty(format!(
-                "there is nothing in {}; check the prefix, or write the first object",
-                origin.identity().split('@').next().unwrap_or_default()
+                "there is nothing in {}; check the prefix or path and the patterns, or write the first object",
+                origin.place()
             )));
         }
         Ok(SourceListing {

@@ -30,7 +30,6 @@ use crate::follow::FollowedReads;
 use crate::intake::Intake;
 use crate::limits::{TIERS_MAX, WALK_FETCHES_MAX};
 use crate::memory::Budget;
-use crate::origin::Origin;
 use crate::report::{Counters, Report, SourceReport, Traffic};
 use crate::requests::Requests;
 use crate::rules::{Refusal, Rules};
@@ -40,6 +39,7 @@ use crate::walk::Walks;
 pub use found::InspectError;
 pub use inspecting::{Explained, ExplainedRange, HeldDataset, Hold, Holdings, Reason, Stated, Verified, Where};
 pub use miss::Miss;
+use penstock_origin::Origin;
 use terms::KnownClasses;
 
 /// What an engine begins with.

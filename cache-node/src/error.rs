@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use penstock_protocol::ids::RevisionId;
 
-use crate::origin::OriginError;
+use penstock_origin::OriginError;
 
 /// Why an engine cannot begin.
 #[derive(Debug, thiserror::Error)]

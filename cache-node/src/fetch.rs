@@ -31,9 +31,9 @@ use crate::intake::Intake;
 use crate::limits::{
     BODY_STALL_MAX, ORIGIN_ATTEMPTS_MAX, ORIGIN_PATIENCE, ORIGIN_RETRY_PAUSE, ORIGIN_SILENCE_MAX, SMALL_UNIT_BYTES_MAX,
 };
-use crate::origin::{Body, Origin, OriginError};
 use crate::report::Counters;
 use crate::requests::{NoPlace, Place, Requests};
+use penstock_origin::{Body, Origin, OriginError};
 
 /// An origin, and the requests to it.
 #[derive(Clone)]

@@ -23,7 +23,6 @@ mod intake;
 mod keeping;
 pub mod limits;
 pub mod memory;
-pub mod origin;
 pub mod packages;
 mod plan;
 pub mod report;

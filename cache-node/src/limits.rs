@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub use penstock_origin::limits::SILENCE_MAX as ORIGIN_SILENCE_MAX;
+
 /// Bytes of the largest piece that is fetched, stored and waited for as one: the page.
 pub const UNIT_BYTES_MAX: u64 = penstock_protocol::geometry::PAGE_BYTES;
 
@@ -53,9 +55,6 @@ pub const ORIGIN_ATTEMPTS_MAX: u32 = 4;
 
 /// First pause between attempts, doubled each time, with jitter.
 pub const ORIGIN_RETRY_PAUSE: Duration = Duration::from_millis(100);
-
-/// An origin that sends nothing for this long is given up for this attempt.
-pub const ORIGIN_SILENCE_MAX: Duration = Duration::from_secs(20);
 
 /// A fetch that got nothing for this long begins no other attempt, whatever it waits for. Longer than all attempts that fall
 /// silent, 81 s; with one more silence still shorter than the 120 s that a client waits for an answer.
@@ -109,26 +108,8 @@ pub const HEDGE_CALM_MIN: Duration = Duration::from_secs(30);
 /// over five losses in a row within 6 s, and over three within 1.5 s.
 pub const BODY_STALL_MAX: Duration = Duration::from_secs(3);
 
-/// Connecting takes longer than this only when nobody is there.
-pub const ORIGIN_CONNECT_MAX: Duration = Duration::from_secs(5);
-
 /// Fewer bytes are copied and checked: a copy costs less than the second system call that sendfile(2) needs for the header.
 pub const UNREAD_BYTES_MIN: u64 = 64 << 10;
-
-/// Idle connections to origins are closed before the server does it: 20 s is the shortest that servers here use.
-pub const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(15);
-
-/// Longest page of a listing: 1,000 keys of 1,024 bytes, each three characters in a URL, and some hundred bytes around each.
-pub const LISTING_PAGE_BYTES_MAX: usize = 16 << 20;
-
-/// Questions to a web server about its files at the same time: as many as a few browsers have.
-pub const HTTP_QUESTIONS_MAX: usize = 16;
-
-/// Folders within folders of a web server: deeper than people make them, and soon reached where one leads back to one above it.
-pub const HTTP_DEPTH_MAX: usize = 32;
-
-/// What is read of an answer that says what is wrong.
-pub const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
 
 /// Stripes that are kept open in all tiers together, however much memory there is, with two descriptors each: below half of the usual
 /// 20,000. Of 1 GiB of memory 992 are, for 62 GiB of data in use.

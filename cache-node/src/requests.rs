@@ -18,8 +18,8 @@ use tokio::time::timeout_at;
 use self::breaker::Breaker;
 use self::pace::{Pace, Turn};
 use self::peers::Peers;
-use crate::origin::OriginError;
 use crate::report::{Counters, OriginOutcome, SourceReport};
+use penstock_origin::OriginError;
 
 /// The requests to one source, whoever needs them; they survive a new configuration that names the source.
 pub(crate) struct Requests {

@@ -10,8 +10,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Datasets from object storage at local-disk speed, without Kubernetes.
 ///
 /// Most commands take the YAML of a Dataset, the same that `kubectl apply` takes. Credentials come from the Secret of
-/// the same file that `credentialsSecretRef` names, else from AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and
-/// AWS_SESSION_TOKEN in the environment; without either the bucket is read anonymously.
+/// the same file that `credentialsSecretRef` names, else from the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY,
+/// AZURE_STORAGE_KEY, HF_TOKEN, ...); without either the origin is read anonymously.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub struct Arguments {
@@ -31,6 +31,13 @@ pub enum Command {
 The folder shows the objects as they are now; mount again to see newer ones. The cache folder is kept: the next
 mount of the same dataset fetches only what changed. `penstock status DIR` shows how much is cached.")]
     Mount(Mount),
+    /// Try each source of a dataset: name, connection, credentials, listing, and a range of an object in its version
+    #[command(after_help = "Example:
+  penstock check imagenet.yaml
+
+Exits with 1 when one of them cannot be used, and says why. It is asked from this machine: cache nodes may stand elsewhere in
+the network, and have other credentials.")]
+    Check(Which),
     /// List the files of a dataset, without mounting it
     #[command(after_help = "Examples:
   penstock ls imagenet.yaml

@@ -2,6 +2,7 @@
 
 pub mod cache;
 pub mod cat;
+pub mod check;
 pub mod doctor;
 pub mod explain;
 pub mod ls;

@@ -2,14 +2,14 @@
 
 use std::io::Read;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use penstock_cache_node::origin::Origin;
-use penstock_cache_node::origin::http::{HttpConfig, HttpOrigin};
-use penstock_cache_node::origin::s3::{S3Config, S3Origin};
-use penstock_crds::{AddressingStyle, HttpSource, S3Source, Source};
+use penstock_cache_node::builder::options;
+use penstock_crds::Source;
+use penstock_protocol::control::cache_node as wire;
+use penstock_revision::BuildOptions;
+use penstock_sources::{looked_at, wire_ownership, wire_source};
 
 use crate::args::Which;
 use crate::documents::Document;
@@ -32,6 +32,8 @@ pub struct LocalDataset {
     pub described: String,
     /// Its sources.
     pub sources: Vec<local::Source>,
+    /// Owner and permission bits of its files.
+    pub ownership: BuildOptions,
     /// How long a read of a mount waits for the origin before it fails.
     pub read_timeout: Duration,
     default_cache_folder: PathBuf,
@@ -108,18 +110,11 @@ impl DatasetFile {
         let read_timeout = dataset.spec.read_timeout();
         let mut described = Vec::new();
         let mut sources = Vec::new();
-        for Source { path, s3, http } in dataset.spec.sources {
-            let origin: Arc<dyn Origin> = match (s3, http) {
-                (Some(s3), _) => {
-                    described.push(format!("s3://{}/{}", s3.bucket, s3.prefix));
-                    Arc::new(self.s3(s3, environment)?)
-                }
-                (None, Some(HttpSource { url, files })) => {
-                    described.push(url.clone());
-                    Arc::new(HttpOrigin::new(HttpConfig { url, files })?)
-                }
-                (None, None) => bail!("a source has no origin"),
-            };
+        for source in &dataset.spec.sources {
+            let told = self.told(source, environment).with_context(|| self.shown.clone())?;
+            let origin = penstock_origin::client(&told)?;
+            described.push(origin.place());
+            let path = source.path.clone();
             sources.push(local::Source { path, origin });
         }
         let home = std::env::var_os("HOME").map(PathBuf::from);
@@ -133,30 +128,16 @@ impl DatasetFile {
             },
             described: described.join(", "),
             sources,
+            ownership: options(dataset.spec.ownership.as_ref().map(wire_ownership)),
             read_timeout,
             default_cache_folder: cache_folder::default_path(namespace, name, is_root, home.as_deref()),
         })
     }
 
-    fn s3(&self, s3: S3Source, environment: impl Fn(&str) -> Option<String>) -> Result<S3Origin> {
-        let S3Source {
-            bucket,
-            prefix,
-            region,
-            endpoint,
-            addressing_style,
-            credentials_secret_ref,
-        } = s3;
-        let secret = credentials_secret_ref.map(|secret| secret.name);
-        Ok(S3Origin::new(S3Config {
-            bucket,
-            prefix,
-            region,
-            endpoint,
-            virtual_host_style: addressing_style == AddressingStyle::VirtualHost,
-            credentials: credentials::resolve(secret.as_deref(), &self.documents, environment)
-                .with_context(|| self.shown.clone())?,
-        })?)
+    fn told(&self, source: &Source, environment: impl Fn(&str) -> Option<String>) -> Result<wire::Source> {
+        let secret = source.secret().map(|secret| secret.name.as_str());
+        let keys = credentials::resolve(secret, looked_at(source), &self.documents, environment)?;
+        Ok(wire_source(source, keys.as_ref())?)
     }
 }
 

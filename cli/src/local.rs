@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use futures::future::try_join_all;
 use penstock_cache_node::memory::Budget;
-use penstock_cache_node::origin::{Origin, OriginError};
 use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, ReadError, TierConfig};
 use penstock_mounter::{ReadFailure, SpaceReader, TryRead};
+use penstock_origin::{Origin, OriginError, proven};
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_revision::{BuildOptions, Outcome, Package, SourceListing, build};
@@ -28,31 +29,50 @@ pub struct Source {
     pub origin: Arc<dyn Origin>,
 }
 
-/// Lists all sources at the same time.
+/// Lists all sources at the same time; of those that are not `known` by their identity a byte is read too.
+///
+/// # Errors
+/// The first origin's; its sentence says what to do.
+async fn listings(sources: &[Source], is_known: impl Fn(&str) -> bool) -> Result<Vec<SourceListing>> {
+    let listings = sources.iter().map(|Source { path, origin }| {
+        let pages = if is_known(&origin.identity()) {
+            origin.list()
+        } else {
+            proven(&**origin)
+        };
+        async move {
+            let objects = pages.try_concat().await?;
+            Ok::<_, OriginError>(SourceListing {
+                identity: origin.identity(),
+                path: path.clone(),
+                objects,
+            })
+        }
+    });
+    Ok(try_join_all(listings).await?)
+}
+
+/// Lists all sources at the same time and reads nothing.
 ///
 /// # Errors
 /// The first origin's; its sentence says what to do.
 pub async fn list(sources: &[Source]) -> Result<Vec<SourceListing>> {
-    let listings = sources.iter().map(|Source { path, origin }| async move {
-        let objects = origin.list().await?;
-        Ok::<_, OriginError>(SourceListing {
-            identity: origin.identity(),
-            path: path.clone(),
-            objects,
-        })
-    });
-    Ok(try_join_all(listings).await?)
+    listings(sources, |_| true).await
 }
 
 /// The revision of `listings`; the parent itself when nothing has changed.
 ///
 /// # Errors
 /// When the tree needs more than an image can hold.
-pub async fn revision(parent: Option<Package>, listings: Vec<SourceListing>) -> Result<Package> {
+pub async fn revision(
+    parent: Option<Package>,
+    listings: Vec<SourceListing>,
+    ownership: BuildOptions,
+) -> Result<Package> {
     // A million files take seconds.
     let built = tokio::task::spawn_blocking(move || {
         let space = SpaceId(rand::random());
-        let outcome = build(space, parent.as_ref(), &listings, &BuildOptions::default())?;
+        let outcome = build(space, parent.as_ref(), &listings, &ownership)?;
         match (outcome, parent) {
             (Outcome::New(package), _) => Ok(package),
             (Outcome::Unchanged, Some(parent)) => Ok(parent),
@@ -74,8 +94,12 @@ impl Local {
     ///
     /// # Errors
     /// When an origin or the disk refuses.
-    pub async fn open(sources: &[Source], folder: &CacheFolder, capacity_bytes: u64) -> Result<Self> {
-        let listings = list(sources).await?;
+    pub async fn open(
+        sources: &[Source],
+        ownership: BuildOptions,
+        folder: &CacheFolder,
+        capacity_bytes: u64,
+    ) -> Result<Self> {
         let kept = folder.package()?.map(|bytes| Package::parse(bytes.into()));
         let parent = kept.and_then(|parsed| {
             parsed
@@ -83,7 +107,9 @@ impl Local {
                 .ok()
         });
         let before = parent.as_ref().map(Package::id);
-        let package = revision(parent, listings).await?;
+        let known = parent.as_ref().map_or(&[][..], Package::sources);
+        let listings = listings(sources, |identity| known.iter().any(|known| known == identity)).await?;
+        let package = revision(parent, listings, ownership).await?;
         if before != Some(package.id()) {
             folder.keep_package(package.bytes())?;
         }

@@ -47,6 +47,21 @@ pub fn dataset(document: &Document) -> Result<Dataset, String> {
             ".sources has {count} sources: it needs 1 to {SOURCES_MAX}"
         )));
     }
+    let modes = dataset.spec.ownership.iter();
+    let modes = modes.flat_map(|ownership| {
+        [
+            ("fileMode", &ownership.file_mode),
+            ("directoryMode", &ownership.directory_mode),
+        ]
+    });
+    for (name, mode) in modes {
+        let digits = mode.strip_prefix('0').filter(|rest| rest.len() == 3).unwrap_or(mode);
+        if digits.len() != 3 || !digits.bytes().all(|digit| (b'0'..=b'7').contains(&digit)) {
+            return Err(field(format!(
+                ".ownership.{name} is {mode:?}: permission bits are three octal digits, for example \"0444\""
+            )));
+        }
+    }
     for (at, source) in sources.iter().enumerate() {
         if let Some(wrong) = wrong_in(source) {
             return Err(field(format!(".sources[{at}].{wrong}")));
@@ -62,7 +77,19 @@ pub fn dataset(document: &Document) -> Result<Dataset, String> {
 }
 
 fn wrong_in(source: &Source) -> Option<String> {
-    let Source { path, s3, http } = source;
+    let Source {
+        path,
+        s3,
+        gcs,
+        azure,
+        hdfs,
+        http,
+        hugging_face,
+        folder,
+        ca_bundle: _,
+        include: _,
+        exclude: _,
+    } = source;
     if !path.is_empty()
         && path
             .split('/')
@@ -72,12 +99,22 @@ fn wrong_in(source: &Source) -> Option<String> {
             "path {path:?}: names separated by single slashes, without `.` and `..`"
         ));
     }
-    match (s3, http) {
-        (Some(s3), None) => wrong_in_s3(s3),
-        // Its own client says the rest.
-        (None, Some(_)) => None,
-        _ => Some("s3: a source has exactly one origin: set s3 or http (other kinds are not supported yet)".into()),
+    let origins = [
+        s3.is_some(),
+        gcs.is_some(),
+        azure.is_some(),
+        hdfs.is_some(),
+        http.is_some(),
+        hugging_face.is_some(),
+        folder.is_some(),
+    ];
+    if origins.into_iter().filter(|is_set| *is_set).count() != 1 {
+        return Some(
+            "s3: a source has exactly one origin: set one of s3, gcs, azure, hdfs, http, huggingFace, folder".into(),
+        );
     }
+    // The clients of the others say what is wrong with them.
+    s3.as_ref().and_then(wrong_in_s3)
 }
 
 fn wrong_in_s3(s3: &S3Source) -> Option<String> {
@@ -148,6 +185,7 @@ mod tests {
     fn a_dataset_that_the_api_server_takes_is_taken() {
         for spec in [
             "{sources: [{s3: {bucket: b}}]}",
+            "{ownership: {uid: 1000, directoryMode: '750'}, sources: [{folder: {path: /data}, exclude: ['*.tmp']}]}",
             "{runtime: r, refresh: {intervalSeconds: 60}, sources: [{s3: {bucket: b, credentialsSecretRef: null}}]}",
             "{sources: [{path: a/b, s3: {bucket: b, endpoint: 'https://s3.example.com/', addressingStyle: VirtualHost}}]}",
         ] {
@@ -164,8 +202,12 @@ mod tests {
                 "spec.sources[0].s3: a source has exactly one origin",
             ),
             (
-                "{sources: [{hdfs: {}, s3: {bucket: b}}]}",
-                "spec.sources[0].hdfs: there is no such field",
+                "{ownership: {fileMode: '0844'}, sources: [{s3: {bucket: b}}]}",
+                "spec.ownership.fileMode is \"0844\": permission bits are three octal digits",
+            ),
+            (
+                "{sources: [{ftp: {}, s3: {bucket: b}}]}",
+                "spec.sources[0].ftp: there is no such field",
             ),
             (
                 "{sources: [{s3: {bucket: b, preffix: x}}]}",

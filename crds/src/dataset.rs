@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::{CustomResource, KubeSchema};
-use schemars::JsonSchema;
+use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::caching::Caching;
+use crate::source::Source;
 
 /// A read-only tree of files made of the objects of one or more sources. A PersistentVolumeClaim of the same name appears
 /// beside it.
@@ -43,6 +44,10 @@ pub struct DatasetSpec {
     #[x_kube(merge_strategy = ListMerge::Map(vec!["path".into()]))]
     pub sources: Vec<Source>,
 
+    /// Owner and permission bits of all files and folders. Without it: of root, and everybody may read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ownership: Option<Ownership>,
+
     /// When the sources are looked at again. Without it: only when the annotation `penstock.io/refresh` changes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Refresh>,
@@ -71,91 +76,34 @@ fn read_timeout_seconds() -> i32 {
     300
 }
 
-/// One origin, at one path.
+/// Owner and permission bits of all files and folders; origins have none that mean something here.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.s3) != has(self.http)").message("a source has exactly one origin: set s3 or http (other kinds are not supported yet)"))]
-pub struct Source {
-    /// Where the source stands in the tree, for example `raw/2024`. Empty is the root.
+pub struct Ownership {
+    /// Number of the user.
     #[serde(default)]
-    #[schemars(length(max = 255), regex(pattern = "^([^/\\x00]+(/[^/\\x00]+)*)?$"))]
-    #[x_kube(validation = Rule::new("!self.split('/').exists(part, part == '.' || part == '..')").message("path has no parts `.` or `..`"))]
-    pub path: String,
-
-    /// A bucket of S3 or of a store that speaks its protocol.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub s3: Option<S3Source>,
-
-    /// A folder of a web server.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub http: Option<HttpSource>,
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub uid: i32,
+    /// Number of the group.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub gid: i32,
+    /// Permission bits of files in octal. Volumes are read-only, so bits for writing mean nothing.
+    #[serde(default = "file_mode")]
+    #[schemars(length(max = 4), regex(pattern = "^0?[0-7]{3}$"))]
+    pub file_mode: String,
+    /// Permission bits of folders in octal.
+    #[serde(default = "directory_mode")]
+    #[schemars(length(max = 4), regex(pattern = "^0?[0-7]{3}$"))]
+    pub directory_mode: String,
 }
 
-/// A folder of a web server that answers with ranges, and with an ETag or the time of the last change. Read without credentials.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct HttpSource {
-    /// URL of the folder, for example `https://example.org/pub/data/`. Redirects are not followed.
-    #[schemars(length(max = 1024), regex(pattern = "^https?://[^?#@\\s]+$"))]
-    pub url: String,
-
-    /// Paths of files in it, for example `train/0001.tar`. Without any: all to which the page at the URL links, and the pages of
-    /// the folders that it links to.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 4096), inner(length(min = 1, max = 1024)))]
-    pub files: Vec<String>,
+fn file_mode() -> String {
+    "0444".to_owned()
 }
 
-/// A bucket of S3 or of a store that speaks its protocol.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct S3Source {
-    /// Name of the bucket.
-    #[schemars(length(min = 1, max = 255), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
-    pub bucket: String,
-
-    /// Only keys that begin with it; it is cut off from the names. Usually ends in `/`.
-    #[serde(default)]
-    #[schemars(length(max = 1024))]
-    #[x_kube(validation = Rule::new("!self.startsWith('/')").message("prefix must not begin with a slash: keys of S3 do not"))]
-    pub prefix: String,
-
-    /// Region of the bucket. Empty is us-east-1, which look-alikes of S3 accept.
-    #[serde(default)]
-    #[schemars(length(max = 64), regex(pattern = "^[A-Za-z0-9-]*$"))]
-    pub region: String,
-
-    /// URL of the server. Empty is AWS.
-    #[serde(default)]
-    #[schemars(length(max = 255), regex(pattern = "^(https?://[^/?#@\\s]+/?)?$"))]
-    pub endpoint: String,
-
-    /// How the bucket is addressed: as part of the path, which every server understands, or of the host name.
-    #[serde(default)]
-    pub addressing_style: AddressingStyle,
-
-    /// Secret of this namespace with the keys AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, for temporary credentials,
-    /// AWS_SESSION_TOKEN. Without it requests are not signed, as for a public bucket.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials_secret_ref: Option<SecretRef>,
-}
-
-/// How a bucket is addressed.
-#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum AddressingStyle {
-    /// `https://server/bucket/key`
-    #[default]
-    Path,
-    /// `https://bucket.server/key`
-    VirtualHost,
-}
-
-/// A Secret of the same namespace.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-pub struct SecretRef {
-    /// Its name.
-    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
-    pub name: String,
+fn directory_mode() -> String {
+    "0555".to_owned()
 }
 
 /// When the sources are looked at again.
@@ -248,9 +196,38 @@ pub struct Revision {
     #[serde(default)]
     #[schemars(length(max = 8), inner(length(max = 512)))]
     pub awkward_examples: Vec<String>,
+    /// The sources that it was built from, without lists of files and patterns.
+    #[serde(default)]
+    #[schemars(schema_with = "all_as_in_the_spec")]
+    pub sources: Vec<Source>,
+    /// Those of older revisions that are not among these any more. Pods that mount such a revision still read them.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub former_sources: Vec<FormerSource>,
     /// Digest of the sources in the spec that it was built from.
     #[schemars(length(max = 64))]
     pub sources_digest: String,
     /// When it was built.
     pub created_at: String,
+}
+
+/// A source that older revisions need.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FormerSource {
+    /// The newest revision that has it.
+    #[schemars(length(max = 64))]
+    pub revision: String,
+    /// The source.
+    #[schemars(schema_with = "as_in_the_spec")]
+    pub source: Source,
+}
+
+fn all_as_in_the_spec(generator: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "array", "maxItems": 16, "items": as_in_the_spec(generator)})
+}
+
+/// What was judged by the rules of the spec once is not judged again.
+fn as_in_the_spec(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }

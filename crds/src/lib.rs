@@ -9,13 +9,16 @@ pub mod chart;
 mod dataset;
 mod quantity;
 pub mod reference;
+mod source;
 
 pub use cache_runtime::{CacheRuntime, CacheRuntimeSpec, CacheRuntimeStatus, Medium, Tier, TierVolume};
 pub use caching::{CacheRule, Caching, Eviction, Quota};
-pub use dataset::{
-    AddressingStyle, Dataset, DatasetSpec, DatasetStatus, HttpSource, Refresh, Revision, S3Source, SecretRef, Source,
-};
+pub use dataset::{Dataset, DatasetSpec, DatasetStatus, FormerSource, Ownership, Refresh, Revision};
 pub use quantity::bytes_of;
+pub use source::{
+    AddressingStyle, AzureSource, FolderSource, GcsSource, HdfsSource, HttpSource, HuggingFaceSource, RepositoryKind,
+    S3Source, SecretRef, Source,
+};
 
 /// Conditions of both kinds; kstatus reads the first three.
 pub mod condition {

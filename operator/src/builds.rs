@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use kube::runtime::reflector::ObjectRef;
-use penstock_crds::Dataset;
+use penstock_crds::{Dataset, Source};
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::control::cache_node::build_failed::Reason;
 use penstock_protocol::control::cache_node::build_reply::Outcome;
@@ -100,6 +100,8 @@ pub struct Basis {
     pub committed: Option<String>,
     /// Digest of the sources in the spec.
     pub sources_digest: String,
+    /// The sources of the spec, without what only a listing needs.
+    pub sources: Vec<Source>,
     /// The refresh that was asked for.
     pub asked_refresh: Option<String>,
 }

@@ -92,9 +92,12 @@ async fn tell(
 ) -> Result<(), Error> {
     let mut datasets = Vec::new();
     for dataset in users {
-        let secrets = sources::secrets(&context.client, namespace, &dataset.spec.sources).await?;
+        let former = dataset::former_sources(dataset);
+        let named: Vec<_> = dataset.spec.sources.iter().chain(&former).cloned().collect();
+        let secrets = sources::secrets(&context.client, namespace, &named).await?;
         // Without its Secret the cached blocks of a source are still served; that it is missing is said by the Dataset.
         let (sources, _) = sources::wire_sources(&dataset.spec.sources, &secrets);
+        let (former_sources, _) = sources::wire_sources(&former, &secrets);
         datasets.push(wire::Dataset {
             uid: dataset.uid().unwrap_or_default(),
             namespace: namespace.to_owned(),
@@ -106,6 +109,8 @@ async fn tell(
                 .collect(),
             rules: dataset.spec.cache.as_ref().map_or_else(Vec::new, caching::rules),
             quota: dataset.spec.cache.as_ref().and_then(caching::quota),
+            ownership: None,
+            former_sources,
         });
     }
     datasets.sort_by(|a, b| a.uid.cmp(&b.uid));

@@ -3,6 +3,7 @@
 pub mod decide;
 pub mod desired;
 mod observe;
+mod revision;
 mod status;
 
 use std::sync::Arc;
@@ -14,31 +15,23 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource, ResourceExt};
 use penstock_crds::{Dataset, Revision, condition};
 use penstock_protocol::control::cache_node as wire;
-use penstock_protocol::ids::{RevisionId, SpaceId};
+use penstock_sources::wire_ownership;
 
 use crate::builds::{Basis, Done, Order, State};
 use crate::commit::commit;
 use crate::context::{Context, now};
 use crate::error::Error;
-use crate::limits::{BLOCKED_LOOK_INTERVAL, ERROR_PAUSE, OLDER_REVISIONS_MAX, WAIT_INTERVAL};
+use crate::limits::{BLOCKED_LOOK_INTERVAL, ERROR_PAUSE, WAIT_INTERVAL};
 use crate::names::{FINALIZER, volume};
 use crate::{apply, conditions};
 use decide::Next;
 use observe::{Claim, Observed};
+pub use revision::{announced, former_sources};
 
 /// Whether a Dataset uses a CacheRuntime of its namespace: by name, or because it was chosen for it.
 pub fn uses(dataset: &Dataset, runtime: &str) -> bool {
     let chosen = dataset.status.as_ref().and_then(|status| status.runtime.as_deref());
     dataset.spec.runtime.as_deref().or(chosen) == Some(runtime)
-}
-
-/// Ids of the revisions that cache nodes serve, the newest first.
-pub fn announced(dataset: &Dataset) -> Vec<RevisionId> {
-    let revision = dataset.status.as_ref().and_then(|status| status.revision.as_ref());
-    let ids = revision
-        .into_iter()
-        .flat_map(|revision| std::iter::once(&revision.id).chain(&revision.older));
-    ids.filter_map(|id| id.parse().ok()).collect()
 }
 
 /// Brings one Dataset nearer to its spec.
@@ -106,7 +99,7 @@ async fn act(
     match next {
         Next::Commit(done) => {
             let Done { built, basis } = done.as_ref();
-            if let Some(revision) = revision_to_commit(observed.revision.as_ref(), observed.given_up(), built, basis) {
+            if let Some(revision) = revision::to_commit(observed.revision.as_ref(), observed.given_up(), built, basis) {
                 observed.version = commit(api, dataset, &revision).await?;
                 if !built.unchanged {
                     announce(dataset, &revision, context).await;
@@ -126,9 +119,8 @@ async fn act(
                     namespace: dataset.namespace().unwrap_or_default(),
                     name: dataset.name_any(),
                     sources: observed.sources.clone().unwrap_or_default(),
-                    revisions: Vec::new(),
-                    rules: Vec::new(),
-                    quota: None,
+                    ownership: dataset.spec.ownership.as_ref().map(wire_ownership),
+                    ..wire::Dataset::default()
                 }),
                 parent: parent.map(|parent| parent.as_bytes().to_vec()).unwrap_or_default(),
             };
@@ -139,6 +131,7 @@ async fn act(
                 basis: Basis {
                     committed: observed.revision.as_ref().map(|revision| revision.id.clone()),
                     sources_digest: observed.sources_digest.clone(),
+                    sources: dataset.spec.sources.iter().map(revision::of_spec).collect(),
                     asked_refresh: decide::asked_refresh(dataset),
                 },
                 hosts: observed.linked_hosts.clone(),
@@ -159,60 +152,6 @@ async fn announce(dataset: &Dataset, revision: &Revision, context: &Context) {
     context
         .event(&about, EventType::Normal, "RevisionCommitted", note)
         .await;
-}
-
-/// What to write after a build; `None` when nothing differs.
-fn revision_to_commit(
-    before: Option<&Revision>,
-    lost: &[String],
-    built: &wire::Built,
-    basis: &Basis,
-) -> Option<Revision> {
-    let Basis {
-        committed: _,
-        sources_digest,
-        asked_refresh: _,
-    } = basis;
-    match before {
-        Some(before) if built.unchanged => (before.sources_digest != *sources_digest).then(|| Revision {
-            // The spec says it in other words, for example with another Secret.
-            sources_digest: sources_digest.clone(),
-            ..before.clone()
-        }),
-        _ => Some(revision(before, lost, built, sources_digest)),
-    }
-}
-
-fn revision(before: Option<&Revision>, lost: &[String], built: &wire::Built, sources_digest: &str) -> Revision {
-    let older = before
-        .into_iter()
-        .flat_map(|before| std::iter::once(&before.id).chain(&before.older));
-    let id = RevisionId::try_from(built.revision.as_slice())
-        .map(|id| id.to_string())
-        .unwrap_or_default();
-    Revision {
-        parent: before.map(|before| before.id.clone()),
-        older: older
-            .filter(|old| **old != id && !lost.contains(old))
-            .take(OLDER_REVISIONS_MAX)
-            .cloned()
-            .collect(),
-        id,
-        space: SpaceId::try_from(built.space.as_slice())
-            .map(|space| space.to_string())
-            .unwrap_or_default(),
-        files: i64::try_from(built.files).unwrap_or(i64::MAX),
-        bytes: i64::try_from(built.bytes).unwrap_or(i64::MAX),
-        awkward_keys: i64::try_from(built.awkward_keys).unwrap_or(i64::MAX),
-        awkward_examples: built
-            .awkward_examples
-            .iter()
-            .take(8)
-            .map(|text| text.chars().take(500).collect())
-            .collect(),
-        sources_digest: sources_digest.to_owned(),
-        created_at: now().0.to_string(),
-    }
 }
 
 /// Volume and claim, once there is something to mount; a claim that is not ours is left alone.
@@ -271,42 +210,4 @@ async fn clean_up(dataset: &Dataset, api: &Api<Dataset>, namespace: &str, contex
     context.builds.clear(&uid);
     apply::remove_finalizer(api, dataset).await?;
     Ok(Action::await_change())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn other_words_for_the_same_objects_are_written_once() {
-        let before = Revision {
-            id: "11".into(),
-            sources_digest: "old".into(),
-            ..Revision::default()
-        };
-        let unchanged = wire::Built {
-            unchanged: true,
-            ..wire::Built::default()
-        };
-        let basis = |digest: &str| Basis {
-            sources_digest: digest.into(),
-            ..Basis::default()
-        };
-        let written = revision_to_commit(Some(&before), &[], &unchanged, &basis("new")).unwrap();
-        assert_eq!((written.id.as_str(), written.sources_digest.as_str()), ("11", "new"));
-        assert_eq!(revision_to_commit(Some(&written), &[], &unchanged, &basis("new")), None);
-    }
-
-    #[test]
-    fn revisions_that_nobody_has_are_not_announced_any_more() {
-        let before = Revision {
-            id: "33".into(),
-            older: vec!["22".into(), "11".into()],
-            ..Revision::default()
-        };
-        let lost = ["33".to_owned(), "11".to_owned()];
-        let basis = Basis::default();
-        let written = revision_to_commit(Some(&before), &lost, &wire::Built::default(), &basis).unwrap();
-        assert_eq!(written.older, ["22"]);
-    }
 }

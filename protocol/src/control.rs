@@ -22,3 +22,16 @@ pub mod mounter {
 pub mod neighbour {
     tonic::include_proto!("penstock.neighbour.v1");
 }
+
+/// Text forms of messages that hold what must be nowhere in texts.
+macro_rules! hidden {
+    ($($message:ident),*) => {$(
+        impl std::fmt::Debug for cache_node::$message {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(concat!(stringify!($message), "(hidden)"))
+            }
+        }
+    )*};
+}
+
+hidden!(AwsKeys, HttpLogin, GcsKey, AzureKey, HuggingFaceToken);

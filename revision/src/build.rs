@@ -147,6 +147,7 @@ impl Proof {
                 modified = unix_nanos.to_le_bytes();
                 (1, &modified[..])
             }
+            Version::Id(id) => (2, id.as_bytes()),
         };
         let mut hasher = blake3::Hasher::new();
         hasher.update(&[kind]);
@@ -261,32 +262,35 @@ fn identities(sources: &[SourceListing]) -> Vec<&str> {
     identities
 }
 
-fn extents(mut extents: Vec<(u64, ObjectNumber)>, sources: &[SourceListing], identities: &[&str]) -> Vec<Extent> {
+/// Each made when it is asked for: their keys are in the listings too.
+fn extents<'a>(
+    mut extents: Vec<(u64, ObjectNumber)>,
+    sources: &'a [SourceListing],
+    identities: &[&str],
+) -> impl Iterator<Item = Extent> + use<'a> {
     let number = |source: &SourceListing| identities.iter().position(|identity| *identity == source.identity);
     let numbers: Vec<u16> = sources
         .iter()
         .map(|source| number(source).unwrap_or_default() as u16)
         .collect();
     extents.sort_unstable_by_key(|(address, _)| *address);
-    let extent = |(address, object): (u64, ObjectNumber)| {
+    extents.into_iter().map(move |(address, object)| {
         let Listed {
             key,
             bytes,
             modified_unix_nanos: _,
             version,
         } = object.of(sources);
-        let source = numbers[usize::from(object.source)];
         Extent {
             address,
             bytes: *bytes,
             object: ObjectVersion {
-                source,
+                source: numbers[usize::from(object.source)],
                 key: key.clone(),
                 version: version.clone(),
             },
         }
-    };
-    extents.into_iter().map(extent).collect()
+    })
 }
 
 fn image(

@@ -22,36 +22,50 @@ const ZSTD_LEVEL: i32 = 3;
 #[error("the extents table is damaged")]
 pub struct DamagedExtents;
 
-/// The index and the chunks of `extents`, which are sorted by address.
-pub(crate) fn encode(extents: &[Extent]) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
-    let (mut index, mut chunks) = (Vec::new(), Vec::new());
-    let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL)?;
-    let mut rest = extents;
-    while !rest.is_empty() {
-        let (chunk, behind) = rest.split_at(chunk_length(rest));
-        rest = behind;
-        index.extend_from_slice(&chunk[0].address.to_le_bytes());
-        index.extend_from_slice(&(chunks.len() as u64).to_le_bytes());
-        chunks.extend_from_slice(&compressor.compress(&encode_chunk(chunk))?);
+/// The index and the chunks of `extents`, which come sorted by address. One chunk of them is held at a time.
+pub(crate) fn encode(extents: impl Iterator<Item = Extent>) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+    let mut table = Table {
+        index: Vec::new(),
+        chunks: Vec::new(),
+        compressor: zstd::bulk::Compressor::new(ZSTD_LEVEL)?,
+    };
+    let (mut chunk, mut text_bytes) = (Vec::with_capacity(CHUNK_EXTENTS), 0);
+    for extent in extents {
+        if chunk.len() == CHUNK_EXTENTS || text_bytes >= CHUNK_BYTES_CLOSE {
+            table.close(&chunk)?;
+            chunk.clear();
+            text_bytes = 0;
+        }
+        text_bytes += text_bytes_of(extent.object.key.len(), &extent.object.version);
+        chunk.push(extent);
     }
-    Ok((index, chunks))
+    if !chunk.is_empty() {
+        table.close(&chunk)?;
+    }
+    Ok((table.index, table.chunks))
 }
 
-/// How many extents the next chunk takes.
-fn chunk_length(extents: &[Extent]) -> usize {
-    let mut bytes = 0;
-    let fits = |extent: &&Extent| {
-        let before = bytes;
-        bytes += text_bytes_of(extent.object.key.len(), &extent.object.version);
-        before < CHUNK_BYTES_CLOSE
-    };
-    extents.iter().take(CHUNK_EXTENTS).take_while(fits).count()
+/// What is written so far.
+struct Table {
+    index: Vec<u8>,
+    chunks: Vec<u8>,
+    compressor: zstd::bulk::Compressor<'static>,
+}
+
+impl Table {
+    fn close(&mut self, chunk: &[Extent]) -> std::io::Result<()> {
+        self.index.extend_from_slice(&chunk[0].address.to_le_bytes());
+        self.index.extend_from_slice(&(self.chunks.len() as u64).to_le_bytes());
+        let compressed = self.compressor.compress(&encode_chunk(chunk))?;
+        self.chunks.extend_from_slice(&compressed);
+        Ok(())
+    }
 }
 
 fn text_bytes_of(key_bytes: usize, version: &Version) -> usize {
     let tag_bytes = match version {
         Version::None | Version::Modified(_) => 0,
-        Version::ETag(tag) => tag.len(),
+        Version::ETag(text) | Version::Id(text) => text.len(),
     };
     key_bytes + tag_bytes
 }
@@ -84,6 +98,10 @@ fn put_version(out: &mut Vec<u8>, version: &Version) {
         Version::Modified(unix_nanos) => {
             out.push(3);
             out.extend_from_slice(&unix_nanos.to_le_bytes());
+        }
+        Version::Id(id) => {
+            out.push(4);
+            put_bytes(out, id.as_bytes());
         }
         Version::ETag(tag) => match hex_bytes(tag) {
             Some(bytes) => {
@@ -149,15 +167,14 @@ fn take_version(from: &mut &[u8]) -> Result<Version, DamagedExtents> {
     *from = rest;
     match tag {
         0 => Ok(Version::None),
-        1 => String::from_utf8(take_bytes(from)?.to_vec())
-            .map(Version::ETag)
-            .map_err(|_| DamagedExtents),
+        1 => take_text(from).map(Version::ETag),
         2 => Ok(Version::ETag(hex_text(take_bytes(from)?))),
         3 => {
             let (unix_nanos, rest) = from.split_first_chunk().ok_or(DamagedExtents)?;
             *from = rest;
             Ok(Version::Modified(i64::from_le_bytes(*unix_nanos)))
         }
+        4 => take_text(from).map(Version::Id),
         _ => Err(DamagedExtents),
     }
 }
@@ -218,6 +235,10 @@ fn take(from: &mut &[u8]) -> Result<u64, DamagedExtents> {
     Err(DamagedExtents)
 }
 
+fn take_text(from: &mut &[u8]) -> Result<String, DamagedExtents> {
+    String::from_utf8(take_bytes(from)?.to_vec()).map_err(|_| DamagedExtents)
+}
+
 fn take_bytes<'a>(from: &mut &'a [u8]) -> Result<&'a [u8], DamagedExtents> {
     let length = usize::try_from(take(from)?).map_err(|_| DamagedExtents)?;
     let (bytes, rest) = from.split_at_checked(length).ok_or(DamagedExtents)?;
@@ -235,7 +256,8 @@ mod tests {
             Just(Version::None),
             any::<i64>().prop_map(Version::Modified),
             "[0-9a-f]{0,40}".prop_map(Version::ETag),
-            ".{0,20}".prop_map(Version::ETag)
+            ".{0,20}".prop_map(Version::ETag),
+            ".{0,20}".prop_map(Version::Id)
         ]
     }
 
@@ -277,7 +299,7 @@ mod tests {
                 end = address + round_up_to_block(bytes);
                 Extent { address, bytes, object: ObjectVersion { source, key, version } }
             }).collect();
-            let (_, chunk) = encode(&extents).unwrap();
+            let (_, chunk) = encode(extents.iter().cloned()).unwrap();
             prop_assert_eq!(decode_chunk(&chunk, extents[0].address..u64::MAX), Ok(extents));
         }
 

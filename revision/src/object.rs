@@ -7,6 +7,8 @@ pub enum Version {
     None,
     /// An HTTP entity tag without its quotes (RFC 9110 §8.8.3).
     ETag(String),
+    /// What the origin calls this version among those of the object, and under which it gives this one or none: a generation.
+    Id(String),
     /// When it changed last, nanoseconds since 1970, of an origin that says nothing better. With the length it proves a version as
     /// far as the origin's clock tells two changes apart.
     Modified(i64),

@@ -87,17 +87,17 @@ struct Inner {
     decoded: Mutex<HashMap<usize, Arc<Vec<Extent>>>>,
 }
 
-pub(crate) struct Parts {
+pub(crate) struct Parts<E> {
     pub(crate) space: SpaceId,
     pub(crate) parent: Option<RevisionId>,
     pub(crate) summary: Summary,
     pub(crate) sources: Vec<String>,
     pub(crate) image: Vec<u8>,
     /// Sorted by address.
-    pub(crate) extents: Vec<Extent>,
+    pub(crate) extents: E,
 }
 
-pub(crate) fn write(parts: Parts) -> std::io::Result<Package> {
+pub(crate) fn write(parts: Parts<impl Iterator<Item = Extent>>) -> std::io::Result<Package> {
     let Parts {
         space,
         parent,
@@ -107,8 +107,7 @@ pub(crate) fn write(parts: Parts) -> std::io::Result<Package> {
         extents,
     } = parts;
     let facts = serde_json::to_vec(&Facts { summary, sources }).map_err(std::io::Error::other)?;
-    let (index, chunks) = extents::encode(&extents)?;
-    drop(extents);
+    let (index, chunks) = extents::encode(extents)?;
     let compressed = zstd::bulk::compress(&image, ZSTD_LEVEL)?;
     let mut out = Vec::with_capacity(HEADER_BYTES + facts.len() + index.len() + chunks.len() + compressed.len());
     out.extend_from_slice(MAGIC);

@@ -178,8 +178,8 @@ fn entry(mount: &str, number: ObjectNumber, listed: &Listed) -> Result<Option<En
     if key.len() > KEY_BYTES_MAX {
         return Err("left out: the key has more than 16 KiB");
     }
-    if matches!(version, Version::ETag(tag) if tag.len() > VERSION_BYTES_MAX) {
-        return Err("left out: the entity tag has more than 8 KiB");
+    if matches!(version, Version::ETag(text) | Version::Id(text) if text.len() > VERSION_BYTES_MAX) {
+        return Err("left out: its ETag or generation has more than 8 KiB");
     }
     if *bytes > 0 && key.split('/').any(|part| matches!(part, "." | "..")) {
         return Err("left out: no URL can name a key with a part `.` or `..`; rename the object");
@@ -270,11 +270,11 @@ fn claim<'a>(entry: &Entry, sources: &'a [SourceListing]) -> impl Ord + use<'a> 
             modified_unix_nanos,
             version,
         } = number.of(sources);
-        let tag = match version {
+        let version = match version {
             Version::None | Version::Modified(_) => "",
-            Version::ETag(tag) => tag,
+            Version::ETag(text) | Version::Id(text) => text,
         };
-        (number.source, key, Reverse((*modified_unix_nanos, *bytes, tag)))
+        (number.source, key, Reverse((*modified_unix_nanos, *bytes, version)))
     });
     (!entry.is_folder, entry.changed, object)
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use super::Counters;
-use crate::origin::OriginError;
+use penstock_origin::OriginError;
 
 /// How a request to an origin ended. The last one is no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

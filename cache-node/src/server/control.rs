@@ -7,19 +7,19 @@ use penstock_health::Readiness;
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::control::cache_node::cache_node_server::CacheNode;
 use penstock_protocol::ids::RevisionId;
-use penstock_revision::{BuildOptions, Outcome, Package};
+use penstock_revision::{Outcome, Package};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::builder::{BuildFailure, build_revision};
+use crate::builder::{BuildFailure, build_revision, options};
 use crate::limits::REPORT_INTERVAL;
-use crate::origin::OriginError;
 use crate::report::TierReport;
 use crate::rules::Refusal;
 use crate::server::node::Node;
 use crate::server::reporting::Reporting;
+use penstock_origin::OriginError;
 
 /// The service.
 pub struct ControlServer {
@@ -107,7 +107,7 @@ impl ControlServer {
             .sources(&dataset.sources)
             .await
             .map_err(|error| failed(&error.into()))?;
-        let outcome = build_revision(&sources, parent.clone(), BuildOptions::default()).await;
+        let outcome = build_revision(&sources, parent.clone(), options(dataset.ownership)).await;
         let (package, unchanged) = match outcome.map_err(|failure| failed(&failure))? {
             Outcome::New(package) => (package, false),
             Outcome::Unchanged => (parent.ok_or_else(|| other("unchanged without a parent"))?, true),

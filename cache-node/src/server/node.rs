@@ -27,10 +27,10 @@ use crate::engine::{Dataset, Engine, Owns};
 use crate::limits::{
     MISSING_PACKAGES_INTERVAL, PACKAGE_FETCHES_MAX, PEER_PATIENCE, RULES_MAX, UNANNOUNCED_PACKAGE_AGE_MAX,
 };
-use crate::origin::{Origin, OriginError};
 use crate::packages::PackageStore;
 use crate::rules::{Eviction, Quota, Rule, Rules};
 use crate::server::origins::Origins;
+use penstock_origin::{Origin, OriginError};
 
 /// The node; clones share everything.
 #[derive(Clone)]
@@ -176,14 +176,13 @@ impl Node {
         } = config;
         self.0.set_ring(ring_epoch, members);
         self.0.set_capacities(tiers);
-        told.origins
-            .keep_only(datasets.iter().flat_map(|dataset| &dataset.sources));
+        told.origins.keep_only(datasets.iter().flat_map(all_sources));
         let mut outcome = Ok(());
         told.datasets = datasets
             .into_iter()
             .map(|dataset| {
                 let mut origins = Vec::new();
-                for source in &dataset.sources {
+                for source in all_sources(&dataset) {
                     match told.origins.client(source) {
                         Ok(origin) => origins.push(origin),
                         Err(error) => outcome = Err(error),
@@ -393,10 +392,10 @@ impl Inner {
     /// Everything but the sources, which have credentials.
     fn remember(&self, config: &wire::NodeConfig) {
         let mut remembered = config.clone();
-        remembered
-            .datasets
-            .iter_mut()
-            .for_each(|dataset| dataset.sources.clear());
+        remembered.datasets.iter_mut().for_each(|dataset| {
+            dataset.sources.clear();
+            dataset.former_sources.clear();
+        });
         for path in &self.remembered {
             let unfinished = path.with_extension("new");
             let written =
@@ -439,6 +438,11 @@ impl Inner {
         });
         self.engine.set_datasets(&readable.collect::<Vec<_>>(), true);
     }
+}
+
+/// Those of the spec first: with two of one identity, their keys are the newer ones.
+fn all_sources(dataset: &wire::Dataset) -> impl Iterator<Item = &wire::Source> {
+    dataset.sources.iter().chain(&dataset.former_sources)
 }
 
 /// How the operator wants a Dataset cached.

@@ -5,8 +5,8 @@ use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
 use penstock_cache_node::ReadError;
-use penstock_cache_node::origin::OriginError;
 use penstock_cache_node::report::Counters;
+use penstock_origin::OriginError;
 
 use crate::scene::{Scene, content};
 

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use penstock_cache_node::memory::Budget;
-use penstock_cache_node::origin::{Body, Origin, OriginError};
 use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, TierConfig};
+use penstock_origin::{Body, Origin, OriginError, Pages};
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Listed, ObjectVersion, Outcome, Package, SourceListing, Version, build};
 use tokio::sync::watch;
@@ -111,7 +111,7 @@ impl Generated {
                 } else {
                     source.name.replace("://", "")
                 },
-                objects: source.list().await.unwrap(),
+                objects: source.list_all().await.unwrap(),
             });
         }
         match build(space, None, &listings, &BuildOptions::default()).unwrap() {
@@ -166,14 +166,19 @@ impl Origin for Generated {
         self.name.clone()
     }
 
-    async fn list(&self) -> Result<Vec<Listed>, OriginError> {
+    fn place(&self) -> String {
+        self.name.clone()
+    }
+
+    fn list(&self) -> Pages<'_> {
         let listed = |(key, bytes): &(String, u64)| Listed {
             key: key.clone(),
             bytes: *bytes,
             modified_unix_nanos: 0,
             version: Version::ETag("1".to_owned()),
         };
-        Ok(self.objects.iter().map(listed).collect())
+        let page = self.objects.iter().map(listed).collect();
+        futures::stream::iter([Ok(page)]).boxed()
     }
 
     async fn read(&self, _: &ObjectVersion, _: u64, range: Range<u64>) -> Result<Body, OriginError> {

@@ -6,9 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use penstock_cache_node::origin::fake::slow_down;
 use penstock_cache_node::rules::{Eviction, Quota, Rule, Rules};
 use penstock_cache_node::{Engine, ReadError, TryRead};
+use penstock_origin::fake::slow_down;
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
 use penstock_revision::Package;
 use rand::rngs::StdRng;

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use penstock_cache_node::builder::{Source, build_revision};
 use penstock_cache_node::memory::Budget;
 use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, ReadError, TierConfig};
+use penstock_origin::Origin;
+use penstock_origin::fake_bucket::{Bucket, Lie};
 use penstock_protocol::geometry::BlockRange;
-use penstock_revision::{BuildOptions, Outcome};
+use penstock_protocol::ids::SpaceId;
+use penstock_revision::{BuildOptions, Outcome, SourceListing, build};
 
-use crate::bucket::{Bucket, Lie};
 use crate::generated::bytes;
 
 const OBJECT: u64 = 8 << 20;
@@ -56,12 +57,13 @@ async fn no_byte_of_a_small_object_is_believed_before_all_match_the_checksum_of_
 async fn read(lie: Lie, objects: BTreeMap<String, Vec<u8>>, address: u64) -> Result<Vec<u8>, ReadError> {
     let bucket = Bucket::of(lie, objects).await;
     let origin = Arc::new(bucket.origin(""));
-    let source = Source {
+    // A server that lies only later: the first contact of a build would find out.
+    let listing = SourceListing {
+        identity: origin.identity(),
         path: String::new(),
-        origin: origin.clone(),
+        objects: origin.list_all().await.unwrap(),
     };
-    let built = build_revision(&[source], None, BuildOptions::default()).await;
-    let Outcome::New(package) = built.unwrap() else {
+    let Outcome::New(package) = build(SpaceId([5; 16]), None, &[listing], &BuildOptions::default()).unwrap() else {
         panic!("a first revision is new")
     };
     let folder = tempfile::tempdir().unwrap();

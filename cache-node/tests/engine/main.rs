@@ -1,7 +1,6 @@
 //! The engine against a fake origin: what readers get, what the origin is asked, what survives.
 
 mod alone;
-mod bucket;
 mod bulk;
 mod control;
 mod disk;
@@ -10,7 +9,6 @@ mod faults;
 mod generated;
 mod inspecting;
 mod leaks;
-mod listing;
 mod long_run;
 mod lying_server;
 mod memory;
@@ -26,4 +24,3 @@ mod single_flight;
 mod stragglers;
 mod tiers;
 mod tls;
-mod web;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use penstock_cache_node::Engine;
 use penstock_cache_node::limits::ORIGIN_ATTEMPTS_MAX;
-use penstock_cache_node::origin::fake::slow_down;
+use penstock_origin::fake::slow_down;
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES, round_up_to_block};
 use proptest::prelude::*;
 

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use penstock_cache_node::ReadError;
 use penstock_cache_node::limits::{BREAKER_GONE_MIN, BREAKER_PAUSE_MIN, ORIGIN_ATTEMPTS_MAX};
-use penstock_cache_node::origin::OriginError;
 use penstock_cache_node::report::{Counters, OriginOutcome};
+use penstock_origin::OriginError;
 
 use crate::scene::{Scene, content};
 

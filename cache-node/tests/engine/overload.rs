@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use penstock_cache_node::limits::{ORIGIN_ATTEMPTS_MAX, SOURCE_REQUESTS_MAX};
-use penstock_cache_node::origin::OriginError;
-use penstock_cache_node::origin::fake::slow_down;
 use penstock_cache_node::report::OriginOutcome;
+use penstock_origin::OriginError;
+use penstock_origin::fake::slow_down;
 use penstock_protocol::geometry::BlockRange;
 
 use crate::scene::{Scene, content, read};

@@ -4,10 +4,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use penstock_cache_node::memory::Budget;
-use penstock_cache_node::origin::Origin;
-use penstock_cache_node::origin::fake::FakeOrigin;
 use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, ReadError, TierConfig};
+use penstock_origin::Origin;
+use penstock_origin::fake::FakeOrigin;
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Extent, Outcome, Package, SourceListing, build};
@@ -46,7 +46,7 @@ impl Scene {
         let listing = SourceListing {
             identity: origin.identity(),
             path: String::new(),
-            objects: origin.list().await.unwrap(),
+            objects: origin.list_all().await.unwrap(),
         };
         let Outcome::New(package) = build(SpaceId([5; 16]), None, &[listing], &BuildOptions::default()).unwrap() else {
             panic!("a first revision is new")

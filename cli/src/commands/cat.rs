@@ -32,7 +32,7 @@ pub async fn run(arguments: Cat) -> Result<()> {
             (folder, CAT_BESIDE_A_MOUNT_BYTES.min(cache.cache_size.0))
         }
     };
-    let local = Local::open(&dataset.sources, &folder, capacity).await?;
+    let local = Local::open(&dataset.sources, dataset.ownership, &folder, capacity).await?;
     let reader = local.reader(dataset.read_timeout);
     let tree = Tree::of(local.package().clone())?;
     let places = paths

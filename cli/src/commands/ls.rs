@@ -23,7 +23,7 @@ pub async fn run(arguments: Ls) -> Result<()> {
         output,
     } = arguments;
     let dataset = DatasetFile::read(&which)?.local()?;
-    let package = local::revision(None, local::list(&dataset.sources).await?).await?;
+    let package = local::revision(None, local::list(&dataset.sources).await?, dataset.ownership).await?;
     let awkward = package.summary().awkward.clone();
     let entries = Tree::of(package)?.entries(&path, recursive)?;
     let mut out = BufWriter::new(std::io::stdout().lock());

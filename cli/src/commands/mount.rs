@@ -56,7 +56,7 @@ pub async fn run(arguments: Mount) -> Result<()> {
 
     let progress = progress(&format!("Listing {}", dataset.described));
     let local = tokio::select! {
-        local = Local::open(&dataset.sources, &folder, cache.cache_size.0) => local?,
+        local = Local::open(&dataset.sources, dataset.ownership, &folder, cache.cache_size.0) => local?,
         () = end.asked() => bail!("interrupted before anything was mounted"),
     };
     let summary = local.package().summary().clone();

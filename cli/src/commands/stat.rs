@@ -16,7 +16,7 @@ use crate::{local, out, text};
 pub async fn run(arguments: Stat) -> Result<()> {
     let Stat { which, path, output } = arguments;
     let dataset = DatasetFile::read(&which)?.local()?;
-    let package = local::revision(None, local::list(&dataset.sources).await?).await?;
+    let package = local::revision(None, local::list(&dataset.sources).await?, dataset.ownership).await?;
     let facts = if path.trim_matches('/').is_empty() {
         of_dataset(&dataset.name, &package)
     } else {
@@ -65,7 +65,7 @@ fn of_path(path: &str, package: Package) -> Result<Facts> {
         facts.push(("source", json!(source)));
         facts.push(("key", json!(object.key)));
         let version = match object.version {
-            Version::ETag(tag) => json!(tag),
+            Version::ETag(text) | Version::Id(text) => json!(text),
             Version::None | Version::Modified(_) => Value::Null,
         };
         facts.push(("etag", version));

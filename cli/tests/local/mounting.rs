@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,26 @@ fn a_folder_of_a_web_server_stands_beside_the_bucket() {
     assert_eq!(dataset::sums(&shown.join("from/web")).unwrap(), served);
     let all = dataset::sums(&shown).unwrap().len();
     assert_eq!(all, served.len() + dataset::sums(&bucket.files()).unwrap().len());
+    mounted.signal(Signal::TERM);
+    assert!(mounted.ended(), "{}", mounted.said());
+}
+
+#[test]
+fn a_folder_of_the_machine_is_mounted_in_part_and_for_the_user_that_is_named() {
+    let (bucket, folder) = (Bucket::new(), tempfile::tempdir().unwrap());
+    for (name, text) in [("a.csv", "one"), ("deep/b.csv", "two"), ("deep/b.tmp", "half")] {
+        dataset::put(folder.path(), name, text.as_bytes()).unwrap();
+    }
+    bucket.add_source(&format!(
+        "{{path: mine, folder: {{path: {:?}}}, include: ['*.csv', '*.tmp'], exclude: ['*.tmp']}}\n  ownership: {{uid: 1000, gid: 100, fileMode: '0440'}}",
+        folder.path()
+    ));
+    let mut mounted = bucket.mount();
+    let shown = bucket.target().join("mine");
+    fs::remove_file(folder.path().join("deep/b.tmp")).unwrap();
+    assert_eq!(dataset::sums(&shown).unwrap(), dataset::sums(folder.path()).unwrap());
+    let file = fs::metadata(shown.join("deep/b.csv")).unwrap();
+    assert_eq!((file.uid(), file.gid(), file.mode() & 0o777), (1000, 100, 0o440));
     mounted.signal(Signal::TERM);
     assert!(mounted.ended(), "{}", mounted.said());
 }

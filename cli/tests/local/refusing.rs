@@ -65,3 +65,41 @@ fn a_file_that_is_no_dataset_is_refused_with_its_line() {
         assert!(said.contains("dataset.yaml"), "{said}");
     }
 }
+
+#[test]
+fn check_tries_every_source_and_says_which_cannot_be_used() {
+    let (bucket, folder) = (Bucket::new(), tempfile::tempdir().unwrap());
+    fs::write(folder.path().join("file"), "x").unwrap();
+    let path = folder.path().to_str().unwrap();
+    bucket.add_source(&format!("{{path: mine, folder: {{path: {path}}}}}"));
+    let said = String::from_utf8(bucket.prints("check", &[])).unwrap();
+    let lines: Vec<_> = said.lines().collect();
+    assert!(
+        lines.len() == 2
+            && lines[0].starts_with("ok      /  s3://sample/")
+            && lines[0].contains("proven by its version"),
+        "{said}"
+    );
+    assert!(
+        lines[1].starts_with("ok      /mine") && lines[1].contains("1 objects"),
+        "{said}"
+    );
+
+    bucket.add_source(&format!("{{path: none, folder: {{path: {path}/none}}}}"));
+    bucket.proxy.refuse(true);
+    let output = bucket.penstock("check", &[]);
+    let (out, error) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    let failed: Vec<_> = out.lines().filter(|line| line.starts_with("FAILED")).collect();
+    assert!(
+        failed.len() == 2 && failed[0].contains("cannot be reached") && failed[1].contains("/none does not exist"),
+        "{out}"
+    );
+    assert!(
+        error.contains("2 of 3 sources cannot be used") && !output.status.success(),
+        "{error}"
+    );
+    assert!(out.lines().any(|line| line.starts_with("ok      /mine")), "{out}");
+}

@@ -80,7 +80,7 @@ fn table() -> Vec<Row> {
     let runtime_name = [("", "the name has at most 52 lower-case letters")];
     let path_rule = [("spec.sources[0].path", "path has no parts `.` or `..`")];
     let prefix_rule = [("spec.sources[0].s3.prefix", "prefix must not begin with a slash")];
-    let origin_rule = [("spec.sources[0]", "a source has exactly one origin: set s3 or http")];
+    let origin_rule = [("spec.sources[0]", "a source has exactly one origin: set one of s3")];
     let cached_rule = [("spec.cache.rules[1].path", path_rule[0].1)];
     let memory_rule = [("spec.tiers[0]", "a tier in Memory has the volume EmptyDir")];
     vec![

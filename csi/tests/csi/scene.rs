@@ -225,6 +225,7 @@ fn start(folders: &Folders, cluster: &Arc<FakeCluster>, mounts: &Arc<dyn Mounts>
 /// A Dataset at `package`, which a cache node has.
 pub fn dataset(name: &str, package: &Package, cache_node: String) -> Dataset {
     let spec = DatasetSpec {
+        ownership: None,
         runtime: None,
         sources: Vec::new(),
         refresh: None,

@@ -9,6 +9,7 @@ mod garage;
 mod install;
 mod leaving;
 mod mishaps;
+mod one_tree;
 mod read_suite;
 mod replaced;
 mod shared_cache;
@@ -28,6 +29,10 @@ const STORIES: &[Story] = &[
         first_line::story,
     ),
     ("a dataset in Garage is read byte for byte", garage::story),
+    (
+        "one tree over S3, HDFS, a web server and GCS, whose sources come and go",
+        one_tree::story,
+    ),
     (
         "pods get a dataset in every way that Kubernetes has",
         ways_to_mount::story,

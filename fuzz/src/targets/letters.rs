@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use penstock_cache_node::memory::Budget;
-use penstock_cache_node::origin::Origin;
-use penstock_cache_node::origin::fake::FakeOrigin;
 use penstock_cache_node::rules::Rules;
 use penstock_cache_node::server::neighbour;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, TierConfig};
 use penstock_descriptors as descriptors;
+use penstock_origin::Origin;
+use penstock_origin::fake::FakeOrigin;
 use penstock_protocol::connection::{Connection, Shows, Unanswered};
 use penstock_protocol::control::mounter::{FromMounter, Hello, Serve, ToMounter, from_mounter, to_mounter};
 use penstock_protocol::control::neighbour::{

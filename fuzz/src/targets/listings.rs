@@ -1,6 +1,6 @@
 //! What an S3 server says in XML.
 
-use penstock_cache_node::origin::s3::{read_listing, read_refusal};
+use penstock_origin::s3::{read_listing, read_refusal};
 
 use crate::{Target, Trying};
 

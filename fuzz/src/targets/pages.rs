@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use penstock_cache_node::origin::http::read_page;
+use penstock_origin::http::read_page;
 
 use crate::{Target, Trying};
 

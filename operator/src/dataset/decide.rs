@@ -428,7 +428,7 @@ pub(super) mod tests {
         };
         assert_eq!(next(&plain, &no_node, at(1)), Next::Wait(WAIT_INTERVAL));
         let no_secret = Observed {
-            sources: Err(crate::sources::Unusable::NoSecret("s".into())),
+            sources: Err(crate::sources::Unusable::Folder("/etc".into())),
             revision: None,
             ..settled()
         };

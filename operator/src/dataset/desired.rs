@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{Resource, ResourceExt};
-use penstock_crds::{CSI_DRIVER, Dataset, Source};
+use penstock_crds::{CSI_DRIVER, Dataset, DatasetSpec};
 use serde_json::json;
 
 use crate::error::Error;
@@ -58,10 +58,10 @@ pub fn volume_and_claim(
     ))
 }
 
-/// A digest of the sources as they stand in the spec: another one means another revision.
-pub fn sources_digest(sources: &[Source]) -> String {
+/// A digest of all in the spec that makes a revision what it is: another one means another revision.
+pub fn sources_digest(spec: &DatasetSpec) -> String {
     // Serialising our own types cannot fail; the text has no secrets.
-    let text = serde_json::to_string(sources).unwrap_or_default();
+    let text = serde_json::to_string(&(&spec.sources, &spec.ownership)).unwrap_or_default();
     let (mut a, mut b) = (0xcbf2_9ce4_8422_2325_u64, 0x6c62_272e_07bb_0142_u64);
     for byte in text.bytes() {
         // FNV-1a, twice with different starts: it tells edits apart, nobody attacks it.

@@ -163,7 +163,7 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         settling: pool.settling,
         seeds: members.map(|members| members.seeds(SEEDS_MAX)).unwrap_or_default(),
         sources: unusable.map_or(Ok(sources), Err),
-        sources_digest: desired::sources_digest(spec_sources),
+        sources_digest: desired::sources_digest(&dataset.spec),
         build: context.builds.state(&uid),
         claim: claim_state(claim.as_ref(), &uid),
         volume_exists: volume.is_some(),

@@ -10,6 +10,7 @@ use crate::conditions::{Wanted, merged, names};
 use crate::context::{Context, now};
 use crate::dataset::observe::{Claim, Observed};
 use crate::error::Error;
+use crate::sources::Unusable;
 
 pub(super) async fn write(
     api: &Api<Dataset>,
@@ -199,7 +200,11 @@ fn activity(observed: &Observed) -> Option<(&'static str, String)> {
 /// What keeps the next revision from being built.
 fn trouble(dataset: &Dataset, observed: &Observed) -> Option<(&'static str, String)> {
     if let Err(unusable) = &observed.sources {
-        return Some(("SecretMissing", unusable.to_string()));
+        let reason = match unusable {
+            Unusable::Keys(_) => "SecretMissing",
+            Unusable::Folder(_) => reason_text(Some(Reason::Invalid)),
+        };
+        return Some((reason, unusable.to_string()));
     }
     let Failure { reason, message, .. } = observed.build.failure()?;
     let whose_keys = match reason {
@@ -270,10 +275,8 @@ fn caching_condition(before: &DatasetStatus, observed: &Observed) -> Option<Want
 
 /// Cache nodes know keys, but not where they come from.
 fn whose_keys(dataset: &Dataset) -> String {
-    let s3 = dataset.spec.sources.iter().filter_map(|source| source.s3.as_ref());
-    let mut secrets: Vec<String> = s3
-        .filter_map(|s3| Some(s3.credentials_secret_ref.as_ref()?.name.clone()))
-        .collect();
+    let secrets = dataset.spec.sources.iter().filter_map(|source| source.secret());
+    let mut secrets: Vec<String> = secrets.map(|secret| secret.name.clone()).collect();
     secrets.sort_unstable();
     secrets.dedup();
     if secrets.is_empty() {

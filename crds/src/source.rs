@@ -1,0 +1,290 @@
+//! Where data is: one origin at one path of the tree.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// One origin, at one path.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure), has(self.hdfs), has(self.http), has(self.huggingFace), has(self.folder)].filter(is_set, is_set).size() == 1").message("a source has exactly one origin: set one of s3, gcs, azure, hdfs, http, huggingFace, folder"))]
+pub struct Source {
+    /// Where the source stands in the tree, for example `raw/2024`. Empty is the root.
+    #[serde(default)]
+    #[schemars(length(max = 255), regex(pattern = "^([^/\\x00]+(/[^/\\x00]+)*)?$"))]
+    #[x_kube(validation = Rule::new("!self.split('/').exists(part, part == '.' || part == '..')").message("path has no parts `.` or `..`"))]
+    pub path: String,
+
+    /// A bucket of S3 or of a store that speaks its protocol.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<S3Source>,
+
+    /// A bucket of Google Cloud Storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<GcsSource>,
+
+    /// A container of Azure Blob Storage or Data Lake Storage Gen2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure: Option<AzureSource>,
+
+    /// A folder of HDFS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hdfs: Option<HdfsSource>,
+
+    /// A folder of a web server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpSource>,
+
+    /// A repository of the Hugging Face hub.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hugging_face: Option<HuggingFaceSource>,
+
+    /// A folder of the machine, for `penstock mount` only: cache nodes do not read the disks of their machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folder: Option<FolderSource>,
+
+    /// Certificates (PEM) of who may sign those of the origin's servers, beside the public authorities.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 65_536))]
+    pub ca_bundle: String,
+
+    /// Patterns of what is taken, for example `*.parquet` or `raw/**`. Without any: everything. One without a slash is one for names in
+    /// any folder, others are matched from the top of the source; `*` stops at slashes, `**` does not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
+    pub include: Vec<String>,
+
+    /// Patterns of what is left out, for example `_temporary/**`. They win over `include`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
+    pub exclude: Vec<String>,
+}
+
+/// A bucket of S3 or of a store that speaks its protocol.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct S3Source {
+    /// Name of the bucket.
+    #[schemars(length(min = 1, max = 255), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
+    pub bucket: String,
+
+    /// Only keys that begin with it; it is cut off from the names. Usually ends in `/`.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    #[x_kube(validation = Rule::new("!self.startsWith('/')").message("prefix must not begin with a slash: keys of S3 do not"))]
+    pub prefix: String,
+
+    /// Region of the bucket. Empty is us-east-1, which look-alikes of S3 accept.
+    #[serde(default)]
+    #[schemars(length(max = 64), regex(pattern = "^[A-Za-z0-9-]*$"))]
+    pub region: String,
+
+    /// URL of the server. Empty is AWS.
+    #[serde(default)]
+    #[schemars(length(max = 255), regex(pattern = "^(https?://[^/?#@\\s]+/?)?$"))]
+    pub endpoint: String,
+
+    /// How the bucket is addressed: as part of the path, which every server understands, or of the host name.
+    #[serde(default)]
+    pub addressing_style: AddressingStyle,
+
+    /// Secret of this namespace with the keys AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, for temporary credentials,
+    /// AWS_SESSION_TOKEN. Without it requests are not signed, as for a public bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+}
+
+/// How a bucket is addressed.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AddressingStyle {
+    /// `https://server/bucket/key`
+    #[default]
+    Path,
+    /// `https://bucket.server/key`
+    VirtualHost,
+}
+
+/// A bucket of Google Cloud Storage.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct GcsSource {
+    /// Name of the bucket.
+    #[schemars(length(min = 3, max = 222), regex(pattern = "^[a-z0-9][a-z0-9._-]*$"))]
+    pub bucket: String,
+
+    /// Only objects whose names begin with it; it is cut off from the names. Usually ends in `/`.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    pub prefix: String,
+
+    /// URL of the server. Empty is Google's own.
+    #[serde(default)]
+    #[schemars(length(max = 255), regex(pattern = "^(https?://[^/?#@\\s]+/?)?$"))]
+    pub endpoint: String,
+
+    /// Secret of this namespace with the key `credentials.json`: the key file of a service account, or what
+    /// `gcloud auth application-default login` writes. Without it requests are not signed, as for a public bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+}
+
+/// A container of Azure Blob Storage or Data Lake Storage Gen2.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AzureSource {
+    /// Name of the storage account.
+    #[schemars(length(min = 3, max = 24), regex(pattern = "^[a-z0-9]+$"))]
+    pub account: String,
+
+    /// Name of the container.
+    #[schemars(
+        length(min = 1, max = 63),
+        regex(pattern = "^(\\$root|\\$web|[a-z0-9]([a-z0-9-]*[a-z0-9])?)$")
+    )]
+    pub container: String,
+
+    /// Only blobs whose names begin with it; it is cut off from the names. Usually ends in `/`.
+    #[serde(default)]
+    #[schemars(length(max = 1024))]
+    pub prefix: String,
+
+    /// URL with which those of containers begin. Empty is `https://ACCOUNT.blob.core.windows.net`.
+    #[serde(default)]
+    #[schemars(length(max = 255), regex(pattern = "^(https?://[^?#@\\s]+)?$"))]
+    pub endpoint: String,
+
+    /// Secret of this namespace with one of: AZURE_STORAGE_KEY (of the account); AZURE_STORAGE_SAS_TOKEN; AZURE_TENANT_ID,
+    /// AZURE_CLIENT_ID and AZURE_CLIENT_SECRET (of an application). Without it requests are not signed, as for a public container.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+}
+
+/// A folder of HDFS. A file's version is its length and the time of its last change, which are looked at before and after each read.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HdfsSource {
+    /// `host:port` of each name node of the name service; with several the active one is found. The port is that of RPC, usually
+    /// 8020 or 9000.
+    #[schemars(
+        length(min = 1, max = 8),
+        inner(length(max = 300), regex(pattern = "^[^/?#@\\s:]+:[0-9]{1,5}$"))
+    )]
+    pub name_nodes: Vec<String>,
+
+    /// Path of the folder.
+    #[schemars(length(max = 1024), regex(pattern = "^/"))]
+    pub path: String,
+
+    /// As whom files are read (simple authentication). Empty is `hdfs`.
+    #[serde(default)]
+    #[schemars(length(max = 64), regex(pattern = "^[A-Za-z0-9._-]*$"))]
+    pub user: String,
+}
+
+/// A folder of a web server that answers with ranges, and with an ETag or the time of the last change.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpSource {
+    /// URL of the folder, for example `https://example.org/pub/data/`. Redirects are not followed.
+    #[schemars(length(max = 1024), regex(pattern = "^https?://[^?#@\\s]+$"))]
+    pub url: String,
+
+    /// Paths of files in it, for example `train/0001.tar`. Without any: all to which the page at the URL links, and the pages of
+    /// the folders that it links to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4096), inner(length(min = 1, max = 1024)))]
+    pub files: Vec<String>,
+
+    /// Secret of this namespace with the keys `username` and `password`, or `token`. Without it the server is asked without
+    /// credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+}
+
+/// Files of a repository of the Hugging Face hub, or of a server that answers as it does. Their version is the id of their content.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct HuggingFaceSource {
+    /// Name of the repository, for example `allenai/c4`.
+    #[schemars(length(max = 192), regex(pattern = "^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$"))]
+    pub repository: String,
+
+    /// What kind of repository it is.
+    #[serde(default)]
+    pub kind: RepositoryKind,
+
+    /// Branch, tag or commit. Empty is `main`. What a branch or a tag stands for is looked up at each refresh.
+    #[serde(default)]
+    #[schemars(length(max = 255), regex(pattern = "^[A-Za-z0-9._/-]*$"))]
+    pub revision: String,
+
+    /// Path of a folder in the repository. Empty is all of it.
+    #[serde(default)]
+    #[schemars(length(max = 1024), regex(pattern = "^([^/\\x00]+(/[^/\\x00]+)*)?$"))]
+    pub path: String,
+
+    /// URL of the server. Empty is `https://huggingface.co`.
+    #[serde(default)]
+    #[schemars(length(max = 255), regex(pattern = "^(https?://[^/?#@\\s]+/?)?$"))]
+    pub endpoint: String,
+
+    /// Secret of this namespace with the key HF_TOKEN, for repositories that are not public.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+}
+
+/// What a repository of the hub holds.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RepositoryKind {
+    /// A dataset.
+    #[default]
+    Dataset,
+    /// A model.
+    Model,
+    /// A space.
+    Space,
+}
+
+/// A folder of the machine, of any file system that is mounted there (NFS too).
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct FolderSource {
+    /// Its path.
+    #[schemars(length(max = 4096), regex(pattern = "^/"))]
+    pub path: String,
+}
+
+/// A Secret of the same namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+pub struct SecretRef {
+    /// Its name.
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+}
+
+impl Source {
+    /// The Secret that it names.
+    pub fn secret(&self) -> Option<&SecretRef> {
+        let Self {
+            path: _,
+            s3,
+            gcs,
+            azure,
+            hdfs: _,
+            http,
+            hugging_face,
+            folder: _,
+            ca_bundle: _,
+            include: _,
+            exclude: _,
+        } = self;
+        let s3 = s3.as_ref().and_then(|s3| s3.credentials_secret_ref.as_ref());
+        let gcs = gcs.as_ref().and_then(|gcs| gcs.credentials_secret_ref.as_ref());
+        let azure = azure.as_ref().and_then(|azure| azure.credentials_secret_ref.as_ref());
+        let http = http.as_ref().and_then(|http| http.credentials_secret_ref.as_ref());
+        let hub = hugging_face
+            .as_ref()
+            .and_then(|hub| hub.credentials_secret_ref.as_ref());
+        s3.or(gcs).or(azure).or(http).or(hub)
+    }
+}

@@ -1,0 +1,234 @@
+//! What is committed of a revision, and what of older ones is still needed.
+
+use penstock_crds::{Dataset, FormerSource, Revision, Source};
+use penstock_protocol::control::cache_node as wire;
+use penstock_protocol::ids::{RevisionId, SpaceId};
+
+use crate::builds::Basis;
+use crate::context::now;
+use crate::limits::{FORMER_SOURCES_MAX, OLDER_REVISIONS_MAX};
+
+/// Ids of the revisions that cache nodes serve, the newest first.
+pub fn announced(dataset: &Dataset) -> Vec<RevisionId> {
+    let revision = dataset.status.as_ref().and_then(|status| status.revision.as_ref());
+    let ids = revision
+        .into_iter()
+        .flat_map(|revision| std::iter::once(&revision.id).chain(&revision.older));
+    ids.filter_map(|id| id.parse().ok()).collect()
+}
+
+/// Sources that pods may still read and that the spec does not have: those of older revisions, and of the newest one as long as the
+/// one after it is not built.
+pub fn former_sources(dataset: &Dataset) -> Vec<Source> {
+    let Some(revision) = dataset.status.as_ref().and_then(|status| status.revision.as_ref()) else {
+        return Vec::new();
+    };
+    let former = revision.former_sources.iter().map(|former| &former.source);
+    let spec: Vec<Source> = dataset.spec.sources.iter().map(of_spec).collect();
+    let gone = revision
+        .sources
+        .iter()
+        .chain(former)
+        .filter(|source| !spec.contains(source));
+    gone.cloned().collect()
+}
+
+/// A source without what only a listing needs.
+pub(super) fn of_spec(source: &Source) -> Source {
+    let mut source = Source {
+        path: String::new(),
+        include: Vec::new(),
+        exclude: Vec::new(),
+        ..source.clone()
+    };
+    if let Some(http) = &mut source.http {
+        http.files.clear();
+    }
+    source
+}
+
+/// What to write after a build; `None` when nothing differs.
+pub(super) fn to_commit(
+    before: Option<&Revision>,
+    lost: &[String],
+    built: &wire::Built,
+    basis: &Basis,
+) -> Option<Revision> {
+    let Basis {
+        committed: _,
+        sources_digest,
+        sources: _,
+        asked_refresh: _,
+    } = basis;
+    match before {
+        Some(before) if built.unchanged => (before.sources_digest != *sources_digest).then(|| Revision {
+            // The spec says it in other words, for example with another Secret.
+            sources_digest: sources_digest.clone(),
+            ..before.clone()
+        }),
+        _ => Some(revision(before, lost, built, basis)),
+    }
+}
+
+fn revision(before: Option<&Revision>, lost: &[String], built: &wire::Built, basis: &Basis) -> Revision {
+    let older = before
+        .into_iter()
+        .flat_map(|before| std::iter::once(&before.id).chain(&before.older));
+    let id = RevisionId::try_from(built.revision.as_slice())
+        .map(|id| id.to_string())
+        .unwrap_or_default();
+    let older: Vec<String> = older
+        .filter(|old| **old != id && !lost.contains(old))
+        .take(OLDER_REVISIONS_MAX)
+        .cloned()
+        .collect();
+    Revision {
+        sources: basis.sources.clone(),
+        former_sources: former(before, &older, &basis.sources),
+        parent: before.map(|before| before.id.clone()),
+        older,
+        id,
+        space: SpaceId::try_from(built.space.as_slice())
+            .map(|space| space.to_string())
+            .unwrap_or_default(),
+        files: i64::try_from(built.files).unwrap_or(i64::MAX),
+        bytes: i64::try_from(built.bytes).unwrap_or(i64::MAX),
+        awkward_keys: i64::try_from(built.awkward_keys).unwrap_or(i64::MAX),
+        awkward_examples: built
+            .awkward_examples
+            .iter()
+            .take(8)
+            .map(|text| text.chars().take(500).collect())
+            .collect(),
+        sources_digest: basis.sources_digest.clone(),
+        created_at: now().0.to_string(),
+    }
+}
+
+/// The sources of `older` revisions that are not among `sources`, the newest first.
+fn former(before: Option<&Revision>, older: &[String], sources: &[Source]) -> Vec<FormerSource> {
+    let Some(before) = before else {
+        return Vec::new();
+    };
+    let last = before.sources.iter().map(|source| FormerSource {
+        revision: before.id.clone(),
+        source: source.clone(),
+    });
+    let mut former: Vec<FormerSource> = Vec::new();
+    for one in last.chain(before.former_sources.iter().cloned()) {
+        let is_needed = older.contains(&one.revision) && !sources.contains(&one.source);
+        if is_needed && !former.iter().any(|other| other.source == one.source) {
+            former.push(one);
+        }
+    }
+    former.truncate(FORMER_SOURCES_MAX);
+    former
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn other_words_for_the_same_objects_are_written_once() {
+        let before = Revision {
+            id: "11".into(),
+            sources_digest: "old".into(),
+            ..Revision::default()
+        };
+        let unchanged = wire::Built {
+            unchanged: true,
+            ..wire::Built::default()
+        };
+        let basis = |digest: &str| Basis {
+            sources_digest: digest.into(),
+            ..Basis::default()
+        };
+        let written = to_commit(Some(&before), &[], &unchanged, &basis("new")).unwrap();
+        assert_eq!((written.id.as_str(), written.sources_digest.as_str()), ("11", "new"));
+        assert_eq!(to_commit(Some(&written), &[], &unchanged, &basis("new")), None);
+    }
+
+    #[test]
+    fn revisions_that_nobody_has_are_not_announced_any_more() {
+        let before = Revision {
+            id: "33".into(),
+            older: vec!["22".into(), "11".into()],
+            ..Revision::default()
+        };
+        let lost = ["33".to_owned(), "11".to_owned()];
+        let basis = Basis::default();
+        let written = to_commit(Some(&before), &lost, &wire::Built::default(), &basis).unwrap();
+        assert_eq!(written.older, ["22"]);
+    }
+
+    fn sources(buckets: &[&str]) -> Vec<Source> {
+        let source = |bucket: &&str| serde_json::from_value(json!({"s3": {"bucket": bucket}})).unwrap();
+        buckets.iter().map(source).collect()
+    }
+
+    #[test]
+    fn a_source_that_is_taken_away_is_told_as_long_as_a_revision_needs_it() {
+        let mut revision = None;
+        let mut history = Vec::new();
+        for (number, buckets) in (1u8..).zip([&["a", "b"][..], &["b"], &["b", "c"], &["b", "a"]]) {
+            let built = wire::Built {
+                revision: vec![number; 32],
+                ..Default::default()
+            };
+            let basis = Basis {
+                sources_digest: number.to_string(),
+                sources: sources(buckets),
+                ..Basis::default()
+            };
+            revision = to_commit(revision.as_ref(), &[], &built, &basis);
+            let former = &revision.as_ref().unwrap().former_sources;
+            let former = former.iter().map(|former| {
+                let bucket = &former.source.s3.as_ref().unwrap().bucket;
+                format!("{bucket} {}", &former.revision[..2])
+            });
+            history.push(former.collect::<Vec<_>>().join(", "));
+        }
+        assert_eq!(history, ["", "a 01", "a 01", "c 03"]);
+        let last = revision.unwrap();
+        // The third revision, which had c, is lost.
+        let built = wire::Built {
+            revision: vec![5; 32],
+            ..Default::default()
+        };
+        let basis = Basis {
+            sources: sources(&["b"]),
+            ..Basis::default()
+        };
+        let lost = [hex(3)];
+        let next = to_commit(Some(&last), &lost, &built, &basis).unwrap();
+        assert_eq!(next.former_sources.len(), 1);
+        assert_eq!(next.former_sources[0].revision, hex(4));
+    }
+
+    fn hex(byte: u8) -> String {
+        format!("{byte:02x}").repeat(32)
+    }
+
+    #[test]
+    fn what_the_spec_has_no_more_is_told_also_before_the_next_revision() {
+        let dataset = json!({
+            "apiVersion": "penstock.io/v1alpha1", "kind": "Dataset", "metadata": {"name": "d"},
+            "spec": {"sources": [{"path": "elsewhere", "s3": {"bucket": "b"}, "include": ["*.x"]}]},
+        });
+        let mut dataset: Dataset = serde_json::from_value(dataset).unwrap();
+        assert!(former_sources(&dataset).is_empty());
+        let revision = Revision {
+            sources: sources(&["a", "b"]),
+            former_sources: vec![FormerSource {
+                revision: hex(1),
+                source: sources(&["c"]).remove(0),
+            }],
+            ..Revision::default()
+        };
+        dataset.status.get_or_insert_default().revision = Some(revision);
+        assert_eq!(former_sources(&dataset), sources(&["a", "c"]));
+    }
+}

@@ -1,0 +1,102 @@
+//! The first contact with an origin: whether it lists, and sends a range of an object in the version that it listed.
+//!
+//! A server that cannot is better known when a Dataset is made than when a pod reads.
+
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt};
+use penstock_revision::{Listed, ObjectVersion};
+
+use crate::limits::CONTACT_OBJECTS_MAX;
+use crate::{Origin, OriginError, Pages};
+
+/// What an origin showed of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contact {
+    /// Objects in the first page of its listing that is not empty.
+    pub objects: usize,
+    /// Whether there are no more.
+    pub is_all: bool,
+    /// The object of which a byte was read; `None` when all of these are empty.
+    pub read: Option<Listed>,
+    /// How long it took to the end of the first page.
+    pub listed_after: Duration,
+    /// ... and to read.
+    pub read_after: Duration,
+}
+
+/// Lists a page and reads a byte.
+///
+/// # Errors
+/// The origin's, or that there is nothing.
+pub async fn contact(origin: &dyn Origin) -> Result<Contact, OriginError> {
+    let started = Instant::now();
+    let mut pages = origin.list();
+    let mut page = Vec::new();
+    while page.is_empty() {
+        page = match pages.try_next().await? {
+            Some(page) => page,
+            None => {
+                return Err(OriginError::NotFound(format!(
+                    "there is nothing in {}; check the prefix or path and the patterns, or write the first object",
+                    origin.place()
+                )));
+            }
+        };
+    }
+    let listed_after = started.elapsed();
+    let read = try_one(origin, &page).await?;
+    let read_after = started.elapsed() - listed_after;
+    let mut is_all = true;
+    // An empty page says nothing.
+    while let Some(next) = pages.try_next().await? {
+        if !next.is_empty() {
+            is_all = false;
+            break;
+        }
+    }
+    Ok(Contact {
+        objects: page.len(),
+        is_all,
+        read,
+        listed_after,
+        read_after,
+    })
+}
+
+/// The listing of an origin of which a byte of the first objects is read on the way.
+pub fn proven(origin: &dyn Origin) -> Pages<'_> {
+    let mut is_proven = false;
+    let pages = origin.list().and_then(move |page| {
+        let was_proven = is_proven;
+        is_proven |= page.iter().any(|listed| listed.bytes > 0);
+        async move {
+            if !was_proven {
+                try_one(origin, &page).await?;
+            }
+            Ok(page)
+        }
+    });
+    pages.boxed()
+}
+
+/// Reads a byte of one of the objects; of another one when that changed meanwhile.
+async fn try_one(origin: &dyn Origin, page: &[Listed]) -> Result<Option<Listed>, OriginError> {
+    for listed in page.iter().filter(|listed| listed.bytes > 0).take(CONTACT_OBJECTS_MAX) {
+        let object = ObjectVersion {
+            source: 0,
+            key: listed.key.clone(),
+            version: listed.version.clone(),
+        };
+        let read = async {
+            let body = origin.read(&object, listed.bytes, 0..1).await?;
+            body.try_fold(0, async |bytes, piece| Ok(bytes + piece.len())).await
+        };
+        match read.await {
+            Ok(_) => return Ok(Some(listed.clone())),
+            Err(OriginError::Drifted(text)) => tracing::debug!(text, "first contact with another object"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,230 @@
+//! Calls of the NameNode that is active. It must not know what they are for.
+//!
+//! hdfs-native can look for that one itself, but it waits for a machine that is gone as long as the kernel does, and looks names
+//! up without telling. So it knows one NameNode at a time, by its address.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use std::{io, iter};
+
+use futures::FutureExt;
+use hdfs_native::{Client, ClientBuilder, HdfsError};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::limits::{CONNECT_MAX, DATA_NODE_SILENCE_MAX};
+use crate::reach;
+
+/// Where hdfs-native finds no configuration. Told none, it would take what the environment names.
+const NO_FOLDER: &str = "/dev/null";
+
+/// The NameNodes of one name service.
+pub(super) struct NameNodes {
+    nodes: Vec<NameNode>,
+    user: String,
+    silence_max: Duration,
+    /// Which one answered last.
+    active: AtomicUsize,
+}
+
+struct NameNode {
+    host: String,
+    port: u16,
+    /// None before it was reached and after it failed.
+    client: Mutex<Option<Client>>,
+}
+
+/// Why a call was not answered.
+pub(super) enum Failure {
+    /// No NameNode is there and active; what each did, for people.
+    Nobody(String),
+    /// One refused.
+    Refused(HdfsError),
+}
+
+impl NameNodes {
+    /// Asks nobody yet. The error is a sentence.
+    pub(super) fn new(names: &[String], user: String, silence_max: Duration) -> Result<Self, String> {
+        let nodes: Result<Vec<_>, _> = names.iter().map(|name| NameNode::new(name)).collect();
+        let nodes = nodes?;
+        if nodes.is_empty() {
+            return Err("it has no NameNodes; name host:port of each".to_owned());
+        }
+        Ok(Self {
+            nodes,
+            user,
+            silence_max,
+            active: AtomicUsize::new(0),
+        })
+    }
+
+    /// What the active one answers. `what` may be asked of several.
+    pub(super) async fn call<T, F>(&self, what: impl Fn(Client) -> F) -> Result<T, Failure>
+    where
+        F: Future<Output = Result<T, HdfsError>>,
+    {
+        let first = self.active.load(Ordering::Relaxed);
+        let mut done = Vec::new();
+        for number in (0..self.nodes.len()).map(|step| (first + step) % self.nodes.len()) {
+            let node = &self.nodes[number];
+            let answer = match node.client(&self.user).await {
+                Ok(client) => guarded(self.silence_max, what(client)).await,
+                Err(error) => Err(HdfsError::IOError(error)),
+            };
+            match answer {
+                Err(error) if is_of_the_node(&error) => {
+                    // Its name may stand for another address by now.
+                    *lock(&node.client) = None;
+                    done.push(format!("{}:{} {}", node.host, node.port, cause(&error)));
+                }
+                answer => {
+                    self.active.store(number, Ordering::Relaxed);
+                    return answer.map_err(Failure::Refused);
+                }
+            }
+        }
+        Err(Failure::Nobody(done.join(", ")))
+    }
+}
+
+impl NameNode {
+    fn new(name: &str) -> Result<Self, String> {
+        let parts = name
+            .rsplit_once(':')
+            .and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        let (host, port) = parts
+            .filter(|(host, port)| !host.is_empty() && *port != 0)
+            .ok_or_else(|| format!("{name:?} is no NameNode; write it as host:port, with the port of RPC"))?;
+        let plain = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        Ok(Self {
+            host: plain.unwrap_or(host).to_owned(),
+            port,
+            client: Mutex::new(None),
+        })
+    }
+
+    async fn client(&self, user: &str) -> io::Result<Client> {
+        if let Some(client) = lock(&self.client).clone() {
+            return Ok(client);
+        }
+        let address = self.address().await?;
+        let silence_max = DATA_NODE_SILENCE_MAX.as_millis().to_string();
+        let client = ClientBuilder::new()
+            .with_url(format!("hdfs://{address}"))
+            .with_config_dir(NO_FOLDER)
+            .with_config([
+                ("dfs.client.socket-timeout", silence_max.as_str()),
+                ("dfs.client.failover.max.attempts", "0"),
+            ])
+            .with_user(user)
+            .build()
+            .map_err(io::Error::other)?;
+        *lock(&self.client) = Some(client.clone());
+        Ok(client)
+    }
+
+    /// One at which somebody listens.
+    async fn address(&self) -> io::Result<SocketAddr> {
+        let mut failed = io::Error::other("no address");
+        for address in reach::look_up(&self.host, self.port).await? {
+            match timeout(CONNECT_MAX, TcpStream::connect(address)).await {
+                Ok(Ok(_)) => return Ok(address),
+                Ok(Err(error)) => failed = error,
+                Err(_) => failed = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(failed)
+    }
+}
+
+/// With an end for what has none: hdfs-native waits for a NameNode without one, and panics at some of what no server should send.
+pub(super) async fn guarded<T>(
+    silence_max: Duration,
+    what: impl Future<Output = Result<T, HdfsError>>,
+) -> Result<T, HdfsError> {
+    match timeout(silence_max, AssertUnwindSafe(what).catch_unwind()).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(_)) => Err(HdfsError::InternalError("it sent what no server should".to_owned())),
+        Err(_) => Err(HdfsError::IOError(io::ErrorKind::TimedOut.into())),
+    }
+}
+
+/// The name of a Java exception without its packages.
+pub(super) fn exception(class: &str) -> &str {
+    class.rsplit(['.', '$']).next().unwrap_or(class)
+}
+
+/// Whether another NameNode may do better.
+fn is_of_the_node(error: &HdfsError) -> bool {
+    match error {
+        HdfsError::RPCError(class, _) => {
+            matches!(exception(class), "StandbyException" | "ObserverRetryOnActiveException")
+        }
+        HdfsError::IOError(_)
+        | HdfsError::FatalRPCError(..)
+        | HdfsError::InternalError(_)
+        | HdfsError::InvalidRPCResponse(_) => true,
+        _ => false,
+    }
+}
+
+/// What a NameNode did, for people: the rest of a sentence that begins with its name.
+fn cause(error: &HdfsError) -> String {
+    match error {
+        HdfsError::RPCError(..) => "is not active".to_owned(),
+        HdfsError::IOError(error) => match error.kind() {
+            io::ErrorKind::TimedOut => "is silent".to_owned(),
+            io::ErrorKind::ConnectionAborted | io::ErrorKind::UnexpectedEof => {
+                "hung up, as one does that wants Kerberos".to_owned()
+            }
+            _ => {
+                let text = error.to_string();
+                let line = text.lines().next().unwrap_or_default();
+                iter::once("failed: ")
+                    .flat_map(str::chars)
+                    .chain(line.chars().take(200))
+                    .collect()
+            }
+        },
+        HdfsError::FatalRPCError(class, _) => format!("refuses to speak: {}", exception(class)),
+        _ => "sends what is not understood".to_owned(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_node_is_a_host_and_a_port() {
+        for (name, expected) in [
+            ("nn.example.org:8020", Some(("nn.example.org", 8020))),
+            ("10.0.0.1:9000", Some(("10.0.0.1", 9000))),
+            ("[fd00::1]:8020", Some(("fd00::1", 8020))),
+            ("nn", None),
+            ("nn:", None),
+            ("nn:0", None),
+            ("nn:70000", None),
+            (":8020", None),
+        ] {
+            let node = NameNode::new(name).ok();
+            let got = node.as_ref().map(|node| (node.host.as_str(), node.port));
+            assert_eq!(got, expected, "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_panics_is_an_error() {
+        let broken = async { panic!("of a lying server") };
+        let answer: Result<(), _> = guarded(Duration::from_secs(5), broken).await;
+        assert!(matches!(answer, Err(HdfsError::InternalError(_))));
+    }
+}

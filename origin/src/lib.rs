@@ -1,0 +1,168 @@
+//! The stores behind sources: how each lists its objects, and how a range of one is read in the version that was listed.
+//!
+//! A client is made of what a cache node is told of a source ([`client`]). It must not know caches, trees or Kubernetes.
+
+pub mod azure;
+mod bearer;
+mod checked;
+mod contact;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fake;
+#[cfg(feature = "test-support")]
+pub mod fake_bucket;
+pub mod folder;
+pub mod gcs;
+pub mod hdfs;
+pub mod http;
+pub mod hugging_face;
+pub mod limits;
+mod reach;
+mod refusal;
+pub mod s3;
+mod selected;
+mod transport;
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use penstock_protocol::control::cache_node as wire;
+use penstock_revision::{Listed, ObjectVersion};
+
+use crate::azure::AzureOrigin;
+pub use crate::contact::{Contact, contact, proven};
+use crate::folder::FolderOrigin;
+use crate::gcs::GcsOrigin;
+use crate::hdfs::HdfsOrigin;
+use crate::http::HttpOrigin;
+use crate::hugging_face::HuggingFaceOrigin;
+use crate::s3::S3Origin;
+use crate::selected::Selected;
+
+/// What an origin lists, some objects at a time, in any order.
+pub type Pages<'a> = BoxStream<'a, Result<Vec<Listed>, OriginError>>;
+
+/// The body of a read, in pieces as they arrive. An empty one says that something has arrived which is not believed yet.
+pub type Body = BoxStream<'static, Result<Bytes, OriginError>>;
+
+/// What went wrong, so that the engine and the operator can act on it. Each text is one sentence for people that says
+/// what to do, and never holds a secret.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OriginError {
+    /// Name resolution, connection, TLS, or no answer in time. May pass.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The origin asks to slow down. Passes.
+    #[error("{text}")]
+    Throttled {
+        /// The sentence.
+        text: String,
+        /// For how long, if it says so.
+        wait: Option<Duration>,
+    },
+    /// Credentials or permissions.
+    #[error("{0}")]
+    Denied(String),
+    /// No such bucket.
+    #[error("{0}")]
+    NotFound(String),
+    /// The object is gone or changed since it was listed.
+    #[error("{0}")]
+    Drifted(String),
+    /// The configuration makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl OriginError {
+    /// Whether the same request may succeed in a moment.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Throttled { .. } | Self::Other(_))
+    }
+}
+
+/// One prefix of one origin.
+#[async_trait]
+pub trait Origin: Send + Sync + 'static {
+    /// What names the source across revisions; objects keep their addresses as long as it stays the same.
+    fn identity(&self) -> String;
+
+    /// It for people, for example `s3://bucket/prefix/`.
+    fn place(&self) -> String;
+
+    /// Every object below the prefix, with keys relative to it. Ends with the first error.
+    fn list(&self) -> Pages<'_>;
+
+    /// All of them at once, for what is known to be small.
+    ///
+    /// # Errors
+    /// The listing's.
+    async fn list_all(&self) -> Result<Vec<Listed>, OriginError> {
+        self.list().try_concat().await
+    }
+
+    /// The bytes `range` of an object of `bytes` bytes, in exactly the version that was listed. The body has the length of
+    /// the range or ends with an error.
+    async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError>;
+}
+
+/// How clients speak to their servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// PEM of who may sign servers' certificates, beside the public ones.
+    pub authorities: String,
+    /// Patience with a server that sends nothing.
+    pub silence_max: Duration,
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            authorities: String::new(),
+            silence_max: limits::SILENCE_MAX,
+        }
+    }
+}
+
+/// The client of a source; asks nobody yet.
+///
+/// # Errors
+/// When the source makes no sense.
+pub fn client(source: &wire::Source) -> Result<Arc<dyn Origin>, OriginError> {
+    let network = Network {
+        authorities: source.authorities.clone(),
+        ..Network::default()
+    };
+    client_over(source, &network)
+}
+
+/// The same, that speaks to its servers in this way.
+///
+/// # Errors
+/// When the source makes no sense.
+pub fn client_over(source: &wire::Source, network: &Network) -> Result<Arc<dyn Origin>, OriginError> {
+    use wire::source::Origin as Kind;
+    let unknown = || {
+        OriginError::Invalid(format!(
+            "the source at {:?} has no origin that this version knows",
+            source.path
+        ))
+    };
+    let origin: Arc<dyn Origin> = match source.origin.clone().ok_or_else(unknown)? {
+        Kind::S3(config) => Arc::new(S3Origin::new(config, network)?),
+        Kind::Gcs(config) => Arc::new(GcsOrigin::new(config, network)?),
+        Kind::Azure(config) => Arc::new(AzureOrigin::new(config, network)?),
+        Kind::Http(config) => Arc::new(HttpOrigin::new(config, network)?),
+        Kind::Hdfs(config) => Arc::new(HdfsOrigin::new(config, network)?),
+        Kind::HuggingFace(config) => Arc::new(HuggingFaceOrigin::new(config, network)?),
+        Kind::Folder(config) => Arc::new(FolderOrigin::new(config)?),
+    };
+    Selected::of(origin, &source.include, &source.exclude)
+}

@@ -1,0 +1,102 @@
+//! Every bound of the clients of origins, with its reason.
+
+use std::time::Duration;
+
+/// An origin that sends nothing for this long is given up for this attempt.
+pub const SILENCE_MAX: Duration = Duration::from_secs(20);
+
+/// Connecting takes longer than this only when nobody is there.
+pub const CONNECT_MAX: Duration = Duration::from_secs(5);
+
+/// Idle connections to origins are closed before the server does it: 20 s is the shortest that servers here use.
+pub const IDLE_CONNECTION_MAX: Duration = Duration::from_secs(15);
+
+/// Longest page of a listing: 1,000 keys of 1,024 bytes, each three characters in a URL, and some hundred bytes around each.
+pub const LISTING_PAGE_BYTES_MAX: usize = 16 << 20;
+
+/// Questions to a web server about its files at the same time: as many as a few browsers have.
+pub const HTTP_QUESTIONS_MAX: usize = 16;
+
+/// Folders within folders of a web server: deeper than people make them, and soon reached where one leads back to one above it.
+pub const HTTP_DEPTH_MAX: usize = 32;
+
+/// Files of a web server in what is listed at a time: as many as other origins have in a page.
+pub const HTTP_PAGE_FILES: usize = 1000;
+
+/// Files of a folder in what is listed at a time.
+pub const FOLDER_PAGE_FILES: usize = 1000;
+
+/// Bytes of a file that are read at a time: enough that a change of threads does not count, little enough to be sent on soon.
+pub const FOLDER_PIECE_BYTES: u64 = 512 << 10;
+
+/// Objects that first contact tries to read when they change under its hands.
+pub const CONTACT_OBJECTS_MAX: usize = 3;
+
+/// A file of a repository that may come whole where a part was asked for: git has no larger ones on the hub, which wants what is
+/// over 10 MB elsewhere.
+pub const WHOLE_FILE_BYTES_MAX: u64 = 16 << 20;
+
+/// Addresses to which an answer leads one after the other: two are usual, from a repository's old name to its new one and on to
+/// the storage.
+pub const REDIRECTS_MAX: usize = 5;
+
+/// Commits of a repository that are tried for a file: the newest, and some for pods that read older revisions.
+pub const COMMITS_MAX: usize = 4;
+
+/// A revision of a repository is not looked up again so soon after the last time because a file was not there: the hub counts
+/// questions.
+pub const LOOK_UP_PAUSE: Duration = Duration::from_secs(10);
+
+/// How long what the hub said about where a file lies is used again: its signed addresses are good for an hour.
+pub const LEAD_AGE_MAX: Duration = Duration::from_secs(20 * 60);
+
+/// Files for which it is remembered, some KiB each: more than are read at the same time.
+pub const LEADS_MAX: usize = 1000;
+
+/// Folders of an HDFS that are listed at the same time: a NameNode answers everybody from one lock.
+pub const HDFS_LISTINGS_MAX: usize = 8;
+
+/// Files of an HDFS in what is listed at a time: as many as NameNodes send.
+pub const HDFS_PAGE_FILES: usize = 1000;
+
+/// A DataNode that sends nothing for this long is left for another one that has the block: three are usual, and all should be tried
+/// before the origin counts as silent.
+pub const DATA_NODE_SILENCE_MAX: Duration = Duration::from_secs(5);
+
+/// Files of an HDFS for which is remembered where their blocks lie, up to a MiB for one of a TiB.
+pub const OPEN_FILES_MAX: usize = 32;
+
+/// How long: blocks are moved from one DataNode to another now and then.
+pub const OPEN_FILE_AGE_MAX: Duration = Duration::from_secs(60);
+
+/// Ids of old versions that are remembered of a bucket, some hundred bytes each: more objects are hardly overwritten under pods that
+/// read them.
+pub const VERSIONS_KNOWN_MAX: usize = 10_000;
+
+/// What is read of an answer that says what is wrong.
+pub const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
+
+/// An object of at most this many bytes is held back until the origin's checksum of it is compared: what is fetched as one.
+pub const CHECKED_OBJECT_BYTES_MAX: u64 = penstock_protocol::geometry::PAGE_BYTES;
+
+/// Idle connections that are kept to each server: as many as a cache node has requests under way.
+pub const IDLE_CONNECTIONS_MAX: usize = 256;
+
+/// Longest answer that has a token in it: those of clouds have a few KiB.
+pub const TOKEN_ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// For how long a token is taken to be good of which nobody says it: RFC 6749 recommends that it be said, and all clouds do.
+pub const TOKEN_LIFETIME_UNSAID: Duration = Duration::from_secs(300);
+
+/// Longest time for which a token is believed to be good, whatever is said: Azure's longest.
+pub const TOKEN_LIFETIME_MAX: Duration = Duration::from_secs(28 * 3600);
+
+/// A token that is due and cannot be renewed is used on while it is good; this long is waited between tries, so that readers do not
+/// wait for a server that is away, and the last tenth of an hour has some.
+pub const TOKEN_RETRY: Duration = Duration::from_secs(30);
+
+/// For how long a token is good that is made for Google Cloud Storage: the longest that it accepts.
+pub const GCS_TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
+
+/// Longest page of a listing of Azure: 5,000 names of 1,024 characters, each nine characters in a URL, and a KiB around each.
+pub const AZURE_LISTING_PAGE_BYTES_MAX: usize = 56 << 20;

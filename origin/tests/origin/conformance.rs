@@ -1,0 +1,244 @@
+//! What each kind of origin has to do, against a real server of its kind, with a proxy between that does what networks do.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures::TryStreamExt;
+use penstock_origin::{Network, Origin, OriginError, client_over};
+use penstock_protocol::control::cache_node as wire;
+use penstock_revision::{Listed, ObjectVersion};
+
+use crate::proxy::{Fault, Proxy};
+
+/// A real server with a place of its own for one test.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Where it listens.
+    fn address(&self) -> SocketAddr;
+
+    /// The source that holds what was put, as if the server were at `address`.
+    fn source(&self, address: SocketAddr) -> wire::Source;
+
+    /// The same with keys that are wrong, and the secret in them; `None` where there are none.
+    fn wrong_keys(&self, address: SocketAddr) -> Option<(wire::Source, &'static str)>;
+
+    /// The same of a bucket or folder that does not exist.
+    fn nowhere(&self, address: SocketAddr) -> wire::Source;
+
+    /// Makes an object, or overwrites it with another version.
+    async fn put(&self, key: &str, bytes: &[u8]);
+
+    /// Removes one.
+    async fn remove(&self, key: &str);
+
+    /// Keys that few know how to treat, and that the server can hold.
+    fn odd_keys(&self) -> Vec<&'static str>;
+
+    /// Whether the version that was listed can still be read when another one took its place.
+    fn keeps_versions(&self) -> bool {
+        false
+    }
+
+    /// Whether all that a client is told passes the proxy, and as HTTP.
+    fn is_http(&self) -> bool {
+        true
+    }
+}
+
+/// Long enough for any server on this machine, short for a test that waits for it.
+const SILENCE_MAX: Duration = Duration::from_millis(1500);
+
+const THROTTLE: &str =
+    "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+const ERROR: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+fn client(source: &wire::Source) -> std::sync::Arc<dyn Origin> {
+    let network = Network {
+        silence_max: SILENCE_MAX,
+        authorities: source.authorities.clone(),
+    };
+    client_over(source, &network).unwrap()
+}
+
+fn content(key: &str, bytes: usize) -> Vec<u8> {
+    let seed = key
+        .bytes()
+        .fold(7u8, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte));
+    (0..bytes).map(|at| seed.wrapping_add((at % 251) as u8)).collect()
+}
+
+async fn read_range(origin: &dyn Origin, listed: &Listed, range: std::ops::Range<u64>) -> Result<Vec<u8>, OriginError> {
+    let object = ObjectVersion {
+        source: 0,
+        key: listed.key.clone(),
+        version: listed.version.clone(),
+    };
+    let body = origin.read(&object, listed.bytes, range).await?;
+    Ok(body.try_collect::<Vec<_>>().await?.concat())
+}
+
+async fn read(origin: &dyn Origin, listed: &Listed) -> Result<Vec<u8>, OriginError> {
+    read_range(origin, listed, 0..listed.bytes).await
+}
+
+async fn one(origin: &dyn Origin, key: &str) -> Listed {
+    let listed = origin.list_all().await.unwrap();
+    listed.into_iter().find(|listed| listed.key == key).unwrap()
+}
+
+/// The whole suite. One server for all of it: some take seconds to start.
+pub async fn conforms(store: &dyn Store) {
+    lists_and_reads_what_is_there(store).await;
+    a_change_is_never_read_as_what_was_listed(store).await;
+    what_is_not_there_and_what_is_not_allowed_is_said(store).await;
+    networks_break_and_nothing_is_half_read(store).await;
+}
+
+async fn lists_and_reads_what_is_there(store: &dyn Store) {
+    let mut expected = BTreeMap::new();
+    for key in store.odd_keys() {
+        expected.insert(key.to_owned(), content(key, 40));
+    }
+    for (key, bytes) in [
+        ("deep/er/file.bin", 300_000),
+        ("empty", 0),
+        ("large.bin", 2_500_000),
+        ("one", 1),
+    ] {
+        expected.insert(key.to_owned(), content(key, bytes));
+    }
+    for (key, bytes) in &expected {
+        store.put(key, bytes).await;
+    }
+    let before = 1_600_000_000_000_000_000;
+    let origin = client(&store.source(store.address()));
+    let mut pages: Vec<Vec<Listed>> = origin.list().try_collect().await.unwrap();
+    let mut listed: Vec<Listed> = pages.drain(..).flatten().collect();
+    // Folders as such are no objects.
+    listed.retain(|listed| !listed.key.ends_with('/') || expected.contains_key(&listed.key));
+    listed.sort_by(|a, b| a.key.cmp(&b.key));
+    let keys: Vec<_> = listed.iter().map(|listed| &listed.key).collect();
+    assert_eq!(keys, expected.keys().collect::<Vec<_>>());
+    for listed in &listed {
+        let expected = &expected[&listed.key];
+        assert_eq!(listed.bytes, expected.len() as u64, "{}", listed.key);
+        assert!(
+            listed.modified_unix_nanos > before,
+            "{}: changed at {}",
+            listed.key,
+            listed.modified_unix_nanos
+        );
+        if listed.bytes > 0 {
+            assert!(read(&*origin, listed).await.unwrap() == *expected, "{}", listed.key);
+        }
+    }
+    let large = one(&*origin, "large.bin").await;
+    for range in [0..1, 1..2, 4095..4097, 1_000_000..2_100_000, 2_499_999..2_500_000] {
+        let got = read_range(&*origin, &large, range.clone()).await.unwrap();
+        let expected = &expected["large.bin"][range.start as usize..range.end as usize];
+        assert!(got == expected, "{range:?}");
+    }
+    let again = origin.list_all().await.unwrap();
+    let same = |listed: &Listed| again.iter().any(|other| other == listed);
+    assert!(listed.iter().all(same), "what does not change is listed as it was");
+    for key in expected.keys() {
+        store.remove(key).await;
+    }
+}
+
+async fn a_change_is_never_read_as_what_was_listed(store: &dyn Store) {
+    let (first, second) = (content("a", 5000), content("b", 5000));
+    store.put("changes", &first).await;
+    store.put("goes", &first).await;
+    let origin = client(&store.source(store.address()));
+    let (changes, goes) = (one(&*origin, "changes").await, one(&*origin, "goes").await);
+    store.put("changes", &second).await;
+    store.remove("goes").await;
+    for (listed, is_there) in [(&changes, store.keeps_versions()), (&goes, false)] {
+        match read(&*origin, listed).await {
+            Ok(bytes) => assert!(is_there && bytes == first, "{} was read", listed.key),
+            Err(OriginError::Drifted(text)) => {
+                assert!(!is_there && text.contains(&listed.key), "{text}");
+            }
+            Err(other) => panic!("{}: {other:?}", listed.key),
+        }
+    }
+    let changed = one(&*origin, "changes").await;
+    assert_ne!(changed.version, changes.version);
+    assert!(read(&*origin, &changed).await.unwrap() == second);
+    // Longer and shorter.
+    for bytes in [5001, 4999] {
+        store.put("changes", &content("c", bytes)).await;
+        let error = read(&*origin, &changed).await;
+        assert!(
+            store.keeps_versions() || matches!(error, Err(OriginError::Drifted(_))),
+            "{error:?}"
+        );
+    }
+    store.remove("changes").await;
+}
+
+async fn what_is_not_there_and_what_is_not_allowed_is_said(store: &dyn Store) {
+    let nowhere = client(&store.nowhere(store.address()));
+    let error = nowhere.list_all().await.unwrap_err();
+    assert!(matches!(error, OriginError::NotFound(_)), "{error:?}");
+    if let Some((source, secret)) = store.wrong_keys(store.address()) {
+        store.put("there", b"x").await;
+        let right = client(&store.source(store.address()));
+        let there = one(&*right, "there").await;
+        let wrong = client(&source);
+        for error in [
+            wrong.list_all().await.unwrap_err(),
+            read(&*wrong, &there).await.unwrap_err(),
+        ] {
+            assert!(matches!(error, OriginError::Denied(_)), "{error:?}");
+            assert!(!format!("{error:?}{source:?}").contains(secret), "{error:?}");
+        }
+        assert_eq!(read(&*right, &there).await.unwrap(), b"x");
+        store.remove("there").await;
+    }
+}
+
+async fn networks_break_and_nothing_is_half_read(store: &dyn Store) {
+    let bytes = content("file", 900_000);
+    store.put("file", &bytes).await;
+    let proxy = Proxy::to(store.address()).await;
+    let source = store.source(proxy.address);
+    let listed = one(&*client(&source), "file").await;
+    assert!(proxy.connections() > 0, "the proxy is on the way");
+    let unreachable = |error: &OriginError| matches!(error, OriginError::Unreachable(_));
+    for fault in [Fault::Refused, Fault::SilentAfter(0), Fault::CutAfter(20)] {
+        proxy.set(fault);
+        let error = client(&source).list_all().await.unwrap_err();
+        assert!(unreachable(&error) && error.may_pass(), "{fault:?}: {error:?}");
+    }
+    if store.is_http() {
+        for (fault, wait) in [(Fault::Answer(THROTTLE), Some(7)), (Fault::Answer(ERROR), None)] {
+            proxy.set(fault);
+            let origin = client(&source);
+            let listing = origin.list_all().await.unwrap_err();
+            let reading = read(&*origin, &listed).await.unwrap_err();
+            for error in [listing, reading] {
+                assert!(error.may_pass(), "{error:?}");
+                let asked = match &error {
+                    OriginError::Throttled { wait, .. } => wait.map(|wait| wait.as_secs()),
+                    _ => None,
+                };
+                assert_eq!(asked, wait, "{error:?}");
+            }
+        }
+        for fault in [Fault::CutAfter(300_000), Fault::SilentAfter(300_000)] {
+            proxy.set(fault);
+            let error = read(&*client(&source), &listed).await.unwrap_err();
+            assert!(unreachable(&error), "{fault:?}: {error:?}");
+        }
+    }
+    proxy.set(Fault::Trickle);
+    let origin = client(&source);
+    assert!(read(&*origin, &listed).await.unwrap() == bytes, "slowly, but all of it");
+    proxy.set(Fault::None);
+    assert!(read(&*client(&source), &listed).await.unwrap() == bytes, "as before");
+    store.remove("file").await;
+}

@@ -1,0 +1,12 @@
+//! The clients of origins against servers: real ones, and some that do what a few do.
+
+mod azure;
+mod conformance;
+mod folder;
+mod gcs;
+mod hdfs;
+mod hub;
+mod listing;
+mod proxy;
+mod stores;
+mod web;

@@ -1,0 +1,392 @@
+//! A real server of each kind of origin.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use penstock_e2e::origin::{
+    ACCESS_KEY, AZURE_ACCOUNT, AZURE_KEY, AzureServer, GcsServer, Nginx, NginxOptions, S3Server, SECRET_KEY,
+};
+use penstock_protocol::control::cache_node as wire;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqsign_aws_v4::{Credential, RequestSigner};
+use reqsign_core::{Context, SignRequest};
+use wire::source::Origin;
+
+use crate::conformance::{Store, conforms};
+
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Where what is put lies within a bucket: what is beside it is not part of the source.
+const PREFIX: &str = "data/";
+
+const WRONG: &str = "hush-hush-0123456789abcdef0123456789abcdef";
+
+const PATH: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'/')
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
+
+fn source(origin: Origin) -> wire::Source {
+    wire::Source {
+        origin: Some(origin),
+        ..Default::default()
+    }
+}
+
+struct Garage(S3Server);
+
+impl Garage {
+    const BUCKET: &str = "conformance";
+
+    async fn ask(&self, method: reqwest::Method, key: &str, body: Vec<u8>) {
+        let path = utf8_percent_encode(key, PATH);
+        let url = format!("http://{}/{}/{PREFIX}{path}", self.0.address, Self::BUCKET);
+        let (mut parts, ()) = http::Request::builder()
+            .method(method.as_str())
+            .uri(&url)
+            .header("x-amz-content-sha256", "UNSIGNED-PAYLOAD")
+            .body(())
+            .unwrap()
+            .into_parts();
+        let credential = Credential {
+            access_key_id: ACCESS_KEY.into(),
+            secret_access_key: SECRET_KEY.into(),
+            session_token: None,
+            expires_in: None,
+        };
+        let signer = RequestSigner::new("s3", self.0.region);
+        signer
+            .sign_request(&Context::new(), &mut parts, Some(&credential), None)
+            .await
+            .unwrap();
+        parts.headers.remove("host");
+        let request = reqwest::Client::new()
+            .request(method, &url)
+            .headers(parts.headers)
+            .body(body);
+        request.send().await.unwrap().error_for_status().unwrap();
+    }
+
+    fn config(&self, address: SocketAddr) -> wire::S3 {
+        wire::S3 {
+            bucket: Self::BUCKET.into(),
+            prefix: PREFIX.into(),
+            region: self.0.region.into(),
+            endpoint: format!("http://{address}"),
+            keys: Some(wire::AwsKeys {
+                access_key_id: ACCESS_KEY.into(),
+                secret_access_key: SECRET_KEY.into(),
+                session_token: String::new(),
+            }),
+            virtual_host_style: false,
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Garage {
+    fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    fn source(&self, address: SocketAddr) -> wire::Source {
+        source(Origin::S3(self.config(address)))
+    }
+
+    fn wrong_keys(&self, address: SocketAddr) -> Option<(wire::Source, &'static str)> {
+        let mut config = self.config(address);
+        config.keys.as_mut().unwrap().secret_access_key = WRONG.into();
+        Some((source(Origin::S3(config)), WRONG))
+    }
+
+    fn nowhere(&self, address: SocketAddr) -> wire::Source {
+        let bucket = "not-there".into();
+        source(Origin::S3(wire::S3 {
+            bucket,
+            ..self.config(address)
+        }))
+    }
+
+    async fn put(&self, key: &str, bytes: &[u8]) {
+        self.ask(reqwest::Method::PUT, key, bytes.to_vec()).await;
+    }
+
+    async fn remove(&self, key: &str) {
+        self.ask(reqwest::Method::DELETE, key, Vec::new()).await;
+    }
+
+    fn odd_keys(&self) -> Vec<&'static str> {
+        vec![
+            "a b",
+            "a+b",
+            "a//b",
+            "/c",
+            "é",
+            "q?a&b=c;d",
+            "100%25 #1",
+            "<b>'\"+~",
+            "=x,y;z@!$'()*:",
+            "日本 語",
+        ]
+    }
+}
+
+/// Takes no keys, so there are none that are wrong.
+struct Gcs(GcsServer);
+
+impl Gcs {
+    const BUCKET: &str = "conformance";
+
+    fn at(address: SocketAddr, bucket: &str) -> wire::Source {
+        source(Origin::Gcs(wire::Gcs {
+            bucket: bucket.into(),
+            prefix: PREFIX.into(),
+            endpoint: format!("http://{address}"),
+            key: None,
+        }))
+    }
+}
+
+#[async_trait]
+impl Store for Gcs {
+    fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    fn source(&self, address: SocketAddr) -> wire::Source {
+        Self::at(address, Self::BUCKET)
+    }
+
+    fn wrong_keys(&self, _: SocketAddr) -> Option<(wire::Source, &'static str)> {
+        None
+    }
+
+    fn nowhere(&self, address: SocketAddr) -> wire::Source {
+        Self::at(address, "not-there")
+    }
+
+    async fn put(&self, key: &str, bytes: &[u8]) {
+        self.0.put(Self::BUCKET, &format!("{PREFIX}{key}"), bytes).unwrap();
+    }
+
+    async fn remove(&self, key: &str) {
+        self.0.delete(Self::BUCKET, &format!("{PREFIX}{key}")).unwrap();
+    }
+
+    fn odd_keys(&self) -> Vec<&'static str> {
+        vec![
+            "a b",
+            " blanks ",
+            "a+b",
+            "a//b",
+            "/c",
+            "folder/",
+            "é",
+            "q?a&b=c;d",
+            "100%25 #1",
+            "<b>'\"+~",
+            "=x,y;z@!$'()*:",
+            "日本 語",
+            "..a/..b",
+        ]
+    }
+}
+
+struct Azure(AzureServer);
+
+impl Azure {
+    const CONTAINER: &str = "conformance";
+    /// In Base64, as keys of accounts are.
+    const WRONG: &str = "aHVzaC1odXNoLTAxMjM0NTY3ODlhYmNkZWY=";
+
+    fn at(address: SocketAddr, container: &str, account_key: &str) -> wire::Source {
+        source(Origin::Azure(wire::Azure {
+            account: AZURE_ACCOUNT.into(),
+            container: container.into(),
+            prefix: PREFIX.into(),
+            endpoint: format!("http://{address}/{AZURE_ACCOUNT}"),
+            key: Some(wire::AzureKey {
+                account_key: account_key.into(),
+                ..Default::default()
+            }),
+        }))
+    }
+}
+
+#[async_trait]
+impl Store for Azure {
+    fn address(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    fn source(&self, address: SocketAddr) -> wire::Source {
+        Self::at(address, Self::CONTAINER, AZURE_KEY)
+    }
+
+    fn wrong_keys(&self, address: SocketAddr) -> Option<(wire::Source, &'static str)> {
+        Some((Self::at(address, Self::CONTAINER, Self::WRONG), Self::WRONG))
+    }
+
+    fn nowhere(&self, address: SocketAddr) -> wire::Source {
+        Self::at(address, "not-there", AZURE_KEY)
+    }
+
+    async fn put(&self, key: &str, bytes: &[u8]) {
+        self.0.put(Self::CONTAINER, &format!("{PREFIX}{key}"), bytes).unwrap();
+    }
+
+    async fn remove(&self, key: &str) {
+        self.0.delete(Self::CONTAINER, &format!("{PREFIX}{key}")).unwrap();
+    }
+
+    fn odd_keys(&self) -> Vec<&'static str> {
+        vec![
+            "a b",
+            " blanks ",
+            "a+b",
+            "a//b",
+            "/c",
+            "folder/",
+            "é",
+            "q?a&b=c;d",
+            "100%25 #1",
+            "<b>'\"+~",
+            "=x,y;z@!$'()*:",
+            "日本 語",
+            "..a/..b",
+        ]
+    }
+}
+
+/// A folder, on its own or behind a web server.
+struct Files {
+    folder: PathBuf,
+    /// nginx tells versions apart by whole seconds.
+    seconds: AtomicU64,
+}
+
+impl Files {
+    fn of(folder: &Path) -> Self {
+        let folder = folder.join(PREFIX);
+        std::fs::create_dir_all(&folder).unwrap();
+        Self {
+            folder,
+            seconds: AtomicU64::new(1_700_000_000),
+        }
+    }
+
+    fn put(&self, key: &str, bytes: &[u8]) {
+        let path = self.folder.join(key);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        let seconds = self.seconds.fetch_add(1, Ordering::Relaxed);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        std::fs::File::options()
+            .write(true)
+            .open(&path)
+            .unwrap()
+            .set_modified(time)
+            .unwrap();
+    }
+
+    fn remove(&self, key: &str) {
+        std::fs::remove_file(self.folder.join(key)).unwrap();
+    }
+
+    fn odd_keys() -> Vec<&'static str> {
+        vec![
+            "a b",
+            "a+b",
+            "é",
+            "q?a&b=c;d",
+            "100%25 #1",
+            "<b>'\"+~",
+            "=x,y;z@!$'()*",
+            "日本 語/ü",
+        ]
+    }
+}
+
+struct WebServer {
+    nginx: Nginx,
+    files: Files,
+}
+
+impl WebServer {
+    const USER: &str = "reader";
+    const PASSWORD: &str = "opens the door";
+
+    fn at(address: SocketAddr, folder: &str, password: &str) -> wire::Source {
+        source(Origin::Http(wire::Http {
+            url: format!("http://{address}/{folder}"),
+            files: Vec::new(),
+            login: Some(wire::HttpLogin {
+                user: Self::USER.into(),
+                password: password.into(),
+                bearer: String::new(),
+            }),
+        }))
+    }
+}
+
+#[async_trait]
+impl Store for WebServer {
+    fn address(&self) -> SocketAddr {
+        self.nginx.address
+    }
+
+    fn source(&self, address: SocketAddr) -> wire::Source {
+        Self::at(address, PREFIX, Self::PASSWORD)
+    }
+
+    fn wrong_keys(&self, address: SocketAddr) -> Option<(wire::Source, &'static str)> {
+        Some((Self::at(address, PREFIX, WRONG), WRONG))
+    }
+
+    fn nowhere(&self, address: SocketAddr) -> wire::Source {
+        Self::at(address, "not-there/", Self::PASSWORD)
+    }
+
+    async fn put(&self, key: &str, bytes: &[u8]) {
+        self.files.put(key, bytes);
+    }
+
+    async fn remove(&self, key: &str) {
+        self.files.remove(key);
+    }
+
+    fn odd_keys(&self) -> Vec<&'static str> {
+        Files::odd_keys()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_conforms() {
+    conforms(&Garage(S3Server::garage_on(HERE, Garage::BUCKET).unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn google_cloud_storage_conforms() {
+    conforms(&Gcs(GcsServer::on(HERE, Gcs::BUCKET).unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn azure_blob_storage_conforms() {
+    conforms(&Azure(AzureServer::on(HERE, Azure::CONTAINER).unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_server_conforms() {
+    let options = NginxOptions {
+        login: Some((WebServer::USER, WebServer::PASSWORD)),
+        tls: None,
+    };
+    let nginx = Nginx::on(HERE, options).unwrap();
+    let files = Files::of(&nginx.folder());
+    conforms(&WebServer { nginx, files }).await;
+}

@@ -1,0 +1,411 @@
+//! From the sources of a Dataset and the keys of their Secrets to what the client of an origin is made of. The operator tells it
+//! cache nodes; `penstock mount` uses it itself. It must not know where Secrets come from.
+
+use std::collections::BTreeMap;
+
+use penstock_crds::{
+    AddressingStyle, AzureSource, FolderSource, GcsSource, HdfsSource, HttpSource, HuggingFaceSource, Ownership,
+    RepositoryKind, S3Source, Source,
+};
+use penstock_protocol::control::cache_node as wire;
+use wire::source::Origin;
+
+/// The keys of a Secret that are text, by name.
+pub type Keys = BTreeMap<String, String>;
+
+/// Why a source cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unusable {
+    /// The Secret is not there (yet).
+    #[error("the Secret {name} does not exist in this namespace; create it with {needed}")]
+    NoSecret {
+        /// Its name.
+        name: String,
+        /// The keys that it needs.
+        needed: &'static str,
+    },
+    /// The Secret lacks a key.
+    #[error("the Secret {name} has no key {lacks}; it needs {needed}")]
+    NoKey {
+        /// Its name.
+        name: String,
+        /// The key.
+        lacks: &'static str,
+        /// The keys that it needs.
+        needed: &'static str,
+    },
+    /// The source has no origin; the schema refuses that.
+    #[error("the source at {0:?} has no origin")]
+    NoOrigin(String),
+}
+
+/// Which keys of a Secret a source looks at, and in which words it asks for them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Looked {
+    /// The keys.
+    pub keys: &'static [&'static str],
+    /// The words.
+    pub needed: &'static str,
+}
+
+/// Which keys of a Secret a source looks at.
+pub fn looked_at(source: &Source) -> Looked {
+    let looked = |keys, needed| Looked { keys, needed };
+    match source {
+        Source { s3: Some(_), .. } => looked(
+            &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"],
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        ),
+        Source { gcs: Some(_), .. } => looked(&["credentials.json"], "credentials.json"),
+        Source { azure: Some(_), .. } => looked(
+            &[
+                "AZURE_STORAGE_KEY",
+                "AZURE_STORAGE_SAS_TOKEN",
+                "AZURE_TENANT_ID",
+                "AZURE_CLIENT_ID",
+                "AZURE_CLIENT_SECRET",
+            ],
+            "AZURE_STORAGE_KEY, or AZURE_STORAGE_SAS_TOKEN, or AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
+        ),
+        Source { http: Some(_), .. } => looked(&["username", "password", "token"], "username and password, or token"),
+        Source {
+            hugging_face: Some(_), ..
+        } => looked(&["HF_TOKEN"], "HF_TOKEN"),
+        _ => looked(&[], "no keys"),
+    }
+}
+
+/// What a client of the source is made of. `keys` are those of the Secret that it names, or others that stand in for one; `None`
+/// when there are none.
+///
+/// # Errors
+/// When a Secret is named and is not there, or lacks a key.
+pub fn wire_source(source: &Source, keys: Option<&Keys>) -> Result<wire::Source, Unusable> {
+    let Source {
+        path,
+        s3,
+        gcs,
+        azure,
+        hdfs,
+        http,
+        hugging_face,
+        folder,
+        ca_bundle,
+        include,
+        exclude,
+    } = source;
+    let name = source.secret().map(|secret| secret.name.as_str());
+    let needed = looked_at(source).needed;
+    if let (Some(name), None) = (name, keys) {
+        return Err(Unusable::NoSecret {
+            name: name.to_owned(),
+            needed,
+        });
+    }
+    let secret = keys.map(|keys| Secret {
+        name: name.unwrap_or("of the environment"),
+        needed,
+        keys,
+    });
+    let origin = if let Some(s3) = s3 {
+        Origin::S3(wire_s3(s3, secret.map(Secret::aws).transpose()?))
+    } else if let Some(gcs) = gcs {
+        Origin::Gcs(wire_gcs(gcs, secret.map(Secret::gcs).transpose()?))
+    } else if let Some(azure) = azure {
+        Origin::Azure(wire_azure(azure, secret.map(Secret::azure).transpose()?))
+    } else if let Some(hdfs) = hdfs {
+        Origin::Hdfs(wire_hdfs(hdfs))
+    } else if let Some(http) = http {
+        Origin::Http(wire_http(http, secret.map(Secret::http).transpose()?))
+    } else if let Some(hub) = hugging_face {
+        Origin::HuggingFace(wire_hugging_face(hub, secret.map(Secret::hugging_face).transpose()?))
+    } else if let Some(FolderSource { path }) = folder {
+        Origin::Folder(wire::Folder { path: path.clone() })
+    } else {
+        return Err(Unusable::NoOrigin(path.clone()));
+    };
+    Ok(wire::Source {
+        path: path.clone(),
+        origin: Some(origin),
+        authorities: ca_bundle.clone(),
+        include: include.clone(),
+        exclude: exclude.clone(),
+    })
+}
+
+/// What a cache node is told of who owns the files.
+pub fn wire_ownership(ownership: &Ownership) -> wire::Ownership {
+    let Ownership {
+        uid,
+        gid,
+        file_mode,
+        directory_mode,
+    } = ownership;
+    // The schema has them in bounds and in octal.
+    let mode = |text: &str, otherwise| u32::from_str_radix(text, 8).unwrap_or(otherwise);
+    wire::Ownership {
+        uid: uid.unsigned_abs(),
+        gid: gid.unsigned_abs(),
+        file_mode: mode(file_mode, 0o444),
+        directory_mode: mode(directory_mode, 0o555),
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Secret<'a> {
+    name: &'a str,
+    needed: &'static str,
+    keys: &'a Keys,
+}
+
+impl Secret<'_> {
+    fn get(self, key: &str) -> String {
+        self.keys
+            .get(key)
+            .map(|text| text.trim().to_owned())
+            .unwrap_or_default()
+    }
+
+    fn needed(self, key: &'static str) -> Result<String, Unusable> {
+        Some(self.get(key))
+            .filter(|text| !text.is_empty())
+            .ok_or_else(|| Unusable::NoKey {
+                name: self.name.to_owned(),
+                lacks: key,
+                needed: self.needed,
+            })
+    }
+
+    fn aws(self) -> Result<wire::AwsKeys, Unusable> {
+        Ok(wire::AwsKeys {
+            access_key_id: self.needed("AWS_ACCESS_KEY_ID")?,
+            secret_access_key: self.needed("AWS_SECRET_ACCESS_KEY")?,
+            session_token: self.get("AWS_SESSION_TOKEN"),
+        })
+    }
+
+    fn gcs(self) -> Result<wire::GcsKey, Unusable> {
+        Ok(wire::GcsKey {
+            json: self.needed("credentials.json")?,
+        })
+    }
+
+    fn azure(self) -> Result<wire::AzureKey, Unusable> {
+        let mut key = wire::AzureKey {
+            account_key: self.get("AZURE_STORAGE_KEY"),
+            sas_token: self.get("AZURE_STORAGE_SAS_TOKEN"),
+            ..Default::default()
+        };
+        if key.account_key.is_empty() && key.sas_token.is_empty() {
+            if !["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"]
+                .iter()
+                .any(|key| self.keys.contains_key(*key))
+            {
+                self.needed("AZURE_STORAGE_KEY")?;
+            }
+            key.tenant_id = self.needed("AZURE_TENANT_ID")?;
+            key.client_id = self.needed("AZURE_CLIENT_ID")?;
+            key.client_secret = self.needed("AZURE_CLIENT_SECRET")?;
+        }
+        Ok(key)
+    }
+
+    fn http(self) -> Result<wire::HttpLogin, Unusable> {
+        let bearer = self.get("token");
+        let (user, password) = if bearer.is_empty() {
+            (self.needed("username")?, self.get("password"))
+        } else {
+            Default::default()
+        };
+        Ok(wire::HttpLogin { user, password, bearer })
+    }
+
+    fn hugging_face(self) -> Result<wire::HuggingFaceToken, Unusable> {
+        Ok(wire::HuggingFaceToken {
+            value: self.needed("HF_TOKEN")?,
+        })
+    }
+}
+
+fn wire_s3(s3: &S3Source, keys: Option<wire::AwsKeys>) -> wire::S3 {
+    let S3Source {
+        bucket,
+        prefix,
+        region,
+        endpoint,
+        addressing_style,
+        credentials_secret_ref: _,
+    } = s3.clone();
+    let virtual_host_style = addressing_style == AddressingStyle::VirtualHost;
+    wire::S3 {
+        bucket,
+        prefix,
+        region,
+        endpoint,
+        keys,
+        virtual_host_style,
+    }
+}
+
+fn wire_gcs(gcs: &GcsSource, key: Option<wire::GcsKey>) -> wire::Gcs {
+    let GcsSource {
+        bucket,
+        prefix,
+        endpoint,
+        credentials_secret_ref: _,
+    } = gcs.clone();
+    wire::Gcs {
+        bucket,
+        prefix,
+        endpoint,
+        key,
+    }
+}
+
+fn wire_azure(azure: &AzureSource, key: Option<wire::AzureKey>) -> wire::Azure {
+    let AzureSource {
+        account,
+        container,
+        prefix,
+        endpoint,
+        credentials_secret_ref: _,
+    } = azure.clone();
+    wire::Azure {
+        account,
+        container,
+        prefix,
+        endpoint,
+        key,
+    }
+}
+
+fn wire_hdfs(hdfs: &HdfsSource) -> wire::Hdfs {
+    let HdfsSource { name_nodes, path, user } = hdfs.clone();
+    wire::Hdfs { name_nodes, path, user }
+}
+
+fn wire_http(http: &HttpSource, login: Option<wire::HttpLogin>) -> wire::Http {
+    let HttpSource {
+        url,
+        files,
+        credentials_secret_ref: _,
+    } = http.clone();
+    wire::Http { url, files, login }
+}
+
+fn wire_hugging_face(hub: &HuggingFaceSource, token: Option<wire::HuggingFaceToken>) -> wire::HuggingFace {
+    let HuggingFaceSource {
+        repository,
+        kind,
+        revision,
+        path,
+        endpoint,
+        credentials_secret_ref: _,
+    } = hub.clone();
+    let kind = match kind {
+        RepositoryKind::Dataset => wire::hugging_face::Kind::Dataset,
+        RepositoryKind::Model => wire::hugging_face::Kind::Model,
+        RepositoryKind::Space => wire::hugging_face::Kind::Space,
+    };
+    wire::HuggingFace {
+        repository,
+        kind: kind.into(),
+        revision,
+        path,
+        endpoint,
+        token,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_says_which_keys_its_secret_lacks() {
+        for (origin, keys, lacks) in [
+            (
+                json!({"s3": {"bucket": "b"}}),
+                json!({"AWS_ACCESS_KEY_ID": "id"}),
+                "AWS_SECRET_ACCESS_KEY",
+            ),
+            (
+                json!({"gcs": {"bucket": "bucket"}}),
+                json!({"key.json": "{}"}),
+                "credentials.json",
+            ),
+            (
+                json!({"azure": {"account": "acc", "container": "c"}}),
+                json!({}),
+                "AZURE_STORAGE_KEY",
+            ),
+            (
+                json!({"azure": {"account": "acc", "container": "c"}}),
+                json!({"AZURE_TENANT_ID": "t", "AZURE_CLIENT_ID": "c"}),
+                "AZURE_CLIENT_SECRET",
+            ),
+            (
+                json!({"http": {"url": "http://h/"}}),
+                json!({"password": "p"}),
+                "username",
+            ),
+            (
+                json!({"huggingFace": {"repository": "a/b"}}),
+                json!({"HF_TOKEN": " \n"}),
+                "HF_TOKEN",
+            ),
+        ] {
+            let (kind, fields) = origin.as_object().unwrap().iter().next().unwrap();
+            let mut fields = fields.clone();
+            fields["credentialsSecretRef"] = json!({"name": "keys"});
+            let source: Source = serde_json::from_value(json!({kind: fields})).unwrap();
+            let keys: Keys = serde_json::from_value(keys).unwrap();
+            let unusable = wire_source(&source, Some(&keys)).unwrap_err();
+            let Unusable::NoKey {
+                name,
+                lacks: said,
+                needed,
+            } = unusable
+            else {
+                panic!("{unusable:?}")
+            };
+            assert_eq!((name.as_str(), said), ("keys", lacks));
+            assert!(needed.contains(lacks), "{needed}");
+            assert!(looked_at(&source).keys.contains(&lacks));
+            assert!(matches!(wire_source(&source, None), Err(Unusable::NoSecret { .. })));
+        }
+    }
+
+    #[test]
+    fn no_key_stands_in_a_text_of_what_is_told() {
+        let secret = "hush-hush";
+        for (origin, keys) in [
+            (
+                json!({"s3": {"bucket": "b"}}),
+                vec!["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"],
+            ),
+            (json!({"gcs": {"bucket": "bucket"}}), vec!["credentials.json"]),
+            (
+                json!({"azure": {"account": "acc", "container": "c"}}),
+                vec!["AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN"],
+            ),
+            (
+                json!({"azure": {"account": "acc", "container": "c"}}),
+                vec!["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"],
+            ),
+            (json!({"http": {"url": "http://h/"}}), vec!["username", "password"]),
+            (json!({"http": {"url": "http://h/"}}), vec!["token"]),
+            (json!({"huggingFace": {"repository": "a/b"}}), vec!["HF_TOKEN"]),
+        ] {
+            let source: Source = serde_json::from_value(origin.clone()).unwrap();
+            let keys = keys
+                .into_iter()
+                .map(|key| (key.to_owned(), secret.to_owned()))
+                .collect();
+            let told = wire_source(&source, Some(&keys)).unwrap();
+            assert!(!format!("{told:?}").contains(secret), "{origin}: {told:?}");
+        }
+    }
+}
