@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use penstock_cache_node::builder::{Source, build_revision};
 use penstock_cache_node::memory::Budget;
 use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, ReadError, TierConfig};
@@ -51,6 +52,19 @@ async fn no_byte_of_a_small_object_is_believed_before_all_match_the_checksum_of_
             (_, got) => panic!("{lie:?}: {:?}", got.map(|_| "bytes")),
         }
     }
+}
+
+#[tokio::test]
+async fn the_first_build_of_a_source_finds_out_what_its_server_does_not_do() {
+    let bucket = Bucket::lying(Lie::WholeObjects, &["large"]).await;
+    let source = Source {
+        path: String::new(),
+        origin: Arc::new(bucket.origin("")),
+    };
+    let failed = build_revision(&[source], None, BuildOptions::default())
+        .await
+        .unwrap_err();
+    assert!(failed.to_string().contains("sends whole objects"), "{failed}");
 }
 
 /// The block at an address of a first revision of these objects.
