@@ -57,13 +57,14 @@ pub(super) fn to_commit(
     let Basis {
         committed: _,
         sources_digest,
-        sources: _,
+        sources,
         asked_refresh: _,
     } = basis;
     match before {
         Some(before) if built.unchanged => (before.sources_digest != *sources_digest).then(|| Revision {
             // The spec says it in other words, for example with another Secret.
             sources_digest: sources_digest.clone(),
+            sources: sources.clone(),
             ..before.clone()
         }),
         _ => Some(revision(before, lost, built, basis)),
@@ -144,10 +145,12 @@ mod tests {
         };
         let basis = |digest: &str| Basis {
             sources_digest: digest.into(),
+            sources: sources(&["a"]),
             ..Basis::default()
         };
         let written = to_commit(Some(&before), &[], &unchanged, &basis("new")).unwrap();
         assert_eq!((written.id.as_str(), written.sources_digest.as_str()), ("11", "new"));
+        assert_eq!(written.sources, sources(&["a"]));
         assert_eq!(to_commit(Some(&written), &[], &unchanged, &basis("new")), None);
     }
 
