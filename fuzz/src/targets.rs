@@ -1,6 +1,7 @@
 //! The targets.
 
 mod bulk;
+mod cloud_listings;
 mod frames;
 mod images;
 mod ledgers;
@@ -15,13 +16,16 @@ mod side_files;
 use crate::Target;
 
 /// All of them.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: [Target; 13] = [
     frames::TARGET,
     bulk::TARGET,
     side_files::TARGET,
     packages::TARGET,
     images::TARGET,
     listings::TARGET,
+    cloud_listings::GCS,
+    cloud_listings::AZURE,
+    cloud_listings::HUB,
     pages::TARGET,
     letters::TARGET,
     requests::TARGET,
