@@ -71,7 +71,7 @@ struct Secret {
 /// See [`CredentialsError`].
 pub fn resolve(
     secret_name: Option<&str>,
-    Looked { keys, needed }: Looked,
+    Looked { keys, needed, is_sent }: Looked,
     documents: &[Document],
     environment: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<Keys>, CredentialsError> {
@@ -96,7 +96,8 @@ pub fn resolve(
     let keys = keys
         .iter()
         .filter(|key| key.chars().all(|c| c.is_ascii_uppercase() || c == '_'));
-    let found: Keys = keys.clone().filter_map(value).collect();
+    let is_meant = secret_name.is_some() || !is_sent;
+    let found: Keys = keys.clone().filter(|_| is_meant).filter_map(value).collect();
     match (found.is_empty(), secret_name) {
         (false, _) => Ok(Some(found)),
         (true, None) => Ok(None),
@@ -165,10 +166,19 @@ data: {AWS_ACCESS_KEY_ID: id, AWS_SECRET_ACCESS_KEY: key!}
 ";
 
     fn resolved(name: Option<&str>, environment: &[(&str, &str)]) -> Result<Option<Keys>, CredentialsError> {
+        resolved_for(false, name, environment)
+    }
+
+    fn resolved_for(
+        is_sent: bool,
+        name: Option<&str>,
+        environment: &[(&str, &str)],
+    ) -> Result<Option<Keys>, CredentialsError> {
         let documents = Document::all(FILE).unwrap();
         let looked = Looked {
             keys: &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "password"],
             needed: "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+            is_sent,
         };
         resolve(name, looked, &documents, |key| {
             environment
@@ -197,6 +207,13 @@ data: {AWS_ACCESS_KEY_ID: id, AWS_SECRET_ACCESS_KEY: key!}
             let keys = resolved(name, &environment).unwrap().unwrap();
             assert_eq!(keys, Keys::from([("AWS_ACCESS_KEY_ID".into(), "other".into())]));
         }
+    }
+
+    #[test]
+    fn what_would_be_sent_to_whom_the_file_names_is_not_taken_from_the_environment_unasked() {
+        let environment = [("AWS_ACCESS_KEY_ID", "other")];
+        assert_eq!(resolved_for(true, None, &environment), Ok(None));
+        assert!(resolved_for(true, Some("elsewhere"), &environment).unwrap().is_some());
     }
 
     #[test]

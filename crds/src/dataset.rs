@@ -202,7 +202,7 @@ pub struct Revision {
     pub sources: Vec<Source>,
     /// Those of older revisions that are not among these any more. Pods that mount such a revision still read them.
     #[serde(default)]
-    #[schemars(length(max = 64))]
+    #[schemars(length(max = 16))]
     pub former_sources: Vec<FormerSource>,
     /// Digest of the sources in the spec that it was built from.
     #[schemars(length(max = 64))]

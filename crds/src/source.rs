@@ -45,7 +45,7 @@ pub struct Source {
 
     /// Certificates (PEM) of who may sign those of the origin's servers, beside the public authorities.
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    #[schemars(length(max = 65_536))]
+    #[schemars(length(max = 16_384))]
     pub ca_bundle: String,
 
     /// Patterns of what is taken, for example `*.parquet` or `raw/**`. Without any: everything. One without a slash is one for names in

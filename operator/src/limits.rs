@@ -25,8 +25,9 @@ pub const PACKAGE_COPIES: usize = 2;
 /// Older revisions that pods may still mount; what is older is forgotten by the cache nodes.
 pub const OLDER_REVISIONS_MAX: usize = 31;
 
-/// Sources of older revisions that cache nodes are told beside those of the spec: more than anybody takes away while pods run.
-pub const FORMER_SOURCES_MAX: usize = 64;
+/// Sources of older revisions that cache nodes are told beside those of the spec: more than anybody takes away while pods run. With
+/// authorities of 16 KiB each they still fit into an object of the API server, beside those of the spec.
+pub const FORMER_SOURCES_MAX: usize = 16;
 /// How long a cache node that is away may come back with a revision that all others miss, before it is built anew: a restart
 /// takes seconds, a whole cache is expensive.
 pub const REVISION_PATIENCE: Duration = Duration::from_secs(60);

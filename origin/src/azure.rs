@@ -133,10 +133,6 @@ impl AzureOrigin {
                 "{key} in {place} is archived ({shown}); move it to the tier hot, cool or cold, which takes hours, then refresh the \
                  Dataset"
             )),
-            (404, code, Asked::Object(key)) if code != "ContainerNotFound" => OriginError::Drifted(format!(
-                "{key} is gone from {place}; refresh the Dataset and restart the pods that need it"
-            )),
-            (412 | 416, _, Asked::Object(key)) => transport::drifted(&place, key),
             // What a container that is not open answers to everybody.
             (404, "ResourceNotFound", _) | (401 | 403, ..) | (409, "PublicAccessNotPermitted", _)
                 if self.access.is_for_everybody() =>
@@ -145,6 +141,10 @@ impl AzureOrigin {
                     "{place} is not there or not open to everybody ({shown}); check account and container, and name a Secret with a key"
                 ))
             }
+            (404, code, Asked::Object(key)) if code != "ContainerNotFound" => OriginError::Drifted(format!(
+                "{key} is gone from {place}; refresh the Dataset and restart the pods that need it"
+            )),
+            (412 | 416, _, Asked::Object(key)) => transport::drifted(&place, key),
             (404 | 300..=399, ..) => OriginError::NotFound(format!(
                 "{place} does not exist ({shown}); check account, container and endpoint of the source"
             )),

@@ -8,9 +8,12 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Request, Url};
 use serde::Deserialize;
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use crate::OriginError;
-use crate::limits::{TOKEN_ANSWER_BYTES_MAX, TOKEN_LIFETIME_MAX, TOKEN_LIFETIME_UNSAID, TOKEN_RETRY};
+use crate::limits::{
+    TOKEN_ANSWER_BYTES_MAX, TOKEN_LIFETIME_MAX, TOKEN_LIFETIME_UNSAID, TOKEN_RETRY, TOKEN_SILENCE_MAX,
+};
 use crate::transport::{self, Failure, VALUE};
 
 /// A token.
@@ -78,7 +81,10 @@ impl Keeper {
         if let Some((_, error)) = kept.failed.as_ref().filter(|(at, _)| now < *at) {
             return Err(error.clone());
         }
-        match get.await {
+        let silent =
+            || OriginError::Unreachable("what gives tokens for the source fell silent; it is asked again".to_owned());
+        let got = timeout(TOKEN_SILENCE_MAX, get).await.unwrap_or_else(|_| Err(silent()));
+        match got {
             Ok(token) => {
                 let authorization = token.authorization.clone();
                 *kept = Kept {

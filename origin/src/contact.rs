@@ -4,6 +4,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use penstock_revision::{Listed, ObjectVersion};
 
@@ -90,7 +91,17 @@ async fn try_one(origin: &dyn Origin, page: &[Listed]) -> Result<Option<Listed>,
         };
         let read = async {
             let body = origin.read(&object, listed.bytes, 0..1).await?;
-            body.try_fold(0, async |bytes, piece| Ok(bytes + piece.len())).await
+            let longer = || {
+                OriginError::Invalid(format!(
+                    "{} sends more than it is asked for; it cannot be an origin",
+                    origin.place()
+                ))
+            };
+            body.try_fold(0, async |bytes, piece: Bytes| {
+                let bytes = bytes + piece.len();
+                if bytes > 1 { Err(longer()) } else { Ok(bytes) }
+            })
+            .await
         };
         match read.await {
             Ok(_) => return Ok(Some(listed.clone())),

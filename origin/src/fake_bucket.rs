@@ -44,6 +44,10 @@ pub enum Lie {
     SamePage,
     /// Nothing, and it keeps what was overwritten or deleted.
     KeepsVersions,
+    /// ... and asks to slow down whoever asks for versions.
+    VersionsBusy,
+    /// ... and does not let them be read.
+    VersionsClosed,
     /// Answers each request for an object with this status and code, and says when to come back.
     Refuses(u16, &'static str),
 }
@@ -215,7 +219,10 @@ impl Shared {
 
     fn list_versions(&self) -> Response<Body> {
         self.looked_up.fetch_add(1, Ordering::Relaxed);
-        if self.lie != Lie::KeepsVersions {
+        if self.lie == Lie::VersionsBusy {
+            return refusal(StatusCode::SERVICE_UNAVAILABLE, "SlowDown");
+        }
+        if !matches!(self.lie, Lie::KeepsVersions | Lie::VersionsClosed) {
             return refusal(StatusCode::NOT_IMPLEMENTED, "NotImplemented");
         }
         let versions = self.versions.lock().unwrap();
@@ -239,6 +246,9 @@ impl Shared {
         }
         let (objects, versions) = (self.objects.lock().unwrap(), self.versions.lock().unwrap());
         let query = request.uri().query().unwrap_or("");
+        if self.lie == Lie::VersionsClosed && query.starts_with("versionId=") {
+            return refusal(StatusCode::FORBIDDEN, "AccessDenied");
+        }
         let bytes = match query.strip_prefix("versionId=v%20") {
             Some(id) => versions.get(id.parse::<usize>().unwrap()).map(|(_, bytes)| bytes),
             None => objects.get(key),

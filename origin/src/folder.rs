@@ -1,8 +1,8 @@
 //! A folder of this machine: a local disk, NFS, or whatever else is mounted there.
 //!
 //! A file's version is its inode and the time of its last change; with the length they prove a version as far as the file system tells
-//! two changes apart. They are looked at before the first byte and after the last one, so that a file that is written to while it is
-//! read is never taken for what was listed. Links are followed to files within the folder; the kernel makes sure that none leads out
+//! two changes apart. They are looked at before the first byte and after each piece, before that is handed out, so that a file that is
+//! written to while it is read is never taken for what was listed. Links are followed to files within the folder; the kernel makes sure that none leads out
 //! of it (`openat2(2)`, RESOLVE_BENEATH). Folders behind links are not walked: they may lead in circles.
 
 use std::fs::File;
@@ -111,8 +111,8 @@ impl Origin for FolderOrigin {
                     return Ok(None);
                 }
                 let end = left.end.min(left.start + FOLDER_PIECE_BYTES);
-                let (piece, is_last) = (left.start..end, end == left.end);
-                let read = tokio::task::spawn_blocking(move || reading.piece(piece, is_last));
+                let piece = left.start..end;
+                let read = tokio::task::spawn_blocking(move || reading.piece(piece));
                 let piece = read.await.map_err(|_| interrupted())??;
                 Ok(Some((piece, end..left.end)))
             }
@@ -130,7 +130,7 @@ struct Reading {
 }
 
 impl Reading {
-    fn piece(&self, range: Range<u64>, is_last: bool) -> Result<Bytes, OriginError> {
+    fn piece(&self, range: Range<u64>) -> Result<Bytes, OriginError> {
         // A piece is a few hundred KiB.
         let mut bytes = vec![0; (range.end - range.start) as usize];
         let read = self.file.read_exact_at(&mut bytes, range.start);
@@ -139,9 +139,7 @@ impl Reading {
             io::ErrorKind::UnexpectedEof => self.folder.drifted(key),
             _ => self.folder.broken(key, &error),
         })?;
-        if is_last {
-            self.prove()?;
-        }
+        self.prove()?;
         Ok(bytes.into())
     }
 

@@ -215,7 +215,10 @@ impl Shared {
         range: &Range<u64>,
     ) -> Result<BoxStream<'static, Result<Bytes, HdfsError>>, OriginError> {
         let opened = match self.open_files.get(key, bytes, version) {
-            Some(opened) => opened,
+            Some(opened) => {
+                self.prove(key, bytes, version).await?;
+                opened
+            }
             None => {
                 let path = format!("{}/{key}", self.folder);
                 let opened = self.name_nodes.call(|client| {
@@ -238,7 +241,12 @@ impl Shared {
         let invalid = |_| OriginError::Invalid(format!("{key} is larger than this machine can read"));
         let from = usize::try_from(range.start).map_err(invalid)?;
         let length = usize::try_from(range.end - range.start).map_err(invalid)?;
-        Ok(opened.read_range_stream(from, length).boxed())
+        let pieces = guarded(self.silence_max, async {
+            Ok(opened.read_range_stream(from, length).boxed())
+        });
+        pieces
+            .await
+            .map_err(|error| self.explain(Failure::Refused(error), Asked::File(key)))
     }
 
     fn explain(&self, failure: Failure, asked: Asked<'_>) -> OriginError {

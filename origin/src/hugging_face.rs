@@ -426,8 +426,17 @@ fn part(whole: Body, range: Range<u64>) -> Body {
 #[async_trait]
 impl Origin for HuggingFaceOrigin {
     fn identity(&self) -> String {
-        // A Dataset may have two revisions of a repository, and each is read by its own client.
-        self.place()
+        // A Dataset may have two revisions of a repository, and each is read by its own client. A revision may have slashes in it.
+        let Self {
+            hub,
+            kind,
+            repository,
+            revision,
+            folder,
+            ..
+        } = self;
+        let revision = utf8_percent_encode(revision, VALUE);
+        format!("hf:{kind:?}://{repository}@{revision}/{folder}@{hub}")
     }
 
     fn place(&self) -> String {
@@ -488,7 +497,10 @@ impl Origin for HuggingFaceOrigin {
         };
         if let Some(lead) = self.leads.get(key, tag) {
             match self.client.fetch(lead, &range).await {
-                Ok(response) => return self.proven(response, key, bytes, &range),
+                Ok(response) => match self.proven(response, key, bytes, &range) {
+                    Ok(body) => return Ok(body),
+                    Err(_) => self.leads.forget(key, tag),
+                },
                 Err(trouble) if trouble.is_refusal() => self.leads.forget(key, tag),
                 Err(trouble) => return Err(self.explain(trouble, Asked::File(key))),
             }

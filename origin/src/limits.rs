@@ -73,6 +73,9 @@ pub const OPEN_FILE_AGE_MAX: Duration = Duration::from_secs(60);
 /// read them.
 pub const VERSIONS_KNOWN_MAX: usize = 10_000;
 
+/// Patience with what gives tokens: shorter than that of who waits for a read, so that a token that is still good is used.
+pub const TOKEN_SILENCE_MAX: Duration = Duration::from_secs(5);
+
 /// What is read of an answer that says what is wrong.
 pub const ERROR_BODY_BYTES_MAX: usize = 64 << 10;
 

@@ -7,8 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Services of clouds that tell a machine its secrets, where they are not link-local: Alibaba's, Azure's, and AWS's of IPv6.
-const METADATA: [IpAddr; 3] = [
+/// Services of clouds that tell a machine its secrets, where they are not link-local: Alibaba's, Azure's, and of IPv6 AWS's (of
+/// machines and of pods), Google's and Oracle's.
+const METADATA: [IpAddr; 6] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
@@ -71,6 +75,9 @@ mod tests {
             ("http://0xa9fea9fe/", false),
             ("http://2852039166/", false),
             ("http://[fd00:ec2::254]/", false),
+            ("http://[fd00:ec2::23]/", false),
+            ("http://[fd20:ce::254]/", false),
+            ("http://[fd00:c1::a9fe:a9fe]/", false),
             ("http://100.100.100.200/", false),
             ("http://168.63.129.16/", false),
             ("http://10.0.0.1/", true),

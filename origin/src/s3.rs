@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use futures::StreamExt;
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
-use reqwest::header;
+use reqwest::{StatusCode, header};
 
 use self::http::Client;
 use self::versions::Versions;
@@ -181,13 +181,28 @@ impl S3Origin {
     }
 
     /// The id under which the bucket keeps what had this ETag. Who may not ask, or whose server does not know, has none.
-    async fn old_version(&self, key: &str, tag: &str) -> Option<String> {
+    async fn old_version(&self, key: &str, tag: &str) -> Result<Option<String>, OriginError> {
         let key = format!("{}{key}", self.config.prefix);
         let query = [("versions", ""), ("encoding-type", "url"), ("prefix", &key)];
-        let response = self.client.get(self.client.question(&query)?, &[]).await.ok()?;
-        let xml = transport::body(response, LISTING_PAGE_BYTES_MAX).await.ok()?;
-        versions::find(&xml, &key, tag)
+        let Some(url) = self.client.question(&query) else {
+            return Ok(None);
+        };
+        let explain = |failure| self.explain(failure, Asked::Listing);
+        let response = match self.client.get(url, &[]).await {
+            Ok(response) => response,
+            Err(Failure::Refused { status, .. }) if is_no(status) => return Ok(None),
+            Err(failure) => return Err(explain(failure)),
+        };
+        let xml = transport::body(response, LISTING_PAGE_BYTES_MAX)
+            .await
+            .map_err(explain)?;
+        Ok(versions::find(&xml, &key, tag))
     }
+}
+
+/// Whether a server that answers so does not list versions, or not to us.
+fn is_no(status: StatusCode) -> bool {
+    status == StatusCode::NOT_IMPLEMENTED || status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS
 }
 
 /// The source for people.
@@ -253,13 +268,21 @@ impl Origin for S3Origin {
             Err(OriginError::Drifted(text)) => text,
             other => return other,
         };
-        match self.old_version(key, tag).await {
-            Some(id) if known.as_ref() != Some(&id) => {
-                let read = self.get(key, tag, Some(&id), bytes, range).await?;
+        let Some(id) = self
+            .old_version(key, tag)
+            .await?
+            .filter(|id| known.as_ref() != Some(id))
+        else {
+            return Err(OriginError::Drifted(drifted));
+        };
+        match self.get(key, tag, Some(&id), bytes, range).await {
+            Ok(read) => {
                 self.versions.remember(key, tag, &id);
                 Ok(read)
             }
-            _ => Err(OriginError::Drifted(drifted)),
+            Err(error) if error.may_pass() => Err(error),
+            // Without the right to read versions it is as if there were none.
+            Err(_) => Err(OriginError::Drifted(drifted)),
         }
     }
 }

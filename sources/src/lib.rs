@@ -46,11 +46,21 @@ pub struct Looked {
     pub keys: &'static [&'static str],
     /// The words.
     pub needed: &'static str,
+    /// Whether they are sent as they are to a server that the source names: then nobody's own are, unless they are asked for by name.
+    pub is_sent: bool,
 }
 
 /// Which keys of a Secret a source looks at.
 pub fn looked_at(source: &Source) -> Looked {
-    let looked = |keys, needed| Looked { keys, needed };
+    let is_sent = match source {
+        Source { azure: Some(azure), .. } => !azure.endpoint.is_empty(),
+        Source {
+            hugging_face: Some(hub),
+            ..
+        } => !hub.endpoint.is_empty(),
+        _ => false,
+    };
+    let looked = |keys, needed| Looked { keys, needed, is_sent };
     match source {
         Source { s3: Some(_), .. } => looked(
             &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"],

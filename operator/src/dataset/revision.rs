@@ -115,9 +115,15 @@ fn former(before: Option<&Revision>, older: &[String], sources: &[Source]) -> Ve
         revision: before.id.clone(),
         source: source.clone(),
     });
+    let order: Vec<&String> = std::iter::once(&before.id).chain(&before.older).collect();
+    // The newest that has it may be lost, and those before it may not.
+    let is_served = |revision: &String| {
+        let since = order.iter().position(|other| *other == revision).unwrap_or(order.len());
+        order[since..].iter().any(|revision| older.contains(revision))
+    };
     let mut former: Vec<FormerSource> = Vec::new();
     for one in last.chain(before.former_sources.iter().cloned()) {
-        let is_needed = older.contains(&one.revision) && !sources.contains(&one.source);
+        let is_needed = is_served(&one.revision) && !sources.contains(&one.source);
         if is_needed && !former.iter().any(|other| other.source == one.source) {
             former.push(one);
         }
@@ -196,7 +202,7 @@ mod tests {
         }
         assert_eq!(history, ["", "a 01", "a 01", "c 03"]);
         let last = revision.unwrap();
-        // The third revision, which had c, is lost.
+        // The third revision, which had c, is lost, or all but the last.
         let built = wire::Built {
             revision: vec![5; 32],
             ..Default::default()
@@ -205,10 +211,15 @@ mod tests {
             sources: sources(&["b"]),
             ..Basis::default()
         };
-        let lost = [hex(3)];
-        let next = to_commit(Some(&last), &lost, &built, &basis).unwrap();
-        assert_eq!(next.former_sources.len(), 1);
-        assert_eq!(next.former_sources[0].revision, hex(4));
+        for (lost, expected) in [
+            // Those before it may have c too.
+            (vec![hex(3)], vec![hex(4), hex(3)]),
+            (vec![hex(3), hex(2), hex(1)], vec![hex(4)]),
+        ] {
+            let next = to_commit(Some(&last), &lost, &built, &basis).unwrap();
+            let former = next.former_sources.into_iter().map(|former| former.revision);
+            assert_eq!(former.collect::<Vec<_>>(), expected);
+        }
     }
 
     fn hex(byte: u8) -> String {

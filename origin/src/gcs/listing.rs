@@ -55,8 +55,13 @@ struct Reason {
 
 /// The page in an answer. The error says what the server does wrong.
 pub(super) fn page(json: &[u8]) -> Result<Page, String> {
-    let Answer { next_page_token, items } =
-        serde_json::from_slice(json).map_err(|error| format!("lists what is not understood ({error})"))?;
+    let Answer { next_page_token, items } = serde_json::from_slice(json).map_err(|error| {
+        format!(
+            "lists what is not understood ({:?} error at byte {})",
+            error.classify(),
+            error.column()
+        )
+    })?;
     let objects = items.into_iter().map(
         |Object {
              name,

@@ -26,7 +26,8 @@ const NO_FOLDER: &str = "/dev/null";
 pub(super) struct NameNodes {
     nodes: Vec<NameNode>,
     user: String,
-    silence_max: Duration,
+    /// With one that is asked.
+    patience: Duration,
     /// Which one answered last.
     active: AtomicUsize,
 }
@@ -55,9 +56,10 @@ impl NameNodes {
             return Err("it has no NameNodes; name host:port of each".to_owned());
         }
         Ok(Self {
+            // Who waits for a read has no more patience than for one silence, and the others are to be asked within it.
+            patience: silence_max / (nodes.len() as u32 + 1),
             nodes,
             user,
-            silence_max,
             active: AtomicUsize::new(0),
         })
     }
@@ -71,23 +73,43 @@ impl NameNodes {
         let mut done = Vec::new();
         for number in (0..self.nodes.len()).map(|step| (first + step) % self.nodes.len()) {
             let node = &self.nodes[number];
+            let asking = Asking {
+                node,
+                active: &self.active,
+                next: (number + 1) % self.nodes.len(),
+            };
             let answer = match node.client(&self.user).await {
-                Ok(client) => guarded(self.silence_max, what(client)).await,
+                Ok(client) => guarded(self.patience, what(client)).await,
                 Err(error) => Err(HdfsError::IOError(error)),
             };
             match answer {
                 Err(error) if is_of_the_node(&error) => {
-                    // Its name may stand for another address by now.
-                    *lock(&node.client) = None;
+                    drop(asking);
                     done.push(format!("{}:{} {}", node.host, node.port, cause(&error)));
                 }
                 answer => {
+                    std::mem::forget(asking);
                     self.active.store(number, Ordering::Relaxed);
                     return answer.map_err(Failure::Refused);
                 }
             }
         }
         Err(Failure::Nobody(done.join(", ")))
+    }
+}
+
+/// A NameNode that is being asked. When that ends without an answer, also because nobody waits any more, another one is asked first
+/// the next time, and its name may stand for another address by then.
+struct Asking<'a> {
+    node: &'a NameNode,
+    active: &'a AtomicUsize,
+    next: usize,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        *lock(&self.node.client) = None;
+        self.active.store(self.next, Ordering::Relaxed);
     }
 }
 

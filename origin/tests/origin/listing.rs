@@ -308,6 +308,19 @@ async fn a_version_that_the_bucket_keeps_is_read_when_another_took_its_place() {
 }
 
 #[tokio::test]
+async fn whether_there_is_an_old_version_is_asked_until_it_is_known() {
+    for (lie, passes) in [(Lie::VersionsBusy, true), (Lie::VersionsClosed, false)] {
+        let bucket = Bucket::lying(lie, &["key"]).await;
+        let origin = bucket.origin("");
+        let [listed] = origin.list_all().await.unwrap().try_into().unwrap();
+        bucket.put("key", b"KEY");
+        let failed = bytes_of(&origin, &listed).await.unwrap_err();
+        assert_eq!(failed.may_pass(), passes, "{failed:?}");
+        assert_eq!(matches!(failed, OriginError::Drifted(_)), !passes, "{failed:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_archived_object_says_so() {
     let bucket = Bucket::lying(Lie::Refuses(403, "InvalidObjectState"), &["cold"]).await;
     let origin = bucket.origin("");
