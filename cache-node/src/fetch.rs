@@ -21,7 +21,7 @@ use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_revision::Extent;
 use rand::Rng;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinHandle;
 use tokio::time::{timeout, timeout_at};
 
@@ -118,7 +118,7 @@ impl Fetch {
     async fn enter(&self, until: Instant) -> Result<Places, NoPlace> {
         let of_source = self.source.requests.enter(self.is_ahead, until).await?;
         // The semaphore is never closed.
-        let fetches = self.intake.fetches.clone();
+        let fetches = self.fetches();
         let of_node = timeout_at(until.into(), fetches.acquire_many_owned(self.memory_kib())).await;
         let Ok(Ok(of_node)) = of_node else {
             return Err(NoPlace::Late);
@@ -129,6 +129,18 @@ impl Fetch {
         })
     }
 
+    /// What bounds it. A fetch from a cache may wait for one from an origin on this very node, so it must not hold its room.
+    fn fetches(&self) -> Arc<Semaphore> {
+        let intake = &self.intake;
+        let is_from_cache = self.source.origin.is_a_cache();
+        (if is_from_cache {
+            &intake.fetches_from_caches
+        } else {
+            &intake.fetches
+        })
+        .clone()
+    }
+
     /// What its buffers take at the most.
     fn memory_kib(&self) -> u32 {
         let bytes = self.units.iter().map(|unit| unit.range.end - unit.range.start);
@@ -137,7 +149,7 @@ impl Fetch {
 
     /// Places for a second request, if both the source and the node have them now.
     fn second(&self) -> Option<Places> {
-        let fetches = self.intake.fetches.clone();
+        let fetches = self.fetches();
         let of_node = fetches.try_acquire_many_owned(self.memory_kib()).ok()?;
         let of_source = self.source.requests.second()?;
         Some(Places {

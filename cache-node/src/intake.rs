@@ -21,6 +21,8 @@ pub(crate) struct Intake {
     pub(crate) memory: Budget,
     /// KiB that more fetches may take.
     pub(crate) fetches: Arc<Semaphore>,
+    /// ... that those from cache nodes may take.
+    pub(crate) fetches_from_caches: Arc<Semaphore>,
     pub(crate) buffers: BufferPool,
     drifts: Mutex<VecDeque<Drift>>,
 }
@@ -33,6 +35,7 @@ impl Intake {
             counters,
             memory,
             fetches: Arc::new(Semaphore::new(memory.fetches_kib())),
+            fetches_from_caches: Arc::new(Semaphore::new(memory.fetches_from_caches_kib())),
             buffers: BufferPool::new(UNIT_BYTES_MAX as usize, ORIGIN_BUFFERS_KEPT),
             drifts: Mutex::default(),
         }

@@ -23,6 +23,7 @@ mod intake;
 mod keeping;
 pub mod limits;
 pub mod memory;
+pub mod other_dataset;
 pub mod packages;
 mod plan;
 pub mod report;

@@ -178,6 +178,19 @@ pub const DRIFTS_REPORTED_MAX: usize = 16;
 /// How long a peer is asked for a package before the next round.
 pub const PEER_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the cache nodes of another Dataset are asked for something before the request counts as failed: shorter than
+/// [`ORIGIN_SILENCE_MAX`], so that it is them who are named.
+pub const OTHER_DATASET_PATIENCE: Duration = Duration::from_secs(8);
+
+/// Packages of one other Dataset that are kept in memory: the newest, and older ones that pods still read through.
+pub const OTHER_PACKAGES_MAX: usize = 3;
+
+/// Bytes that are asked of another Dataset's cache nodes at once: a page, as a mounter asks for.
+pub const OTHER_READ_BYTES: u64 = UNIT_BYTES_MAX;
+
+/// Objects of another Dataset that are handed to a build at once.
+pub const LISTED_PAGE_OBJECTS: usize = 10_000;
+
 /// Pause between two rounds of looking for announced packages that no peer had.
 pub const MISSING_PACKAGES_INTERVAL: Duration = Duration::from_secs(10);
 

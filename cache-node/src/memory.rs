@@ -5,6 +5,7 @@
 //! |---|---|
 //! | a quarter | answers that are being put together or sent, 4 MiB each |
 //! | a quarter | fetches from origins: the page that is received, and the one that is being stored |
+//! | a sixteenth | fetches from the cache nodes of other Datasets, which must not wait for those above: they are waited for by these |
 //! | a quarter | pages that have arrived for reads that wait for more |
 //! | a sixteenth | presence and checksums of open stripes |
 //! | the rest | requests, packages, and what is remembered of what is cached: 24 bytes for each object or page |
@@ -46,6 +47,11 @@ impl Budget {
     /// KiB of all fetches.
     pub(crate) fn fetches_kib(self) -> usize {
         (self.0 / 4 / 1024) as usize
+    }
+
+    /// KiB of all fetches from the cache nodes of other Datasets.
+    pub(crate) fn fetches_from_caches_kib(self) -> usize {
+        (self.0 / 16 / 1024) as usize
     }
 
     /// KiB that a fetch takes whose largest unit has so many bytes.
@@ -93,7 +99,11 @@ mod tests {
             let fetches = (budget.fetches_kib() as u64) << 10;
             let waiting = budget.waiting_pages() as u64 * UNIT_BYTES_MAX;
             let stripes = budget.open_stripes() as u64 * 66 * 1024;
-            assert!(answers + fetches + waiting + stripes <= bytes / 8 * 7, "{bytes}");
+            let from_caches = (budget.fetches_from_caches_kib() as u64) << 10;
+            assert!(
+                answers + fetches + from_caches + waiting + stripes <= bytes / 8 * 7,
+                "{bytes}"
+            );
             assert!(budget.answers() >= 4 && budget.open_stripes() >= 32, "{bytes}");
             assert!(
                 budget.waiting_pages() >= 2 * (READ_BYTES_MAX as u64 / UNIT_BYTES_MAX) as usize,
@@ -101,6 +111,7 @@ mod tests {
             );
             let largest = u64::from(budget.fetch_kib(UNIT_BYTES_MAX));
             assert!(8 * largest <= budget.fetches_kib() as u64, "{bytes}");
+            assert!(2 * largest <= budget.fetches_from_caches_kib() as u64, "{bytes}");
         }
         assert_eq!(Budget::default().answers(), 64);
     }

@@ -31,6 +31,14 @@ pub enum Command {
 The folder shows the objects as they are now; mount again to see newer ones. The cache folder is kept: the next
 mount of the same dataset fetches only what changed. `penstock status DIR` shows how much is cached.")]
     Mount(Mount),
+    /// Show where the sources of a dataset stand in its tree, and which of them pods see
+    #[command(after_help = "Examples:
+  penstock mounts imagenet.yaml
+  kubectl get dataset -n vision imagenet -o yaml | penstock mounts -
+
+A file says what is wanted. With the status that `kubectl get` adds it is told of each source whether new pods see it, and which
+sources only pods of older revisions still see.")]
+    Mounts(Mounts),
     /// Try each source of a dataset: name, connection, credentials, listing, and a range of an object in its version
     #[command(after_help = "Example:
   penstock check imagenet.yaml
@@ -117,6 +125,17 @@ pub struct Mount {
     #[arg(long, value_name = "FORM", env = "PENSTOCK_FORM", default_value_t = Wish::Auto, hide_default_value = true)]
     pub form: Wish,
     /// How the line that says "ready" is written
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Arguments of `penstock mounts`.
+#[derive(Args, Debug)]
+pub struct Mounts {
+    /// Which dataset.
+    #[command(flatten)]
+    pub which: Which,
+    /// Form of the list
     #[arg(short, long, value_enum, default_value_t)]
     pub output: Output,
 }

@@ -7,5 +7,6 @@ pub mod doctor;
 pub mod explain;
 pub mod ls;
 pub mod mount;
+pub mod mounts;
 pub mod stat;
 pub mod status;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use penstock_cache_node::builder::options;
-use penstock_crds::Source;
+use penstock_crds::{Dataset, Source};
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::BuildOptions;
 use penstock_sources::{looked_at, wire_ownership, wire_source};
@@ -97,15 +97,23 @@ impl DatasetFile {
         })
     }
 
+    /// The Dataset as it is written.
+    ///
+    /// # Errors
+    /// When a field makes no sense.
+    pub fn dataset(&self) -> Result<Dataset> {
+        rules::dataset(&self.documents[self.chosen])
+            .map_err(anyhow::Error::msg)
+            .with_context(|| self.shown.clone())
+    }
+
     /// The Dataset with its origins, ready to be listed.
     ///
     /// # Errors
     /// When a field makes no sense or credentials are missing.
     pub fn local(&self) -> Result<LocalDataset> {
         let document = &self.documents[self.chosen];
-        let dataset = rules::dataset(document)
-            .map_err(anyhow::Error::msg)
-            .with_context(|| self.shown.clone())?;
+        let dataset = self.dataset()?;
         let environment = |key: &str| std::env::var(key).ok();
         let read_timeout = dataset.spec.read_timeout();
         let mut described = Vec::new();

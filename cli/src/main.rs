@@ -39,6 +39,7 @@ fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Mount(arguments) => commands::mount::run(arguments).await,
+        Command::Mounts(arguments) => commands::mounts::run(&arguments),
         Command::Check(which) => commands::check::run(which).await,
         Command::Ls(arguments) => commands::ls::run(arguments).await,
         Command::Stat(arguments) => commands::stat::run(arguments).await,

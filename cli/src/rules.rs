@@ -85,6 +85,7 @@ fn wrong_in(source: &Source) -> Option<String> {
         hdfs,
         http,
         hugging_face,
+        dataset,
         folder,
         ca_bundle: _,
         include: _,
@@ -106,11 +107,13 @@ fn wrong_in(source: &Source) -> Option<String> {
         hdfs.is_some(),
         http.is_some(),
         hugging_face.is_some(),
+        dataset.is_some(),
         folder.is_some(),
     ];
     if origins.into_iter().filter(|is_set| *is_set).count() != 1 {
         return Some(
-            "s3: a source has exactly one origin: set one of s3, gcs, azure, hdfs, http, huggingFace, folder".into(),
+            "s3: a source has exactly one origin: set one of s3, gcs, azure, hdfs, http, huggingFace, dataset, folder"
+                .into(),
         );
     }
     // The clients of the others say what is wrong with them.

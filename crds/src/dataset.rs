@@ -52,6 +52,15 @@ pub struct DatasetSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<Refresh>,
 
+    /// Other namespaces whose Datasets may have this one as a source; `*` is all of them. Who takes a namespace away takes the files
+    /// away from its pods, too, as far as they were not read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(max = 63), regex(pattern = "^([*]|[a-z0-9]([-a-z0-9]*[a-z0-9])?)$"))
+    )]
+    pub allowed_namespaces: Vec<String>,
+
     /// How it is cached. Without it: as well as the CacheRuntime can, shared fairly with other Datasets.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Caching>,
@@ -204,6 +213,10 @@ pub struct Revision {
     #[serde(default)]
     #[schemars(length(max = 16))]
     pub former_sources: Vec<FormerSource>,
+    /// Revisions of other Datasets whose files it shows, in the order of the sources.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 64)))]
+    pub other_revisions: Vec<String>,
     /// Digest of the sources in the spec that it was built from.
     #[schemars(length(max = 64))]
     pub sources_digest: String,

@@ -16,8 +16,8 @@ pub use caching::{CacheRule, Caching, Eviction, Quota};
 pub use dataset::{Dataset, DatasetSpec, DatasetStatus, FormerSource, Ownership, Refresh, Revision};
 pub use quantity::bytes_of;
 pub use source::{
-    AddressingStyle, AzureSource, FolderSource, GcsSource, HdfsSource, HttpSource, HuggingFaceSource, RepositoryKind,
-    S3Source, SecretRef, Source,
+    AddressingStyle, AzureSource, DatasetSource, FolderSource, GcsSource, HdfsSource, HttpSource, HuggingFaceSource,
+    RepositoryKind, S3Source, SecretRef, Source,
 };
 
 /// Conditions of both kinds; kstatus reads the first three.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// One origin, at one path.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure), has(self.hdfs), has(self.http), has(self.huggingFace), has(self.folder)].filter(is_set, is_set).size() == 1").message("a source has exactly one origin: set one of s3, gcs, azure, hdfs, http, huggingFace, folder"))]
+#[x_kube(validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure), has(self.hdfs), has(self.http), has(self.huggingFace), has(self.dataset), has(self.folder)].filter(is_set, is_set).size() == 1").message("a source has exactly one origin: set one of s3, gcs, azure, hdfs, http, huggingFace, dataset, folder"))]
 pub struct Source {
     /// Where the source stands in the tree, for example `raw/2024`. Empty is the root.
     #[serde(default)]
@@ -38,6 +38,10 @@ pub struct Source {
     /// A repository of the Hugging Face hub.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hugging_face: Option<HuggingFaceSource>,
+
+    /// Files of another Dataset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<DatasetSource>,
 
     /// A folder of the machine, for `penstock mount` only: cache nodes do not read the disks of their machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -245,6 +249,34 @@ pub enum RepositoryKind {
     Space,
 }
 
+/// Files of another Dataset, as its newest revision has them. Their bytes come out of its cache nodes and are not cached a second
+/// time; a new revision of it is followed at once. It must not take files of Datasets itself.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct DatasetSource {
+    /// Its name.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// Its namespace. Empty is the same one; another one has to be allowed by that Dataset's `allowedNamespaces`.
+    #[serde(default)]
+    #[schemars(length(max = 63), regex(pattern = "^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"))]
+    pub namespace: String,
+
+    /// Path of a folder in its tree. Empty is all of it.
+    #[serde(default)]
+    #[schemars(length(max = 1024), regex(pattern = "^([^/\\x00]+(/[^/\\x00]+)*)?$"))]
+    pub path: String,
+}
+
+impl DatasetSource {
+    /// Namespace and name, for a Dataset of `namespace` that takes from it.
+    pub fn of_namespace<'a>(&'a self, namespace: &'a str) -> (&'a str, &'a str) {
+        let own = self.namespace.is_empty();
+        (if own { namespace } else { &self.namespace }, &self.name)
+    }
+}
+
 /// A folder of the machine, of any file system that is mounted there (NFS too).
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -263,6 +295,48 @@ pub struct SecretRef {
 }
 
 impl Source {
+    /// It without what only a listing needs: place in the tree, patterns, lists of files.
+    pub fn origin_only(&self) -> Self {
+        let mut source = Self {
+            path: String::new(),
+            include: Vec::new(),
+            exclude: Vec::new(),
+            ..self.clone()
+        };
+        if let Some(http) = &mut source.http {
+            http.files.clear();
+        }
+        source
+    }
+
+    /// It as it would be read by anybody.
+    pub fn without_secret(&self) -> Self {
+        let mut source = self.clone();
+        let Self {
+            path: _,
+            s3,
+            gcs,
+            azure,
+            hdfs: _,
+            http,
+            hugging_face,
+            dataset: _,
+            folder: _,
+            ca_bundle: _,
+            include: _,
+            exclude: _,
+        } = &mut source;
+        let secrets = [
+            s3.as_mut().map(|s3| &mut s3.credentials_secret_ref),
+            gcs.as_mut().map(|gcs| &mut gcs.credentials_secret_ref),
+            azure.as_mut().map(|azure| &mut azure.credentials_secret_ref),
+            http.as_mut().map(|http| &mut http.credentials_secret_ref),
+            hugging_face.as_mut().map(|hub| &mut hub.credentials_secret_ref),
+        ];
+        secrets.into_iter().flatten().for_each(|secret| *secret = None);
+        source
+    }
+
     /// The Secret that it names.
     pub fn secret(&self) -> Option<&SecretRef> {
         let Self {
@@ -273,6 +347,7 @@ impl Source {
             hdfs: _,
             http,
             hugging_face,
+            dataset: _,
             folder: _,
             ca_bundle: _,
             include: _,

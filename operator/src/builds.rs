@@ -102,6 +102,8 @@ pub struct Basis {
     pub sources_digest: String,
     /// The sources of the spec, without what only a listing needs.
     pub sources: Vec<Source>,
+    /// Newest revisions of the other Datasets among them.
+    pub other_revisions: Vec<String>,
     /// The refresh that was asked for.
     pub asked_refresh: Option<String>,
 }

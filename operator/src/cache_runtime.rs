@@ -43,7 +43,7 @@ pub async fn reconcile(runtime: Arc<CacheRuntime>, context: Arc<Context>) -> Res
         return Ok(Action::await_change());
     }
     let members = Members::of(&runtime, &context.facts.cluster_domain);
-    let children = children::apply(&runtime, &namespace, &context).await;
+    let children = children::apply(&runtime, &namespace, &users, &context).await;
     if !matches!(children, Ok(Applied::Taken(_))) {
         tell(&runtime, &namespace, &members, &users, &context).await?;
     }
@@ -93,11 +93,11 @@ async fn tell(
     let mut datasets = Vec::new();
     for dataset in users {
         let former = dataset::former_sources(dataset);
-        let named: Vec<_> = dataset.spec.sources.iter().chain(&former).cloned().collect();
-        let secrets = sources::secrets(&context.client, namespace, &named).await?;
+        let all: Vec<_> = dataset.spec.sources.iter().chain(&former).cloned().collect();
+        let named = sources::named(&context.client, namespace, &all).await?;
         // Without its Secret the cached blocks of a source are still served; that it is missing is said by the Dataset.
-        let (sources, _) = sources::wire_sources(&dataset.spec.sources, &secrets);
-        let (former_sources, _) = sources::wire_sources(&former, &secrets);
+        let (sources, _) = sources::wire_sources(&dataset.spec.sources, &named);
+        let (former_sources, _) = sources::wire_sources(&former, &named);
         datasets.push(wire::Dataset {
             uid: dataset.uid().unwrap_or_default(),
             namespace: namespace.to_owned(),

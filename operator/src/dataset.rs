@@ -9,11 +9,12 @@ mod status;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use kube::api::ListParams;
 use kube::runtime::controller::Action;
 use kube::runtime::events::EventType;
 use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource, ResourceExt};
-use penstock_crds::{Dataset, Revision, condition};
+use penstock_crds::{Dataset, Revision, Source, condition};
 use penstock_protocol::control::cache_node as wire;
 use penstock_sources::wire_ownership;
 
@@ -23,7 +24,7 @@ use crate::context::{Context, now};
 use crate::error::Error;
 use crate::limits::{BLOCKED_LOOK_INTERVAL, ERROR_PAUSE, WAIT_INTERVAL};
 use crate::names::{FINALIZER, volume};
-use crate::{apply, conditions};
+use crate::{apply, conditions, others};
 use decide::Next;
 use observe::{Claim, Observed};
 pub use revision::{announced, former_sources};
@@ -131,7 +132,8 @@ async fn act(
                 basis: Basis {
                     committed: observed.revision.as_ref().map(|revision| revision.id.clone()),
                     sources_digest: observed.sources_digest.clone(),
-                    sources: dataset.spec.sources.iter().map(revision::of_spec).collect(),
+                    sources: dataset.spec.sources.iter().map(Source::origin_only).collect(),
+                    other_revisions: observed.other_revisions.clone(),
                     asked_refresh: decide::asked_refresh(dataset),
                 },
                 hosts: observed.linked_hosts.clone(),
@@ -186,6 +188,19 @@ async fn apply_volume(
 async fn clean_up(dataset: &Dataset, api: &Api<Dataset>, namespace: &str, context: &Context) -> Result<Action, Error> {
     if !dataset.finalizers().iter().any(|name| name == FINALIZER) {
         return Ok(Action::await_change());
+    }
+    let datasets: Api<Dataset> = Api::all(context.client.clone());
+    let all = datasets.list(&ListParams::default()).await;
+    let takers = others::takers(dataset, all.map_err(Error::api("list Datasets"))?.items.iter());
+    if !takers.is_empty() {
+        let message = format!(
+            "waits until these Datasets no longer take files of it: {}",
+            conditions::names(&takers)
+        );
+        let blocked = conditions::Wanted::new(condition::DELETION_BLOCKED, true, "TakenFrom", message);
+        status::write_blocked(api, dataset, blocked, context).await?;
+        // Their change wakes us; that their namespace is not allowed any more is a change of this one.
+        return Ok(Action::requeue(BLOCKED_LOOK_INTERVAL));
     }
     let (name, uid) = (dataset.name_any(), dataset.uid().unwrap_or_default());
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);

@@ -22,5 +22,6 @@ pub mod lease;
 pub mod limits;
 pub mod links;
 pub mod names;
+pub mod others;
 pub mod sources;
 pub mod uninstall;

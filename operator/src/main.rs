@@ -2,6 +2,7 @@
 
 mod args;
 
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
@@ -20,7 +21,7 @@ use penstock_operator::builds::Builds;
 use penstock_operator::context::{Context, Facts};
 use penstock_operator::lease::Leadership;
 use penstock_operator::links::Links;
-use penstock_operator::{cache_runtime, dataset, uninstall};
+use penstock_operator::{cache_runtime, dataset, others, uninstall};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -123,9 +124,24 @@ fn controllers(client: Client, facts: Facts) -> impl Future<Output = ()> {
         let store = dataset_store.clone();
         move |runtime: CacheRuntime| same_namespace(store.state().iter().map(AsRef::as_ref), runtime.namespace())
     };
+    // A Dataset is news for those that take files of it, too, and for their cache nodes.
     let of_dataset = {
-        let store = runtime_store;
-        move |dataset: Dataset| same_namespace(store.state().iter().map(AsRef::as_ref), dataset.namespace())
+        let (runtimes, datasets, changed) = (runtime_store, dataset_store.clone(), dataset_changed.clone());
+        move |dataset: Dataset| {
+            let mut namespaces = BTreeSet::from([dataset.namespace()]);
+            for taker in datasets
+                .state()
+                .iter()
+                .filter(|taker| others::takes_of(taker, &dataset))
+            {
+                namespaces.insert(taker.namespace());
+                // The receiver ends with the process.
+                let _ = changed.send(ObjectRef::from_obj(taker.as_ref()));
+            }
+            let runtimes = runtimes.state();
+            let of = |namespace| same_namespace(runtimes.iter().map(AsRef::as_ref), namespace);
+            namespaces.into_iter().flat_map(of).collect::<Vec<_>>()
+        }
     };
     // A report of a cache node is news for both.
     let runtime_news = UnboundedReceiverStream::new(runtime_news).inspect(move |runtime: &ObjectRef<CacheRuntime>| {

@@ -1,4 +1,4 @@
-//! The Secrets that sources name, and what cache nodes are told of the sources.
+//! What sources name in the cluster, Secrets and other Datasets, and what cache nodes are told of the sources.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,24 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use penstock_crds::{FolderSource, Source};
 use penstock_protocol::control::cache_node as wire;
-use penstock_sources::{Keys, wire_source};
+use penstock_sources::{Keys, standing, wire_source};
 
 use crate::error::Error;
+use crate::others::{self, NotTaken, Others};
 
 /// Secrets by name; `None` for one that does not exist.
 pub type Secrets = BTreeMap<String, Option<Keys>>;
+
+/// What sources of one namespace name.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    /// The namespace.
+    pub namespace: String,
+    /// The Secrets.
+    pub secrets: Secrets,
+    /// The other Datasets.
+    pub others: Others,
+}
 
 /// Why the sources cannot be told to a cache node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,16 +31,27 @@ pub enum Unusable {
     /// A Secret or one of its keys is missing.
     #[error("{0}")]
     Keys(#[from] penstock_sources::Unusable),
+    /// Another Dataset whose files cannot be taken.
+    #[error("{0}")]
+    NotTaken(#[from] NotTaken),
     /// A source that cache nodes do not have.
     #[error("the folder {0} is one of a single machine, which cache nodes do not read; use `penstock mount` for it")]
     Folder(String),
 }
 
-/// Every Secret that the sources name.
+/// Everything that the sources of a Dataset in `namespace` name.
 ///
 /// # Errors
 /// When the API server cannot be asked.
-pub async fn secrets(client: &Client, namespace: &str, sources: &[Source]) -> Result<Secrets, Error> {
+pub async fn named(client: &Client, namespace: &str, sources: &[Source]) -> Result<Named, Error> {
+    Ok(Named {
+        namespace: namespace.to_owned(),
+        secrets: secrets(client, namespace, sources).await?,
+        others: others::others(client, namespace, sources).await?,
+    })
+}
+
+async fn secrets(client: &Client, namespace: &str, sources: &[Source]) -> Result<Secrets, Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let mut secrets = Secrets::new();
     for reference in sources.iter().filter_map(Source::secret) {
@@ -41,10 +64,10 @@ pub async fn secrets(client: &Client, namespace: &str, sources: &[Source]) -> Re
 }
 
 /// What a cache node is told of the sources that can be used, and why the first of the others cannot.
-pub fn wire_sources(sources: &[Source], secrets: &Secrets) -> (Vec<wire::Source>, Option<Unusable>) {
+pub fn wire_sources(sources: &[Source], named: &Named) -> (Vec<wire::Source>, Option<Unusable>) {
     let (mut usable, mut unusable) = (Vec::new(), None);
     for source in sources {
-        match told(source, secrets) {
+        match told(source, named) {
             Ok(source) => usable.push(source),
             Err(error) => unusable = unusable.or(Some(error)),
         }
@@ -52,7 +75,16 @@ pub fn wire_sources(sources: &[Source], secrets: &Secrets) -> (Vec<wire::Source>
     (usable, unusable)
 }
 
-fn told(source: &Source, secrets: &Secrets) -> Result<wire::Source, Unusable> {
+fn told(source: &Source, named: &Named) -> Result<wire::Source, Unusable> {
+    let Named {
+        namespace,
+        secrets,
+        others,
+    } = named;
+    if let Some(other) = &source.dataset {
+        let other = others::told(other, namespace, others)?;
+        return Ok(standing(source, wire::source::Origin::Dataset(other)));
+    }
     if let Some(FolderSource { path }) = &source.folder {
         return Err(Unusable::Folder(path.clone()));
     }
@@ -85,8 +117,11 @@ mod tests {
         let there: Secret =
             serde_json::from_value(json!({"data": {"AWS_ACCESS_KEY_ID": "aWQ=", "AWS_SECRET_ACCESS_KEY": "a2V5Cg=="}}))
                 .unwrap();
-        let secrets = Secrets::from([("missing".into(), None), ("there".into(), Some(keys(there)))]);
-        let (usable, unusable) = wire_sources(&sources, &secrets);
+        let named = Named {
+            secrets: Secrets::from([("missing".into(), None), ("there".into(), Some(keys(there)))]),
+            ..Named::default()
+        };
+        let (usable, unusable) = wire_sources(&sources, &named);
         let paths: Vec<&str> = usable.iter().map(|source| source.path.as_str()).collect();
         assert_eq!(paths, ["b", "c", "d"]);
         let http = wire::Http {
@@ -97,9 +132,9 @@ mod tests {
         assert_eq!(usable[2].origin, Some(wire::source::Origin::Http(http)));
         let said = unusable.unwrap().to_string();
         assert!(said.starts_with("the Secret missing does not exist"), "{said}");
-        assert_eq!(wire_sources(&sources[1..4], &secrets).1, None);
+        assert_eq!(wire_sources(&sources[1..4], &named).1, None);
         assert_eq!(
-            wire_sources(&sources[4..], &secrets),
+            wire_sources(&sources[4..], &named),
             (vec![], Some(Unusable::Folder("/etc".into())))
         );
     }

@@ -97,6 +97,11 @@ pub trait Origin: Send + Sync + 'static {
     /// It for people, for example `s3://bucket/prefix/`.
     fn place(&self) -> String;
 
+    /// Whether its bytes come out of a cache of ours: to keep them would be to cache them twice.
+    fn is_a_cache(&self) -> bool {
+        false
+    }
+
     /// Every object below the prefix, with keys relative to it. Ends with the first error.
     fn list(&self) -> Pages<'_>;
 
@@ -163,6 +168,20 @@ pub fn client_over(source: &wire::Source, network: &Network) -> Result<Arc<dyn O
         Kind::Hdfs(config) => Arc::new(HdfsOrigin::new(config, network)?),
         Kind::HuggingFace(config) => Arc::new(HuggingFaceOrigin::new(config, network)?),
         Kind::Folder(config) => Arc::new(FolderOrigin::new(config)?),
+        Kind::Dataset(other) => {
+            return Err(OriginError::Invalid(format!(
+                "the Dataset {}/{} is no origin; only cache nodes have files of it",
+                other.namespace, other.name
+            )));
+        }
     };
+    selected(origin, source)
+}
+
+/// The part of an origin that the patterns of the source select.
+///
+/// # Errors
+/// When a pattern is none.
+pub fn selected(origin: Arc<dyn Origin>, source: &wire::Source) -> Result<Arc<dyn Origin>, OriginError> {
     Selected::of(origin, &source.include, &source.exclude)
 }

@@ -79,6 +79,10 @@ impl Origin for Selected {
         self.origin.place()
     }
 
+    fn is_a_cache(&self) -> bool {
+        self.origin.is_a_cache()
+    }
+
     fn list(&self) -> Pages<'_> {
         let pages = self.origin.list().map_ok(|mut page| {
             page.retain(|listed| self.selects(&listed.key));

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use penstock_crds::{
-    AddressingStyle, AzureSource, FolderSource, GcsSource, HdfsSource, HttpSource, HuggingFaceSource, Ownership,
-    RepositoryKind, S3Source, Source,
+    AddressingStyle, AzureSource, DatasetSource, FolderSource, GcsSource, HdfsSource, HttpSource, HuggingFaceSource,
+    Ownership, RepositoryKind, S3Source, Source,
 };
 use penstock_protocol::control::cache_node as wire;
 use wire::source::Origin;
@@ -34,6 +34,11 @@ pub enum Unusable {
         /// The keys that it needs.
         needed: &'static str,
     },
+    /// Another Dataset, which a machine alone knows nothing of.
+    #[error(
+        "the Dataset {0} is in a cluster, and files of it can be taken only there; name the sources that it has itself"
+    )]
+    OtherDataset(String),
     /// The source has no origin; the schema refuses that.
     #[error("the source at {0:?} has no origin")]
     NoOrigin(String),
@@ -99,10 +104,11 @@ pub fn wire_source(source: &Source, keys: Option<&Keys>) -> Result<wire::Source,
         hdfs,
         http,
         hugging_face,
+        dataset,
         folder,
-        ca_bundle,
-        include,
-        exclude,
+        ca_bundle: _,
+        include: _,
+        exclude: _,
     } = source;
     let name = source.secret().map(|secret| secret.name.as_str());
     let needed = looked_at(source).needed;
@@ -129,18 +135,25 @@ pub fn wire_source(source: &Source, keys: Option<&Keys>) -> Result<wire::Source,
         Origin::Http(wire_http(http, secret.map(Secret::http).transpose()?))
     } else if let Some(hub) = hugging_face {
         Origin::HuggingFace(wire_hugging_face(hub, secret.map(Secret::hugging_face).transpose()?))
+    } else if let Some(DatasetSource { name, .. }) = dataset {
+        return Err(Unusable::OtherDataset(name.clone()));
     } else if let Some(FolderSource { path }) = folder {
         Origin::Folder(wire::Folder { path: path.clone() })
     } else {
         return Err(Unusable::NoOrigin(path.clone()));
     };
-    Ok(wire::Source {
-        path: path.clone(),
+    Ok(standing(source, origin))
+}
+
+/// What a cache node is told of a source that has this origin.
+pub fn standing(source: &Source, origin: Origin) -> wire::Source {
+    wire::Source {
+        path: source.path.clone(),
         origin: Some(origin),
-        authorities: ca_bundle.clone(),
-        include: include.clone(),
-        exclude: exclude.clone(),
-    })
+        authorities: source.ca_bundle.clone(),
+        include: source.include.clone(),
+        exclude: source.exclude.clone(),
+    }
 }
 
 /// What a cache node is told of who owns the files.

@@ -39,7 +39,14 @@ impl Inner {
         let mut fetches = Vec::new();
         let mut units = self.intake.in_flight.lock();
         for extent in extents {
-            let wanted = self.wanted(&space, extent, range);
+            let source = announced.source_of(extent);
+            let is_from_cache = source.as_ref().is_some_and(|source| source.origin.is_a_cache());
+            let wanted = if is_from_cache {
+                // Whoever has it fetches ahead and keeps it.
+                needed(extent, range)
+            } else {
+                self.wanted(&space, extent, range)
+            };
             let stripe = |number: u64| {
                 let opened = stripes.get(number.wrapping_sub(range.stripe()) as usize).cloned();
                 match opened {
@@ -49,7 +56,7 @@ impl Inner {
                 }
             };
             for hole in self.holes(&units, &space, wanted, stripe) {
-                let Some(source) = announced.source_of(extent) else {
+                let Some(source) = &source else {
                     // What only comes along may be missing.
                     if hole.start >= range.end() || hole.end <= range.address() {
                         continue;
@@ -61,12 +68,16 @@ impl Inner {
                 };
                 let units = cut(hole, range.end())
                     .map(|piece| {
-                        let fate = self.intake.tiers.fate(&space, &piece, range);
+                        let fate = if is_from_cache {
+                            Fate::GivenOn
+                        } else {
+                            self.intake.tiers.fate(&space, &piece, range)
+                        };
                         let is_ahead = piece.start >= range.end() || piece.end <= range.address();
                         inflight::begin(&mut units, &space, piece, fate, is_ahead)
                     })
                     .collect();
-                fetches.push(self.fetch(announced, extent, &source, units, false));
+                fetches.push(self.fetch(announced, extent, source, units, false));
             }
         }
         let needed = inflight::overlapping(&units, &space, &(range.address()..range.end()));
@@ -78,8 +89,7 @@ impl Inner {
     }
 
     fn wanted(&self, space: &SpaceId, extent: &Extent, range: BlockRange) -> Range<u64> {
-        let end = extent.address + round_up_to_block(extent.bytes);
-        let (start, end) = (range.address().max(extent.address), range.end().min(end));
+        let Range { start, end } = needed(extent, range);
         let is_shared = self.owned.read().unwrap_or_else(PoisonError::into_inner).is_some();
         let reach = if is_shared { Reach::Stripe } else { Reach::Space };
         let plan = self.followed.plan(space, extent, start, end, reach);
@@ -114,7 +124,8 @@ impl Inner {
     /// the disk.
     pub(super) fn start_ahead(&self, announced: &Announced, extent: &Extent) -> Vec<Arc<Unit>> {
         let space = announced.package.space();
-        let Some(source) = announced.source_of(extent) else {
+        let source = announced.source_of(extent);
+        let Some(source) = source.filter(|source| !source.origin.is_a_cache()) else {
             return Vec::new();
         };
         let wanted = extent.address..extent.address + round_up_to_block(extent.bytes);
@@ -154,6 +165,12 @@ impl Inner {
             units,
         }
     }
+}
+
+/// The part of an extent that a read needs.
+fn needed(extent: &Extent, range: BlockRange) -> Range<u64> {
+    let end = extent.address + round_up_to_block(extent.bytes);
+    range.address().max(extent.address)..range.end().min(end)
 }
 
 /// A run of blocks in pieces that each lie within a page of the space. One ends at `needed_until`, so that a reader does not

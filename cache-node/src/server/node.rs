@@ -54,7 +54,6 @@ struct Inner {
 }
 
 /// Whoever changes what is announced holds it. Nothing is downloaded under it.
-#[derive(Default)]
 struct Told {
     origins: Origins,
     datasets: Vec<ToldDataset>,
@@ -95,6 +94,10 @@ impl Node {
     /// When the first cannot be used.
     pub fn open(engine: Engine, tiers: &[PathBuf], identity: Option<Arc<Identity>>) -> io::Result<Self> {
         let packages = PackageStore::open(tiers)?;
+        let told = Told {
+            origins: Origins::of(identity.clone()),
+            datasets: Vec::new(),
+        };
         let seek = Arc::new(Notify::new());
         let inner = Arc::new_cyclic(|node| Inner {
             engine,
@@ -103,7 +106,7 @@ impl Node {
             remembered: tiers.iter().map(|tier| tier.join("node.config")).collect(),
             ring: RwLock::default(),
             ring_epoch: AtomicU64::new(0),
-            told: tokio::sync::Mutex::default(),
+            told: tokio::sync::Mutex::new(told),
             missing: Mutex::default(),
             seeking: tokio::spawn(seek_missing(node.clone(), seek.clone())).abort_handle(),
             seek,

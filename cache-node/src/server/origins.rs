@@ -3,23 +3,44 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use penstock_origin::{Origin, OriginError};
+use penstock_origin::{Origin, OriginError, selected};
 use penstock_protocol::control::cache_node as wire;
+use penstock_tls::Identity;
+
+use crate::other_dataset::OtherDataset;
 
 /// The clients, each by the source without its place in the tree. Connections survive a new configuration that names the same
 /// source.
 #[derive(Default)]
-pub(super) struct Origins(HashMap<wire::Source, Arc<dyn Origin>>);
+pub(super) struct Origins {
+    clients: HashMap<wire::Source, Arc<dyn Origin>>,
+    /// With which it speaks to the cache nodes of other Datasets.
+    identity: Option<Arc<Identity>>,
+}
 
 impl Origins {
+    /// None yet, for a node with this identity.
+    pub(super) fn of(identity: Option<Arc<Identity>>) -> Self {
+        Self {
+            clients: HashMap::new(),
+            identity,
+        }
+    }
+
     /// The client of a source: the one that is there, or a new one that is not remembered.
     ///
     /// # Errors
     /// When the source makes no sense.
     pub(super) fn client(&self, source: &wire::Source) -> Result<Arc<dyn Origin>, OriginError> {
-        match self.0.get(&placeless(source)) {
-            Some(origin) => Ok(origin.clone()),
-            None => penstock_origin::client(source),
+        if let Some(origin) = self.clients.get(&placeless(source)) {
+            return Ok(origin.clone());
+        }
+        match &source.origin {
+            Some(wire::source::Origin::Dataset(other)) => {
+                let other = OtherDataset::new(other.clone(), self.identity.clone());
+                selected(Arc::new(other), source)
+            }
+            _ => penstock_origin::client(source),
         }
     }
 
@@ -29,7 +50,7 @@ impl Origins {
         let kept = sources
             .into_iter()
             .filter_map(|source| Some((placeless(source), self.client(source).ok()?)));
-        self.0 = kept.collect();
+        self.clients = kept.collect();
     }
 }
 
@@ -85,6 +106,6 @@ mod tests {
         assert!(gone.upgrade().is_none());
         // One for a build of a source that is not told yet is not kept either.
         drop(origins.client(&one).unwrap());
-        assert_eq!(origins.0.len(), 1);
+        assert_eq!(origins.clients.len(), 1);
     }
 }

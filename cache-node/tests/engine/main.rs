@@ -15,6 +15,7 @@ mod memory;
 mod model;
 mod neighbours;
 mod node;
+mod other_dataset;
 mod outage;
 mod overload;
 mod reading;

@@ -228,6 +228,7 @@ pub fn dataset(name: &str, package: &Package, cache_node: String) -> Dataset {
         ownership: None,
         runtime: None,
         sources: Vec::new(),
+        allowed_namespaces: Vec::new(),
         refresh: None,
         cache: None,
         read_timeout_seconds: 300,

@@ -10,6 +10,7 @@ mod install;
 mod leaving;
 mod mishaps;
 mod one_tree;
+mod other_dataset;
 mod read_suite;
 mod replaced;
 mod shared_cache;
@@ -32,6 +33,10 @@ const STORIES: &[Story] = &[
     (
         "one tree over S3, HDFS, a web server and GCS, whose sources come and go",
         one_tree::story,
+    ),
+    (
+        "a Dataset has the files of another namespace's Dataset, which are cached once",
+        other_dataset::story,
     ),
     (
         "pods get a dataset in every way that Kubernetes has",

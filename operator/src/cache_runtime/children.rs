@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use kube::{Api, Resource, ResourceExt};
-use penstock_crds::CacheRuntime;
+use penstock_crds::{CacheRuntime, Dataset};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -57,7 +57,12 @@ impl Mark {
 }
 
 /// Brings all children nearer to what is desired.
-pub(super) async fn apply(runtime: &CacheRuntime, namespace: &str, context: &Context) -> Result<Applied, Error> {
+pub(super) async fn apply(
+    runtime: &CacheRuntime,
+    namespace: &str,
+    users: &[Dataset],
+    context: &Context,
+) -> Result<Applied, Error> {
     if runtime.finalizers().iter().any(|name| name == "foregroundDeletion") {
         return Ok(Applied::Leaving);
     }
@@ -67,7 +72,7 @@ pub(super) async fn apply(runtime: &CacheRuntime, namespace: &str, context: &Con
         network_policy,
         disruption_budget,
         stateful_set,
-    } = desired::children(runtime, &context.facts)?;
+    } = desired::children(runtime, users, &context.facts)?;
     let service_account = Child::look(service_account, namespace, context).await?;
     let service = Child::look(service, namespace, context).await?;
     let network_policy = Child::look(network_policy, namespace, context).await?;

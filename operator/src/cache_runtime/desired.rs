@@ -1,13 +1,15 @@
 //! The objects that a CacheRuntime owns: pure.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ResourceRequirements, Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::{Resource, ResourceExt};
 use penstock_crds::{
-    BULK_PORT, CONTROL_PORT, CSI_DRIVER, CacheRuntime, CacheRuntimeSpec, HEALTH_PORT, INSPECTION_PORT, Medium, Tier,
-    TierVolume, bytes_of,
+    BULK_PORT, CONTROL_PORT, CSI_DRIVER, CacheRuntime, CacheRuntimeSpec, Dataset, HEALTH_PORT, INSPECTION_PORT, Medium,
+    Tier, TierVolume, bytes_of,
 };
 use penstock_protocol::control::cache_node as wire;
 use serde::de::DeserializeOwned;
@@ -40,11 +42,11 @@ pub struct Children {
     pub stateful_set: StatefulSet,
 }
 
-/// The children of `runtime`.
+/// The children of `runtime`, which caches for `users`.
 ///
 /// # Errors
 /// When one of ours does not have the shape of its kind.
-pub fn children(runtime: &CacheRuntime, facts: &Facts) -> Result<Children, Error> {
+pub fn children(runtime: &CacheRuntime, users: &[Dataset], facts: &Facts) -> Result<Children, Error> {
     let name = runtime.name_any();
     let labels = runtime_labels(&name);
     let metadata = json!({
@@ -62,7 +64,7 @@ pub fn children(runtime: &CacheRuntime, facts: &Facts) -> Result<Children, Error
         service: shaped("build the Service", service(&metadata, &json!(labels)))?,
         network_policy: shaped(
             "build the NetworkPolicy",
-            network_policy(&metadata, &selector, &facts.namespace),
+            network_policy(&metadata, &selector, users, &facts.namespace),
         )?,
         disruption_budget: shaped(
             "build the PodDisruptionBudget",
@@ -90,7 +92,7 @@ fn service(metadata: &Value, labels: &Value) -> Value {
     })
 }
 
-fn network_policy(metadata: &Value, selector: &Value, operator_namespace: &str) -> Value {
+fn network_policy(metadata: &Value, selector: &Value, users: &[Dataset], operator_namespace: &str) -> Value {
     let operator = json!({
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "penstock", "app.kubernetes.io/component": "operator"}},
@@ -99,19 +101,40 @@ fn network_policy(metadata: &Value, selector: &Value, operator_namespace: &str) 
         "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": operator_namespace}},
         "podSelector": {"matchLabels": {"app.kubernetes.io/name": "penstock", "app.kubernetes.io/component": "mounter"}},
     });
+    let mut readers = vec![mounter];
+    readers.extend(other_cache_nodes(users));
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata,
         "spec": {
             "podSelector": selector,
             "policyTypes": ["Ingress"],
             "ingress": [
-                {"from": [mounter, {"podSelector": selector}], "ports": [{"port": "bulk"}]},
+                {"from": readers, "ports": [{"port": "bulk"}]},
                 {"from": [operator], "ports": [{"port": "control"}]},
                 {"from": [{"podSelector": selector}], "ports": [{"port": "inspection"}]},
                 {"ports": [{"port": "health"}]},
             ],
         },
     })
+}
+
+/// Cache nodes of whose Datasets may take files of `users`: those of the same namespace, and of those that are allowed.
+fn other_cache_nodes(users: &[Dataset]) -> Vec<Value> {
+    let cache_nodes =
+        json!({"matchLabels": {"app.kubernetes.io/name": "penstock", "app.kubernetes.io/component": "cache-node"}});
+    let allowed: BTreeSet<&str> = users
+        .iter()
+        .flat_map(|dataset| dataset.spec.allowed_namespaces.iter().map(String::as_str))
+        .collect();
+    let mut peers = vec![json!({"podSelector": cache_nodes})];
+    let namespaces = if allowed.contains("*") {
+        Some(json!({}))
+    } else {
+        let named = json!({"key": "kubernetes.io/metadata.name", "operator": "In", "values": allowed});
+        (!allowed.is_empty()).then(|| json!({"matchExpressions": [named]}))
+    };
+    peers.extend(namespaces.map(|namespaces| json!({"namespaceSelector": namespaces, "podSelector": cache_nodes})));
+    peers
 }
 
 fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selector: &Value, labels: &Value) -> Value {
@@ -360,7 +383,7 @@ mod tests {
         let memory = |tier: Value, resources: Value| {
             let mut runtime = runtime(json!([tier, {"name": "b", "medium": "HDD", "capacity": "1Ti"}]));
             runtime.spec.resources = serde_json::from_value(resources).unwrap();
-            let set = children(&runtime, &facts()).unwrap().stateful_set;
+            let set = children(&runtime, &[], &facts()).unwrap().stateful_set;
             let resources = set.spec.unwrap().template.spec.unwrap().containers[0].resources.clone();
             let amounts = resources
                 .map(|given| [given.requests, given.limits])
@@ -381,7 +404,7 @@ mod tests {
         let argument = |tier: &Value, limits: Value| {
             let mut runtime = runtime(json!([tier]));
             runtime.spec.resources = Some(serde_json::from_value(json!({"limits": limits})).unwrap());
-            let set = children(&runtime, &facts()).unwrap().stateful_set;
+            let set = children(&runtime, &[], &facts()).unwrap().stateful_set;
             let arguments = set.spec.unwrap().template.spec.unwrap().containers[0].args.clone();
             arguments
                 .unwrap_or_default()
@@ -413,7 +436,7 @@ mod tests {
     fn the_mounter_is_listened_for_where_our_driver_is() {
         for (volume, names) in [("Node", &["tier-a", "neighbour"][..]), ("EmptyDir", &["tier-a"])] {
             let tier = json!({"name": "a", "medium": "SSD", "capacity": "1Gi", "volume": volume});
-            let set = children(&runtime(json!([tier])), &facts()).unwrap().stateful_set;
+            let set = children(&runtime(json!([tier])), &[], &facts()).unwrap().stateful_set;
             let pod = set.spec.unwrap().template.spec.unwrap();
             let mounts = pod.containers[0].volume_mounts.clone().unwrap();
             assert_eq!(mounts.iter().map(|mount| &*mount.name).collect::<Vec<_>>(), names);
@@ -443,5 +466,31 @@ mod tests {
             volume.as_object_mut().unwrap().remove("name");
             assert_eq!(volume, expected);
         }
+    }
+
+    #[test]
+    fn other_cache_nodes_may_connect_where_a_dataset_allows_their_namespace() {
+        let dataset = |allowed: &[&str]| -> Dataset {
+            serde_json::from_value(json!({
+                "apiVersion": "penstock.io/v1alpha1", "kind": "Dataset", "metadata": {"name": "d"},
+                "spec": {"sources": [], "allowedNamespaces": allowed},
+            }))
+            .unwrap()
+        };
+        for (users, namespaces) in [
+            (vec![], None),
+            (vec![dataset(&[])], None),
+            (vec![dataset(&["b"]), dataset(&["c", "b"])], Some(json!(["b", "c"]))),
+        ] {
+            let peers = other_cache_nodes(&users);
+            let named = peers.get(1);
+            let named = named.map(|peer| peer["namespaceSelector"]["matchExpressions"][0]["values"].clone());
+            assert_eq!(named, namespaces);
+            let is_cache_node =
+                |peer: &Value| peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "cache-node";
+            assert!(peers.iter().all(is_cache_node), "{peers:?}");
+        }
+        let peers = other_cache_nodes(&[dataset(&["*"])]);
+        assert_eq!(peers[1]["namespaceSelector"], json!({}));
     }
 }

@@ -164,6 +164,7 @@ fn due_in(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Duration {
     let asked = asked_refresh(dataset);
     if observed.revision.is_none()
         || observed.sources_changed()
+        || observed.others_moved()
         || observed.revision_is_lost()
         || asked.is_some() && asked != observed.handled_refresh
     {
@@ -214,6 +215,7 @@ pub(super) mod tests {
             settling: false,
             seeds: Vec::new(),
             sources: Ok(Vec::new()),
+            other_revisions: Vec::new(),
             sources_digest: "same".into(),
             build: State::Idle,
             revision: Some(Revision {
@@ -258,6 +260,30 @@ pub(super) mod tests {
     #[test]
     fn a_settled_dataset_rests() {
         assert_eq!(next(&dataset(json!({}), None), &settled(), at(9999)), Next::Rest);
+    }
+
+    #[test]
+    fn a_newer_revision_of_another_dataset_is_followed_at_once() {
+        let plain = dataset(json!({}), None);
+        let moved = Observed {
+            other_revisions: vec!["22".into()],
+            ..settled()
+        };
+        let build = Next::Build {
+            parent: Some(RevisionId([0x11; 32])),
+        };
+        assert_eq!(next(&plain, &moved, at(1)), build);
+        // It went away: what is committed stays.
+        let gone = Observed {
+            sources: Err(crate::others::NotTaken::Missing("d".into()).into()),
+            revision: moved.revision.clone().map(|revision| Revision {
+                other_revisions: vec!["22".into()],
+                ..revision
+            }),
+            ..settled()
+        };
+        assert!(!gone.others_moved());
+        assert!(matches!(next(&plain, &gone, at(1)), Next::Wait(_)));
     }
 
     #[test]

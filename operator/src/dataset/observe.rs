@@ -17,7 +17,8 @@ use crate::dataset::{decide, desired};
 use crate::error::Error;
 use crate::limits::REVISION_PATIENCE;
 use crate::names::volume;
-use crate::sources::{Unusable, secrets, wire_sources};
+use crate::others;
+use crate::sources::{Unusable, named, wire_sources};
 
 /// Most seeds that a mount is given.
 const SEEDS_MAX: usize = 16;
@@ -55,8 +56,10 @@ pub struct Observed {
     pub seeds: Vec<String>,
     /// Whether this process has just begun to lead and cannot say yet who serves.
     pub settling: bool,
-    /// What a cache node is asked to list, or which Secret is missing.
+    /// What a cache node is asked to list, or what of it cannot be used.
     pub sources: Result<Vec<wire::Source>, Unusable>,
+    /// Newest revisions of the other Datasets that they name, in their order.
+    pub other_revisions: Vec<String>,
     /// Digest of the sources in the spec.
     pub sources_digest: String,
     /// The build under way.
@@ -96,6 +99,12 @@ impl Observed {
         revision.is_some_and(|revision| revision.sources_digest != self.sources_digest)
     }
 
+    /// Whether another Dataset that it takes files of has a newer revision than the committed one shows.
+    pub fn others_moved(&self) -> bool {
+        let revision = self.revision.as_ref();
+        self.sources.is_ok() && revision.is_some_and(|revision| revision.other_revisions != self.other_revisions)
+    }
+
     /// Revisions that nobody will come back with: a cache node deletes what is not announced any more.
     pub fn given_up(&self) -> &[String] {
         if self.patience_left.is_zero() { &self.lost } else { &[] }
@@ -132,7 +141,8 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         .map(|runtime| Members::of(runtime, &context.facts.cluster_domain));
 
     let spec_sources = &dataset.spec.sources;
-    let (sources, unusable) = wire_sources(spec_sources, &secrets(&context.client, namespace, spec_sources).await?);
+    let named = named(&context.client, namespace, spec_sources).await?;
+    let (sources, unusable) = wire_sources(spec_sources, &named);
     let uid = dataset.uid().unwrap_or_default();
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
     let claim = claims
@@ -162,6 +172,7 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         linked_hosts: build_order(&uid, reports.keys().cloned().collect()),
         settling: pool.settling,
         seeds: members.map(|members| members.seeds(SEEDS_MAX)).unwrap_or_default(),
+        other_revisions: others::newest_revisions(&sources),
         sources: unusable.map_or(Ok(sources), Err),
         sources_digest: desired::sources_digest(&dataset.spec),
         build: context.builds.state(&uid),

@@ -24,27 +24,13 @@ pub fn former_sources(dataset: &Dataset) -> Vec<Source> {
         return Vec::new();
     };
     let former = revision.former_sources.iter().map(|former| &former.source);
-    let spec: Vec<Source> = dataset.spec.sources.iter().map(of_spec).collect();
+    let spec: Vec<Source> = dataset.spec.sources.iter().map(Source::origin_only).collect();
     let gone = revision
         .sources
         .iter()
         .chain(former)
         .filter(|source| !spec.contains(source));
     gone.cloned().collect()
-}
-
-/// A source without what only a listing needs.
-pub(super) fn of_spec(source: &Source) -> Source {
-    let mut source = Source {
-        path: String::new(),
-        include: Vec::new(),
-        exclude: Vec::new(),
-        ..source.clone()
-    };
-    if let Some(http) = &mut source.http {
-        http.files.clear();
-    }
-    source
 }
 
 /// What to write after a build; `None` when nothing differs.
@@ -58,15 +44,20 @@ pub(super) fn to_commit(
         committed: _,
         sources_digest,
         sources,
+        other_revisions,
         asked_refresh: _,
     } = basis;
     match before {
-        Some(before) if built.unchanged => (before.sources_digest != *sources_digest).then(|| Revision {
-            // The spec says it in other words, for example with another Secret.
-            sources_digest: sources_digest.clone(),
-            sources: sources.clone(),
-            ..before.clone()
-        }),
+        Some(before) if built.unchanged => {
+            // The spec says it in other words, for example with another Secret, or another Dataset has changed elsewhere.
+            let same = before.sources_digest == *sources_digest && before.other_revisions == *other_revisions;
+            (!same).then(|| Revision {
+                sources_digest: sources_digest.clone(),
+                sources: sources.clone(),
+                other_revisions: other_revisions.clone(),
+                ..before.clone()
+            })
+        }
         _ => Some(revision(before, lost, built, basis)),
     }
 }
@@ -101,6 +92,7 @@ fn revision(before: Option<&Revision>, lost: &[String], built: &wire::Built, bas
             .take(8)
             .map(|text| text.chars().take(500).collect())
             .collect(),
+        other_revisions: basis.other_revisions.clone(),
         sources_digest: basis.sources_digest.clone(),
         created_at: now().0.to_string(),
     }
@@ -158,6 +150,14 @@ mod tests {
         assert_eq!((written.id.as_str(), written.sources_digest.as_str()), ("11", "new"));
         assert_eq!(written.sources, sources(&["a"]));
         assert_eq!(to_commit(Some(&written), &[], &unchanged, &basis("new")), None);
+        // Another Dataset has changed where this one does not look.
+        let moved = Basis {
+            other_revisions: vec!["22".into()],
+            ..basis("new")
+        };
+        let followed = to_commit(Some(&written), &[], &unchanged, &moved).unwrap();
+        assert_eq!(followed.other_revisions, ["22"]);
+        assert_eq!(to_commit(Some(&followed), &[], &unchanged, &moved), None);
     }
 
     #[test]

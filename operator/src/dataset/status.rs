@@ -10,6 +10,7 @@ use crate::conditions::{Wanted, merged, names};
 use crate::context::{Context, now};
 use crate::dataset::observe::{Claim, Observed};
 use crate::error::Error;
+use crate::others::NotTaken;
 use crate::sources::Unusable;
 
 pub(super) async fn write(
@@ -202,6 +203,8 @@ fn trouble(dataset: &Dataset, observed: &Observed) -> Option<(&'static str, Stri
     if let Err(unusable) = &observed.sources {
         let reason = match unusable {
             Unusable::Keys(_) => "SecretMissing",
+            Unusable::NotTaken(NotTaken::NotBuilt(_)) => "DatasetNotReady",
+            Unusable::NotTaken(_) => "DatasetNotAvailable",
             Unusable::Folder(_) => reason_text(Some(Reason::Invalid)),
         };
         return Some((reason, unusable.to_string()));
@@ -249,7 +252,7 @@ fn source_condition(dataset: &Dataset, before: &DatasetStatus, observed: &Observ
     let same_sources = before.observed_generation == dataset.metadata.generation
         || observed.revision.is_some() && !observed.sources_changed();
     Wanted::kept(condition::SOURCE_REACHABLE, &before.conditions)
-        .filter(|kept| same_sources && kept.reason != "SecretMissing")
+        .filter(|kept| same_sources && kept.reason != "SecretMissing" && !kept.reason.starts_with("Dataset"))
 }
 
 fn drift_condition(before: &DatasetStatus, observed: &Observed) -> Option<Wanted> {
