@@ -49,7 +49,7 @@ use penstock_revision::BuildOptions;
 
 use crate::cached::Cached;
 use crate::data::{Data, Sizes};
-use crate::figure::{Figure, Goal};
+use crate::figure::{Figure, Goal, Reference};
 use crate::rounds::Rounds;
 use crate::shown::Shown;
 use crate::volume::Volume;
@@ -298,6 +298,29 @@ fn revision(files: usize) -> Result<Vec<Figure>> {
             vec![Goal::AtMost(143.0)],
         ),
         figure("revision-image", mebibytes(measured.image_bytes), "MiB", vec![]),
-        figure("revision-build-memory", mebibytes(measured.peak_bytes), "MiB", vec![]),
+        figure(
+            "revision-build-memory",
+            mebibytes(measured.build_peak_bytes),
+            "MiB",
+            vec![Goal::AtMost(476.0)],
+        ),
+        figure(
+            "revision-refresh-memory",
+            mebibytes(measured.refresh_peak_bytes),
+            "MiB",
+            vec![Goal::AtMost(476.0)],
+        ),
+        Figure {
+            reference: Some(Reference {
+                name: "changed",
+                value: mebibytes(measured.changed_bytes),
+            }),
+            ..figure(
+                "revision-refetched",
+                mebibytes(measured.refetched_bytes),
+                "MiB",
+                vec![Goal::RatioAtLeast(1.0), Goal::RatioAtMost(1.0)],
+            )
+        },
     ])
 }

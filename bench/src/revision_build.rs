@@ -11,19 +11,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::random::Random;
 
-/// What one build came to.
+/// What a build and a refresh came to.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Measured {
     /// Seconds from the listing to a package whose image is ready to be mounted.
     pub build_seconds: f64,
+    /// Most memory that the process had until the package was made, the listing included.
+    pub build_peak_bytes: u64,
     /// Seconds of the next revision, with 1 % of the objects changed.
     pub refresh_seconds: f64,
+    /// Most memory that the process had meanwhile, listing and parent included.
+    pub refresh_peak_bytes: u64,
+    /// Bytes of the objects that changed.
+    pub changed_bytes: u64,
+    /// Bytes of the objects that have another address than in the parent, so that they are fetched again.
+    pub refetched_bytes: u64,
     /// Length of the package.
     pub package_bytes: u64,
     /// Length of the image.
     pub image_bytes: u64,
-    /// Most memory that the process had, the listing included.
-    pub peak_bytes: u64,
 }
 
 /// Measures in a child, which is this program again.
@@ -49,15 +55,24 @@ pub fn measure_in_child(files: usize) -> Result<Measured> {
 /// # Errors
 /// When a build fails.
 pub fn measure(files: usize) -> Result<Measured> {
-    let mut listing = [listing(files)];
+    let mut listing = [SourceListing {
+        identity: "s3://bench/".into(),
+        path: String::new(),
+        objects: objects(files).collect(),
+    }];
     let started = Instant::now();
     let package = built(build(SpaceId([7; 16]), None, &listing, &BuildOptions::default())?)?;
+    let build_peak_bytes = peak_bytes()?;
     let image_bytes = package.image()?.len() as u64;
     let build_seconds = started.elapsed().as_secs_f64();
-    for object in listing[0].objects.iter_mut().step_by(100) {
-        object.version = Version::ETag(format!("{}-changed", object.key.len()));
-        object.bytes += 1;
-    }
+    listing[0].objects.iter_mut().step_by(CHANGED_EVERY).for_each(change);
+    let changed_bytes = listing[0]
+        .objects
+        .iter()
+        .step_by(CHANGED_EVERY)
+        .map(|object| object.bytes)
+        .sum();
+    forget_peak()?;
     let started = Instant::now();
     let next = built(build(
         SpaceId([8; 16]),
@@ -65,13 +80,17 @@ pub fn measure(files: usize) -> Result<Measured> {
         &listing,
         &BuildOptions::default(),
     )?)?;
+    let refresh_peak_bytes = peak_bytes()?;
     next.image()?;
     Ok(Measured {
         build_seconds,
+        build_peak_bytes,
         refresh_seconds: started.elapsed().as_secs_f64(),
+        refresh_peak_bytes,
+        changed_bytes,
+        refetched_bytes: refetched_bytes(&package, &next)?,
         package_bytes: package.bytes().len() as u64,
         image_bytes,
-        peak_bytes: peak_bytes()?,
     })
 }
 
@@ -82,22 +101,46 @@ fn built(outcome: Outcome) -> Result<Package> {
     }
 }
 
-/// Like ImageNet: a thousand folders, names of 30 characters, versions that cannot be compressed.
-fn listing(files: usize) -> SourceListing {
-    let mut random = Random(3);
-    let objects = (0..files)
-        .map(|i| Listed {
-            key: format!("train/n{:08}/n{:08}_{i:08}.JPEG", i % 1000 * 7919, i % 1000 * 7919),
-            bytes: 20_000 + random.next() % 180_000,
-            modified_unix_nanos: 1_700_000_000_000_000_000 + (random.next() % 100_000_000) as i64 * 1_000_000_000,
-            version: Version::ETag(format!("{:016x}{:016x}", random.next(), random.next())),
-        })
-        .collect();
-    SourceListing {
-        identity: "s3://bench/".into(),
-        path: String::new(),
-        objects,
+/// What a cache that is full of the parent lacks of the next revision. Addresses are appended, so all that is new lies behind
+/// the parent's end, and the whole of another space is new.
+fn refetched_bytes(parent: &Package, next: &Package) -> Result<u64> {
+    let known = if next.space() == parent.space() {
+        parent.summary().space_bytes
+    } else {
+        0
+    };
+    let mut bytes = 0;
+    for extent in next.all_extents() {
+        let extent = extent?;
+        if extent.address >= known {
+            bytes += extent.bytes;
+        }
     }
+    Ok(bytes)
+}
+
+/// One of so many objects changes until the refresh.
+const CHANGED_EVERY: usize = 100;
+
+fn change(object: &mut Listed) {
+    object.version = Version::ETag(format!("{}-changed", object.key.len()));
+    object.bytes += 1;
+}
+
+/// Like ImageNet: a thousand folders, names of 30 characters, versions that cannot be compressed.
+fn objects(files: usize) -> impl Iterator<Item = Listed> {
+    let mut random = Random(3);
+    (0..files).map(move |i| Listed {
+        key: format!("train/n{:08}/n{:08}_{i:08}.JPEG", i % 1000 * 7919, i % 1000 * 7919),
+        bytes: 20_000 + random.next() % 180_000,
+        modified_unix_nanos: 1_700_000_000_000_000_000 + (random.next() % 100_000_000) as i64 * 1_000_000_000,
+        version: Version::ETag(format!("{:016x}{:016x}", random.next(), random.next())),
+    })
+}
+
+/// proc(5): 5 sets the peak to what the process has now.
+fn forget_peak() -> Result<()> {
+    std::fs::write("/proc/self/clear_refs", "5").context("forget the peak of memory")
 }
 
 fn peak_bytes() -> Result<u64> {
