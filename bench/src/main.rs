@@ -85,13 +85,18 @@ struct Arguments {
 enum Inner {
     /// Builds a revision of so many files in this process and prints what it took
     #[command(hide = true)]
-    RevisionBuild { files: usize },
+    RevisionBuild {
+        files: usize,
+        /// For what the build keeps outside of its memory
+        #[arg(long)]
+        folder: PathBuf,
+    },
 }
 
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
-    if let Some(Inner::RevisionBuild { files }) = arguments.inner {
-        println!("{}", serde_json::to_string(&revision_build::measure(files)?)?);
+    if let Some(Inner::RevisionBuild { files, folder }) = arguments.inner {
+        println!("{}", serde_json::to_string(&revision_build::measure(files, &folder)?)?);
         return Ok(());
     }
     let stop = Stop::on_signals()?;
@@ -121,7 +126,7 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
         }
     };
     if wanted("revision") {
-        print(revision(if arguments.quick { 20_000 } else { 1_000_000 })?);
+        print(revision(if arguments.quick { 20_000 } else { 1_000_000 }, scratch)?);
     }
     let sizes = if arguments.quick {
         Sizes {
@@ -268,8 +273,8 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
     Ok(all)
 }
 
-fn revision(files: usize) -> Result<Vec<Figure>> {
-    let measured = revision_build::measure_in_child(files)?;
+fn revision(files: usize, scratch: &Path) -> Result<Vec<Figure>> {
+    let measured = revision_build::measure_in_child(files, scratch)?;
     let figure = |name: &str, value, unit, goals| Figure {
         name: name.into(),
         value,

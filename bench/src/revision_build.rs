@@ -1,12 +1,13 @@
 //! How long a revision of many files takes besides the listing, how much memory, and how large its package is. Runs in a
 //! process of its own, so that the peak of memory is its own.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use penstock_protocol::ids::SpaceId;
-use penstock_revision::{BuildOptions, Listed, Outcome, Package, SourceListing, Version, build};
+use penstock_revision::{BuildOptions, Gathering, Listed, Outcome, Package, Scratch, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::random::Random;
@@ -14,13 +15,13 @@ use crate::random::Random;
 /// What a build and a refresh came to.
 #[derive(Debug, Deserialize, Serialize)]
 pub struct Measured {
-    /// Seconds from the listing to a package whose image is ready to be mounted.
+    /// Seconds from the first object to a package whose image is ready to be mounted, making up the objects included.
     pub build_seconds: f64,
-    /// Most memory that the process had until the package was made, the listing included.
+    /// Most memory that the process had until the package was made.
     pub build_peak_bytes: u64,
     /// Seconds of the next revision, with 1 % of the objects changed.
     pub refresh_seconds: f64,
-    /// Most memory that the process had meanwhile, listing and parent included.
+    /// Most memory that the process had meanwhile, the parent's package included.
     pub refresh_peak_bytes: u64,
     /// Bytes of the objects that changed.
     pub changed_bytes: u64,
@@ -32,14 +33,16 @@ pub struct Measured {
     pub image_bytes: u64,
 }
 
-/// Measures in a child, which is this program again.
+/// Measures in a child, which is this program again, with its files in `folder`.
 ///
 /// # Errors
 /// When the child fails.
-pub fn measure_in_child(files: usize) -> Result<Measured> {
+pub fn measure_in_child(files: usize, folder: &Path) -> Result<Measured> {
     let program = std::env::current_exe()?;
     let output = Command::new(program)
         .args(["revision-build", &files.to_string()])
+        .arg("--folder")
+        .arg(folder)
         .output()?;
     ensure!(
         output.status.success(),
@@ -50,36 +53,28 @@ pub fn measure_in_child(files: usize) -> Result<Measured> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Measures in this process.
+/// Measures in this process. What is listed comes in pages, as from a store, and is made while it is gathered.
 ///
 /// # Errors
 /// When a build fails.
-pub fn measure(files: usize) -> Result<Measured> {
-    let mut listing = [SourceListing {
-        identity: "s3://bench/".into(),
-        path: String::new(),
-        objects: objects(files).collect(),
-    }];
+pub fn measure(files: usize, folder: &Path) -> Result<Measured> {
+    let options = BuildOptions::default();
     let started = Instant::now();
-    let package = built(build(SpaceId([7; 16]), None, &listing, &BuildOptions::default())?)?;
+    let package = built(gathered(objects(files), folder)?.build(SpaceId([7; 16]), None, &options)?)?;
     let build_peak_bytes = peak_bytes()?;
     let image_bytes = package.image()?.len() as u64;
     let build_seconds = started.elapsed().as_secs_f64();
-    listing[0].objects.iter_mut().step_by(CHANGED_EVERY).for_each(change);
-    let changed_bytes = listing[0]
-        .objects
-        .iter()
-        .step_by(CHANGED_EVERY)
-        .map(|object| object.bytes)
-        .sum();
+    let mut changed_bytes = 0;
+    let next = objects(files).enumerate().map(|(number, mut object)| {
+        if number % CHANGED_EVERY == 0 {
+            change(&mut object);
+            changed_bytes += object.bytes;
+        }
+        object
+    });
     forget_peak()?;
     let started = Instant::now();
-    let next = built(build(
-        SpaceId([8; 16]),
-        Some(&package),
-        &listing,
-        &BuildOptions::default(),
-    )?)?;
+    let next = built(gathered(next, folder)?.build(SpaceId([8; 16]), Some(&package), &options)?)?;
     let refresh_peak_bytes = peak_bytes()?;
     next.image()?;
     Ok(Measured {
@@ -92,6 +87,20 @@ pub fn measure(files: usize) -> Result<Measured> {
         package_bytes: package.bytes().len() as u64,
         image_bytes,
     })
+}
+
+fn gathered(mut objects: impl Iterator<Item = Listed>, folder: &Path) -> Result<Gathering> {
+    let mut gathering = Gathering::new(Scratch::folder(folder));
+    let source = gathering.begin_source("s3://bench/".into(), "")?;
+    let mut page = Vec::new();
+    loop {
+        page.clear();
+        page.extend(objects.by_ref().take(PAGE_OBJECTS));
+        if page.is_empty() {
+            return Ok(gathering);
+        }
+        gathering.add(source, &page)?;
+    }
 }
 
 fn built(outcome: Outcome) -> Result<Package> {
@@ -118,6 +127,9 @@ fn refetched_bytes(parent: &Package, next: &Package) -> Result<u64> {
     }
     Ok(bytes)
 }
+
+/// Objects in a page of a listing, as in S3.
+const PAGE_OBJECTS: usize = 1000;
 
 /// One of so many objects changes until the refresh.
 const CHANGED_EVERY: usize = 100;

@@ -305,3 +305,7 @@ pub const SCRUB_BYTES_PER_SECOND: u64 = 16 << 20;
 
 /// From the beginning of one pass to that of the next, if it is not longer itself.
 pub const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
+
+/// Pages of listings that wait to be gathered, 1,000 objects of some 200 bytes each: enough that sources need not wait for a run to be
+/// sorted, little beside what is gathered.
+pub const LISTED_PAGES_MAX: usize = 32;

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use penstock_protocol::ids::RevisionId;
-use penstock_revision::Package;
+use penstock_revision::{Package, Scratch};
 
 use crate::limits::UNANNOUNCED_PACKAGES_MAX;
 
@@ -49,6 +49,11 @@ impl PackageStore {
             copies: folders.collect(),
             unfinished: AtomicU64::new(0),
         })
+    }
+
+    /// Where a build keeps what its memory should not hold.
+    pub fn scratch(&self) -> Scratch {
+        Scratch::folder(&self.folder)
     }
 
     /// Keeps a package; it is on disk when this returns.

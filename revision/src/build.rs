@@ -6,18 +6,24 @@
 //! gets a new address in each revision. An object that two sources of one identity list is there once, under both paths.
 
 use std::collections::HashMap;
+use std::io;
 
 use penstock_protocol::geometry::round_up_to_block;
 use penstock_protocol::ids::SpaceId;
 
+use crate::entry::{Entry, Object};
 use crate::erofs;
-use crate::erofs::writer::{self, ImageNode, NodeKind};
-use crate::extents::DamagedExtents;
+use crate::erofs::writer::{self, WriteError, Written};
+use crate::extents::{DamagedExtents, put, put_bytes, put_version, take, take_bytes, take_version};
+use crate::gathering::{Gathering, Source};
 pub use crate::limits::DEAD_BYTES_MIN;
-use crate::object::{Extent, Listed, ObjectVersion, SourceListing, Version};
+use crate::names::{Names, Steps, mount_of};
+use crate::object::{Extent, ObjectVersion, SourceListing, Version};
 use crate::package::{self, Package, Parts, Summary};
+use crate::scratch::{Log, Scratch, torn};
+use crate::sorter::{Merged, Sorted, Sorter};
 use crate::space::Space;
-use crate::tree::{BadSourcePath, Kind, ObjectNumber, Tree, tree};
+use crate::tree::BadSourcePath;
 
 /// Owner and permission bits of the tree; origins have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +63,7 @@ pub enum Outcome {
 pub enum BuildError {
     /// The tree needs more than the format of the image has.
     #[error("write the EROFS image: {0}")]
-    Image(#[from] writer::WriteError),
+    Image(#[from] WriteError),
     /// The parent cannot be read; build without it, in a new space.
     #[error("read the parent revision: {0}")]
     Parent(#[from] DamagedExtents),
@@ -73,12 +79,16 @@ pub enum BuildError {
     /// A source cannot stand at its path.
     #[error("{0}; correct the path of the source")]
     SourcePath(#[from] BadSourcePath),
+    /// What is kept outside of memory cannot be kept.
+    #[error("keep what a build has beside its memory: {0}; make room on the disk, or look into its state")]
+    Scratch(#[source] io::Error),
     /// Addresses end before all objects have one.
     #[error("the objects need a space of more than 8 PiB; make several Datasets of them")]
     SpaceFull,
 }
 
-/// The revision of `sources`. `new_space` is the id to use when a new space begins: random, never used before.
+/// The revision of `sources`, which are in memory, as is all that is made of them. `new_space` is the id to use when a new
+/// space begins: random, never used before.
 ///
 /// # Errors
 /// See [`BuildError`]. Keys that a file system cannot hold are no error; they follow the rules of [`crate::tree`].
@@ -88,51 +98,85 @@ pub fn build(
     sources: &[SourceListing],
     options: &BuildOptions,
 ) -> Result<Outcome, BuildError> {
-    u16::try_from(sources.len()).map_err(|_| BuildError::TooManySources)?;
-    let objects: usize = sources.iter().map(|source| source.objects.len()).sum();
-    u32::try_from(objects).map_err(|_| BuildError::TooManyObjects)?;
-    let tree = tree(sources)?;
-    u32::try_from(tree.nodes.len()).map_err(|_| BuildError::TooManyObjects)?;
-    let kept = parent.map(Kept::of).transpose()?.unwrap_or_default();
-    let end = parent.map_or(0, |parent| parent.summary().space_bytes);
-    let mut placed = place(&tree, sources, &kept, end);
-    // A space that is full of dead bytes is no reason to fail.
-    let begins_anew = parent.is_some() && placed.as_ref().is_none_or(Placed::is_mostly_dead);
-    if begins_anew {
-        placed = place(&tree, sources, &Kept::default(), 0);
+    let mut gathering = Gathering::new(Scratch::memory());
+    for SourceListing {
+        identity,
+        path,
+        objects,
+    } in sources
+    {
+        let source = gathering.begin_source(identity.clone(), path)?;
+        gathering.add(source, objects)?;
     }
-    drop(kept);
-    let placed = placed.ok_or(BuildError::SpaceFull)?;
-    let parent = parent.filter(|_| !begins_anew);
-    let image = image(&tree, sources, &placed, options)?;
-    let summary = Summary {
-        files: placed.files,
-        directories: tree.nodes.len() as u64 - placed.files,
-        bytes: placed.bytes,
-        space_bytes: placed.end,
-        dead_bytes: placed.end - placed.live,
-        awkward: tree.awkward,
-    };
-    if parent.is_some_and(|parent| parent.is_same(&image, &summary)) {
-        return Ok(Outcome::Unchanged);
-    }
-    drop((tree.nodes, placed.addresses));
-    Ok(Outcome::New(package::write(Parts {
-        space: parent.map_or(new_space, Package::space),
-        parent: parent.map(Package::id),
-        summary,
-        sources: placed
-            .identities
-            .iter()
-            .map(|identity| (*identity).to_owned())
-            .collect(),
-        image,
-        extents: extents(placed.extents, sources, &placed.identities),
-    })?))
+    gathering.build(new_space, parent, options)
 }
 
-/// An object version as a number: half of the BLAKE3 of source, key, version and length. As nobody can find two that are
-/// equal, a table of a million takes 50 MB instead of 300.
+impl Gathering {
+    /// The revision of what was gathered. `new_space` is the id to use when a new space begins: random, never used before.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn build(
+        mut self,
+        new_space: SpaceId,
+        parent: Option<&Package>,
+        options: &BuildOptions,
+    ) -> Result<Outcome, BuildError> {
+        let Names { entries, awkward } = self.names().map_err(BuildError::Scratch)?;
+        let (sources, scratch) = (&self.sources, &self.scratch);
+        let kept = parent
+            .map(|parent| kept(&entries, sources, parent, scratch))
+            .transpose()?;
+        let end = parent.map_or(0, |parent| parent.summary().space_bytes);
+        let place = |kept, end| place(&entries, sources, kept, end, scratch).map_err(BuildError::Scratch);
+        let mut placed = place(kept.as_ref(), end)?;
+        // A space that is full of dead bytes is no reason to fail.
+        let begins_anew = parent.is_some() && placed.as_ref().is_none_or(Placed::is_mostly_dead);
+        if begins_anew {
+            placed = place(None, 0)?;
+        }
+        drop(kept);
+        let placed = placed.ok_or(BuildError::SpaceFull)?;
+        let parent = parent.filter(|_| !begins_anew);
+        let steps = Steps {
+            entries: &entries,
+            addresses: &placed.addresses,
+        };
+        let Written {
+            image,
+            digest,
+            directories,
+        } = writer::write_to(&steps, &erofs::device_bytes(placed.end), options, scratch)?;
+        let summary = Summary {
+            files: placed.files,
+            directories,
+            bytes: placed.bytes,
+            space_bytes: placed.end,
+            dead_bytes: placed.end - placed.live,
+            awkward,
+        };
+        if parent.is_some_and(|parent| parent.is_same(&digest, &summary)) {
+            return Ok(Outcome::Unchanged);
+        }
+        let Placed { addresses, extents, .. } = placed;
+        drop((entries, addresses));
+        let identities = identities(sources);
+        let sorted = extents.sorted()?;
+        let mut merged = sorted.merged()?;
+        Ok(Outcome::New(package::write(Parts {
+            space: parent.map_or(new_space, Package::space),
+            parent: parent.map(Package::id),
+            summary,
+            sources: identities.iter().map(|identity| (*identity).to_owned()).collect(),
+            image,
+            image_digest: digest,
+            extents: std::iter::from_fn(|| next_extent(&mut merged).transpose()),
+            scratch: scratch.clone(),
+        })?))
+    }
+}
+
+/// An object version as a number: half of the BLAKE3 of source, key, version and length. Nobody can find two that are equal.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Proof([u8; 16]);
 
@@ -161,38 +205,101 @@ impl Proof {
     }
 }
 
-/// Addresses that the parent gave, all of them before the end of its space: what is appended would get the same.
-#[derive(Default)]
-struct Kept(HashMap<Proof, u64>);
+/// Orders records that begin with what they are sorted by.
+fn plain(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
+    a.cmp(b)
+}
 
-impl Kept {
-    fn of(parent: &Package) -> Result<Self, DamagedExtents> {
-        let mut addresses = HashMap::with_capacity(parent.extent_count_max());
-        for extent in parent.all_extents() {
-            let Extent {
-                address,
-                bytes,
-                object: ObjectVersion { source, key, version },
-            } = extent?;
-            if address + round_up_to_block(bytes) > parent.summary().space_bytes {
-                return Err(DamagedExtents);
-            }
-            let identity = parent.sources().get(usize::from(source)).ok_or(DamagedExtents)?;
-            if let Some(proof) = Proof::of(identity, &key, &version, bytes) {
-                addresses.insert(proof, address);
-            }
+/// Two numbers behind one another, which is how records of proofs and addresses look.
+fn pair<const A: usize, const B: usize>(record: &[u8]) -> io::Result<([u8; A], [u8; B])> {
+    let (first, rest) = record.split_first_chunk().ok_or_else(torn)?;
+    Ok((*first, *rest.first_chunk().ok_or_else(torn)?))
+}
+
+/// Visits the files in the order of the tree, those that have bytes with their number. Ends early when `visit` says false, and
+/// says so.
+fn each_file(
+    entries: &Log,
+    mut visit: impl FnMut(Option<u32>, &Entry<'_>, &Object<'_>) -> io::Result<bool>,
+) -> io::Result<bool> {
+    let mut with_bytes = 0;
+    let mut records = entries.records();
+    while let Some(record) = records.next()? {
+        let entry = Entry::read(record)?;
+        let Some(object) = entry.object.filter(|_| !entry.is_folder) else {
+            continue;
+        };
+        let number = (object.bytes > 0).then_some(with_bytes);
+        if !visit(number, &entry, &object)? {
+            return Ok(false);
         }
-        Ok(Self(addresses))
+        with_bytes += u32::from(number.is_some());
     }
+    Ok(true)
+}
+
+fn proof(sources: &[Source], entry: &Entry<'_>, object: &Object<'_>) -> io::Result<Option<Proof>> {
+    let Source { identity, mount } = sources.get(usize::from(object.source)).ok_or_else(torn)?;
+    let key = object.key_at(entry, mount);
+    Ok(Proof::of(identity, &key, &object.version()?, object.bytes))
+}
+
+/// Number of the object and address, for those of which the parent gave one. All of these are before the end of its space: what is
+/// appended would get the same.
+fn kept(entries: &Log, sources: &[Source], parent: &Package, scratch: &Scratch) -> Result<Sorted, BuildError> {
+    let mut known = Sorter::new(scratch, plain);
+    for extent in parent.all_extents() {
+        let Extent {
+            address,
+            bytes,
+            object: ObjectVersion { source, key, version },
+        } = extent?;
+        if address + round_up_to_block(bytes) > parent.summary().space_bytes {
+            return Err(DamagedExtents.into());
+        }
+        let identity = parent.sources().get(usize::from(source)).ok_or(DamagedExtents)?;
+        if let Some(Proof(proof)) = Proof::of(identity, &key, &version, bytes) {
+            let record = [&proof[..], &address.to_be_bytes()].concat();
+            known.push(&record).map_err(BuildError::Scratch)?;
+        }
+    }
+    kept_of(entries, sources, known, scratch).map_err(BuildError::Scratch)
+}
+
+fn kept_of(entries: &Log, sources: &[Source], known: Sorter, scratch: &Scratch) -> io::Result<Sorted> {
+    let mut wanted = Sorter::new(scratch, plain);
+    each_file(entries, |number, entry, object| {
+        let Some(number) = number else { return Ok(true) };
+        if let Some(Proof(proof)) = proof(sources, entry, object)? {
+            wanted.push(&[&proof[..], &number.to_be_bytes()].concat())?;
+        }
+        Ok(true)
+    })?;
+    let (known, wanted) = (known.sorted()?, wanted.sorted()?);
+    let (mut known, mut wanted) = (known.merged()?, wanted.merged()?);
+    let mut kept = Sorter::new(scratch, plain);
+    let mut next_known = || known.next()?.map(pair::<16, 8>).transpose();
+    let (mut here, mut next) = (None, next_known()?);
+    while let Some(record) = wanted.next()? {
+        let (proof, number) = pair::<16, 4>(record)?;
+        // Of one that is there twice the last counts.
+        while let Some(known) = next.filter(|(known, _)| *known <= proof) {
+            here = Some(known);
+            next = next_known()?;
+        }
+        if let Some((_, address)) = here.filter(|(known, _)| *known == proof) {
+            kept.push(&[&number[..], &address].concat())?;
+        }
+    }
+    kept.sorted()
 }
 
 /// Where every object lies.
-struct Placed<'a> {
-    /// By number of the node; unused for folders and empty files.
-    addresses: Vec<u64>,
-    extents: Vec<(u64, ObjectNumber)>,
-    /// Identities of the sources, each once.
-    identities: Vec<&'a str>,
+struct Placed {
+    /// Of the objects that have bytes.
+    addresses: Log,
+    /// As [`next_extent`] reads them.
+    extents: Sorter,
     end: u64,
     /// Bytes of the extents, in whole blocks.
     live: u64,
@@ -200,7 +307,7 @@ struct Placed<'a> {
     bytes: u64,
 }
 
-impl Placed<'_> {
+impl Placed {
     fn is_mostly_dead(&self) -> bool {
         let dead = self.end - self.live;
         dead > self.live && dead > DEAD_BYTES_MIN
@@ -208,51 +315,105 @@ impl Placed<'_> {
 }
 
 /// `None` when the space is too small.
-fn place<'a>(tree: &Tree, sources: &'a [SourceListing], kept: &Kept, end: u64) -> Option<Placed<'a>> {
+fn place(
+    entries: &Log,
+    sources: &[Source],
+    kept: Option<&Sorted>,
+    end: u64,
+    scratch: &Scratch,
+) -> io::Result<Option<Placed>> {
     let mut space = Space::ending_at(end);
     let mut placed = Placed {
-        addresses: vec![0; tree.nodes.len()],
-        extents: Vec::with_capacity(tree.nodes.len()),
-        identities: identities(sources),
+        addresses: Log::new(scratch),
+        extents: Sorter::new(scratch, plain),
         end,
         live: 0,
         files: 0,
         bytes: 0,
     };
+    let identities = identities(sources);
+    let numbers: Vec<u16> = sources
+        .iter()
+        .map(|source| {
+            let number = identities.iter().position(|identity| *identity == source.identity);
+            number.unwrap_or_default() as u16
+        })
+        .collect();
     // Only with an identity that stands twice an object can come twice.
-    let mut once = (placed.identities.len() < sources.len()).then(HashMap::new);
-    for (number, node) in tree.nodes.iter().enumerate() {
-        let Kind::File(object) = node.kind else { continue };
-        let Listed {
-            key, bytes, version, ..
-        } = object.of(sources);
+    let mut once = (identities.len() < sources.len()).then(HashMap::new);
+    let mut kept = kept.map(Sorted::merged).transpose()?;
+    let mut next_kept = || match &mut kept {
+        Some(kept) => kept.next()?.map(pair::<4, 8>).transpose(),
+        None => Ok(None),
+    };
+    let mut next = next_kept()?;
+    let mut record = Vec::new();
+    let is_enough = each_file(entries, |number, entry, object| {
         placed.files += 1;
-        placed.bytes = placed.bytes.saturating_add(*bytes);
-        if *bytes == 0 {
-            continue;
+        placed.bytes = placed.bytes.saturating_add(object.bytes);
+        let Some(number) = number else { return Ok(true) };
+        let mut address = None;
+        if let Some((_, known)) = next.filter(|(known, _)| u32::from_be_bytes(*known) == number) {
+            address = Some(u64::from_be_bytes(known));
+            next = next_kept()?;
         }
-        let proof = Proof::of(&sources[usize::from(object.source)].identity, key, version, *bytes);
+        let proof = match &once {
+            Some(_) => proof(sources, entry, object)?,
+            None => None,
+        };
         let twin = once.as_ref().zip(proof).and_then(|(once, proof)| once.get(&proof));
         if let Some(address) = twin {
-            placed.addresses[number] = *address;
-            continue;
+            placed.addresses.append(&u64::to_le_bytes(*address))?;
+            return Ok(true);
         }
-        let address = match proof.and_then(|proof| kept.0.get(&proof)) {
-            Some(address) => *address,
-            None => space.append(*bytes)?,
+        let Some(address) = address.or_else(|| space.append(object.bytes)) else {
+            return Ok(false);
         };
         if let Some((once, proof)) = once.as_mut().zip(proof) {
             once.insert(proof, address);
         }
-        placed.addresses[number] = address;
-        placed.extents.push((address, object));
-        placed.live += round_up_to_block(*bytes);
+        placed.addresses.append(&address.to_le_bytes())?;
+        placed.live += round_up_to_block(object.bytes);
+        record.clear();
+        record.extend_from_slice(&address.to_be_bytes());
+        put(&mut record, object.bytes);
+        put(&mut record, numbers[usize::from(object.source)].into());
+        put_version(&mut record, &object.version()?);
+        put_bytes(
+            &mut record,
+            object.key_at(entry, mount_of(sources, object.source)?).as_bytes(),
+        );
+        placed.extents.push(&record)?;
+        Ok(true)
+    })?;
+    if !is_enough {
+        return Ok(None);
     }
     placed.end = space.end();
-    Some(placed)
+    Ok(Some(placed))
 }
 
-fn identities(sources: &[SourceListing]) -> Vec<&str> {
+fn next_extent(records: &mut Merged<'_>) -> io::Result<Option<Extent>> {
+    let Some(record) = records.next()? else {
+        return Ok(None);
+    };
+    let read = || {
+        let (address, mut rest) = record.split_first_chunk()?;
+        let bytes = take(&mut rest).ok()?;
+        let source = u16::try_from(take(&mut rest).ok()?).ok()?;
+        let version = take_version(&mut rest).ok()?;
+        let key = String::from_utf8(take_bytes(&mut rest).ok()?.to_vec()).ok()?;
+        Some(Extent {
+            address: u64::from_be_bytes(*address),
+            bytes,
+            object: ObjectVersion { source, key, version },
+        })
+    };
+    read().map(Some).ok_or_else(torn)
+}
+
+/// Identities of the sources, each once.
+fn identities(sources: &[Source]) -> Vec<&str> {
     let mut identities: Vec<&str> = Vec::with_capacity(sources.len());
     for source in sources {
         if !identities.contains(&source.identity.as_str()) {
@@ -260,87 +421,4 @@ fn identities(sources: &[SourceListing]) -> Vec<&str> {
         }
     }
     identities
-}
-
-/// Each made when it is asked for: their keys are in the listings too.
-fn extents<'a>(
-    mut extents: Vec<(u64, ObjectNumber)>,
-    sources: &'a [SourceListing],
-    identities: &[&str],
-) -> impl Iterator<Item = Extent> + use<'a> {
-    let number = |source: &SourceListing| identities.iter().position(|identity| *identity == source.identity);
-    let numbers: Vec<u16> = sources
-        .iter()
-        .map(|source| number(source).unwrap_or_default() as u16)
-        .collect();
-    extents.sort_unstable_by_key(|(address, _)| *address);
-    extents.into_iter().map(move |(address, object)| {
-        let Listed {
-            key,
-            bytes,
-            modified_unix_nanos: _,
-            version,
-        } = object.of(sources);
-        Extent {
-            address,
-            bytes: *bytes,
-            object: ObjectVersion {
-                source: numbers[usize::from(object.source)],
-                key: key.clone(),
-                version: version.clone(),
-            },
-        }
-    })
-}
-
-fn image(
-    tree: &Tree,
-    sources: &[SourceListing],
-    placed: &Placed<'_>,
-    options: &BuildOptions,
-) -> Result<Vec<u8>, writer::WriteError> {
-    let times = times(tree, sources);
-    let nodes: Vec<ImageNode<'_>> = tree
-        .nodes
-        .iter()
-        .enumerate()
-        .map(|(number, node)| {
-            let (mode, kind) = match &node.kind {
-                Kind::Directory { children } => (options.directory_mode, NodeKind::Directory { children }),
-                Kind::File(object) => {
-                    let bytes = object.of(sources).bytes;
-                    (
-                        options.file_mode,
-                        NodeKind::File {
-                            bytes,
-                            address: placed.addresses[number],
-                        },
-                    )
-                }
-            };
-            let modified_unix_nanos = times[number];
-            ImageNode {
-                name: &node.name,
-                mode,
-                uid: options.uid,
-                gid: options.gid,
-                modified_unix_nanos,
-                kind,
-            }
-        })
-        .collect();
-    writer::write(&nodes, &erofs::device_bytes(placed.end))
-}
-
-/// Times of all nodes: a file's own; a folder, which has none at the origin, is as new as the newest file below it.
-fn times(tree: &Tree, sources: &[SourceListing]) -> Vec<i64> {
-    let mut times = vec![0; tree.nodes.len()];
-    // What is in a folder stands behind it, so walking backwards sees children first.
-    for (number, node) in tree.nodes.iter().enumerate().rev() {
-        times[number] = match &node.kind {
-            Kind::File(object) => object.of(sources).modified_unix_nanos,
-            Kind::Directory { children } => children.iter().map(|child| times[*child as usize]).max().unwrap_or(0),
-        };
-    }
-    times
 }

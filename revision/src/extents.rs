@@ -5,6 +5,7 @@
 //! `bytes`, `source`, `shared` (bytes of the key that the one before has too), the rest of the key, the version. Numbers are
 //! LEB128, times 8 bytes. An entity tag of hexadecimal digits is stored as bytes.
 
+use std::io;
 use std::ops::Range;
 
 use penstock_protocol::geometry::{BLOCK_BYTES, round_up_to_block};
@@ -22,15 +23,20 @@ const ZSTD_LEVEL: i32 = 3;
 #[error("the extents table is damaged")]
 pub struct DamagedExtents;
 
-/// The index and the chunks of `extents`, which come sorted by address. One chunk of them is held at a time.
-pub(crate) fn encode(extents: impl Iterator<Item = Extent>) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
+/// The index of `extents`, which come sorted by address; each chunk goes to `chunks` as soon as it is full.
+pub(crate) fn encode(
+    extents: impl Iterator<Item = io::Result<Extent>>,
+    chunks: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<Vec<u8>> {
     let mut table = Table {
         index: Vec::new(),
-        chunks: Vec::new(),
+        chunks,
+        chunk_bytes: 0,
         compressor: zstd::bulk::Compressor::new(ZSTD_LEVEL)?,
     };
     let (mut chunk, mut text_bytes) = (Vec::with_capacity(CHUNK_EXTENTS), 0);
     for extent in extents {
+        let extent = extent?;
         if chunk.len() == CHUNK_EXTENTS || text_bytes >= CHUNK_BYTES_CLOSE {
             table.close(&chunk)?;
             chunk.clear();
@@ -42,23 +48,24 @@ pub(crate) fn encode(extents: impl Iterator<Item = Extent>) -> std::io::Result<(
     if !chunk.is_empty() {
         table.close(&chunk)?;
     }
-    Ok((table.index, table.chunks))
+    Ok(table.index)
 }
 
 /// What is written so far.
-struct Table {
+struct Table<C> {
     index: Vec<u8>,
-    chunks: Vec<u8>,
+    chunks: C,
+    chunk_bytes: u64,
     compressor: zstd::bulk::Compressor<'static>,
 }
 
-impl Table {
-    fn close(&mut self, chunk: &[Extent]) -> std::io::Result<()> {
+impl<C: FnMut(&[u8]) -> io::Result<()>> Table<C> {
+    fn close(&mut self, chunk: &[Extent]) -> io::Result<()> {
         self.index.extend_from_slice(&chunk[0].address.to_le_bytes());
-        self.index.extend_from_slice(&(self.chunks.len() as u64).to_le_bytes());
+        self.index.extend_from_slice(&self.chunk_bytes.to_le_bytes());
         let compressed = self.compressor.compress(&encode_chunk(chunk))?;
-        self.chunks.extend_from_slice(&compressed);
-        Ok(())
+        self.chunk_bytes += compressed.len() as u64;
+        (self.chunks)(&compressed)
     }
 }
 
@@ -92,7 +99,7 @@ fn encode_chunk(extents: &[Extent]) -> Vec<u8> {
     out
 }
 
-fn put_version(out: &mut Vec<u8>, version: &Version) {
+pub(crate) fn put_version(out: &mut Vec<u8>, version: &Version) {
     match version {
         Version::None => out.push(0),
         Version::Modified(unix_nanos) => {
@@ -162,7 +169,7 @@ pub(crate) fn decode_chunk(compressed: &[u8], within: Range<u64>) -> Result<Vec<
     Ok(extents)
 }
 
-fn take_version(from: &mut &[u8]) -> Result<Version, DamagedExtents> {
+pub(crate) fn take_version(from: &mut &[u8]) -> Result<Version, DamagedExtents> {
     let (tag, rest) = from.split_first().ok_or(DamagedExtents)?;
     *from = rest;
     match tag {
@@ -206,7 +213,7 @@ fn hex_bytes(text: &str) -> Option<Vec<u8>> {
     pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
 
-fn put(out: &mut Vec<u8>, mut number: u64) {
+pub(crate) fn put(out: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);
         number >>= 7;
@@ -214,12 +221,12 @@ fn put(out: &mut Vec<u8>, mut number: u64) {
     out.push(number as u8);
 }
 
-fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
 
-fn take(from: &mut &[u8]) -> Result<u64, DamagedExtents> {
+pub(crate) fn take(from: &mut &[u8]) -> Result<u64, DamagedExtents> {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
         let (byte, rest) = from.split_first().ok_or(DamagedExtents)?;
@@ -239,7 +246,7 @@ fn take_text(from: &mut &[u8]) -> Result<String, DamagedExtents> {
     String::from_utf8(take_bytes(from)?.to_vec()).map_err(|_| DamagedExtents)
 }
 
-fn take_bytes<'a>(from: &mut &'a [u8]) -> Result<&'a [u8], DamagedExtents> {
+pub(crate) fn take_bytes<'a>(from: &mut &'a [u8]) -> Result<&'a [u8], DamagedExtents> {
     let length = usize::try_from(take(from)?).map_err(|_| DamagedExtents)?;
     let (bytes, rest) = from.split_at_checked(length).ok_or(DamagedExtents)?;
     *from = rest;
@@ -299,7 +306,8 @@ mod tests {
                 end = address + round_up_to_block(bytes);
                 Extent { address, bytes, object: ObjectVersion { source, key, version } }
             }).collect();
-            let (_, chunk) = encode(extents.iter().cloned()).unwrap();
+            let mut chunk = Vec::new();
+            encode(extents.iter().cloned().map(Ok), |bytes| Ok(chunk.extend_from_slice(bytes))).unwrap();
             prop_assert_eq!(decode_chunk(&chunk, extents[0].address..u64::MAX), Ok(extents));
         }
 

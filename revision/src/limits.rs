@@ -50,3 +50,9 @@ pub const CHUNK_TEXT_BYTES_MAX: usize = CHUNK_BYTES_CLOSE + KEY_BYTES_MAX + VERS
 /// Decoded chunks that a package keeps: 512 × 256 extents, about 16 MB. 64 were too few for an epoch of 20,000 files in random
 /// order: nearly every file decoded a chunk.
 pub const DECODED_CHUNKS_MAX: usize = 512;
+/// Most bytes that each of the lists of a build has in memory before it goes to the folder that was handed in. A build has up to three
+/// that are sorted at the same time. With 32 MiB 10 M objects are some forty runs, which are merged at once.
+pub const SCRATCH_MEMORY_BYTES: usize = 32 << 20;
+/// What is read or written of a file of a build at a time: a tenth of a millisecond of an SSD, and little beside the lists when there
+/// is one for each run.
+pub const SCRATCH_PIECE_BYTES: usize = 128 << 10;

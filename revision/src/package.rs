@@ -9,6 +9,7 @@
 //! the index, bytes of the chunks, bytes of the compressed image, bytes of the image; BLAKE3 of the image (32).
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -18,10 +19,10 @@ use penstock_protocol::ids::{RevisionId, SpaceId};
 use crate::erofs;
 use crate::extents::{self, DamagedExtents, INDEX_ENTRY_BYTES};
 use crate::limits::{
-    CHUNK_EXTENTS, DECODED_CHUNKS_MAX, FACTS_BYTES_MAX, IMAGE_BYTES_ALWAYS, IMAGE_BYTES_MAX, IMAGE_RATIO_MAX,
-    SPACE_BYTES_MAX,
+    DECODED_CHUNKS_MAX, FACTS_BYTES_MAX, IMAGE_BYTES_ALWAYS, IMAGE_BYTES_MAX, IMAGE_RATIO_MAX, SPACE_BYTES_MAX,
 };
 use crate::object::Extent;
+use crate::scratch::{Log, Plane, Scratch};
 use crate::tree::Awkward;
 
 const MAGIC: &[u8; 8] = b"PSTKREV1";
@@ -92,36 +93,71 @@ pub(crate) struct Parts<E> {
     pub(crate) parent: Option<RevisionId>,
     pub(crate) summary: Summary,
     pub(crate) sources: Vec<String>,
-    pub(crate) image: Vec<u8>,
+    pub(crate) image: Plane,
+    /// BLAKE3 of the image.
+    pub(crate) image_digest: [u8; 32],
     /// Sorted by address.
     pub(crate) extents: E,
+    pub(crate) scratch: Scratch,
 }
 
-pub(crate) fn write(parts: Parts<impl Iterator<Item = Extent>>) -> std::io::Result<Package> {
+pub(crate) fn write(parts: Parts<impl Iterator<Item = io::Result<Extent>>>) -> io::Result<Package> {
     let Parts {
         space,
         parent,
         summary,
         sources,
-        image,
+        mut image,
+        image_digest,
         extents,
+        scratch,
     } = parts;
-    let facts = serde_json::to_vec(&Facts { summary, sources }).map_err(std::io::Error::other)?;
-    let (index, chunks) = extents::encode(extents)?;
-    let compressed = zstd::bulk::compress(&image, ZSTD_LEVEL)?;
-    let mut out = Vec::with_capacity(HEADER_BYTES + facts.len() + index.len() + chunks.len() + compressed.len());
+    let facts = serde_json::to_vec(&Facts { summary, sources }).map_err(io::Error::other)?;
+    let mut chunks = Log::new(&scratch);
+    let mut chunk_bytes = 0;
+    let index = extents::encode(extents, |chunk| {
+        chunk_bytes += chunk.len();
+        chunks.append(chunk)
+    })?;
+    let mut out = Vec::with_capacity(HEADER_BYTES + facts.len() + index.len() + chunk_bytes);
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(space.as_bytes());
     out.extend_from_slice(&parent.map_or([0; 32], |parent| parent.0));
-    for length in [facts.len(), index.len(), chunks.len(), compressed.len(), image.len()] {
-        out.extend_from_slice(&(length as u64).to_le_bytes());
+    let lengths_at = out.len();
+    out.extend_from_slice(&[0; 5 * 8]);
+    out.extend_from_slice(&image_digest);
+    out.extend_from_slice(&facts);
+    out.extend_from_slice(&index);
+    let mut chunk = chunks.records();
+    while let Some(chunk) = chunk.next()? {
+        out.extend_from_slice(chunk);
     }
-    out.extend_from_slice(blake3::hash(&image).as_bytes());
-    drop(image);
-    for part in [facts, index, chunks, compressed] {
-        out.extend_from_slice(&part);
+    drop(chunks);
+    let before = out.len();
+    let image_bytes = image.bytes();
+    compress(&mut image, &mut out)?;
+    let compressed = out.len() - before;
+    let lengths = [
+        facts.len() as u64,
+        index.len() as u64,
+        chunk_bytes as u64,
+        compressed as u64,
+        image_bytes,
+    ];
+    for (length, place) in lengths.iter().zip(out[lengths_at..].chunks_exact_mut(8)) {
+        place.copy_from_slice(&length.to_le_bytes());
     }
-    Package::parse(out.into()).map_err(std::io::Error::other)
+    out.shrink_to_fit();
+    Package::parse(out.into()).map_err(io::Error::other)
+}
+
+/// The frame says how long the image is. Its bytes do not depend on the pieces in which the image is read.
+fn compress(image: &mut Plane, out: &mut Vec<u8>) -> io::Result<()> {
+    let mut encoder = zstd::stream::Encoder::new(out, ZSTD_LEVEL)?;
+    encoder.set_pledged_src_size(Some(image.bytes()))?;
+    image.read(|piece| encoder.write_all(piece))?;
+    encoder.finish()?;
+    Ok(())
 }
 
 impl Package {
@@ -283,14 +319,9 @@ impl Package {
         })
     }
 
-    /// How many extents there are at most.
-    pub(crate) fn extent_count_max(&self) -> usize {
-        self.0.index.len() * CHUNK_EXTENTS
-    }
-
     /// Whether this revision has exactly this image and summary.
-    pub(crate) fn is_same(&self, image: &[u8], summary: &Summary) -> bool {
-        self.summary() == summary && self.0.image_digest == *blake3::hash(image).as_bytes()
+    pub(crate) fn is_same(&self, image_digest: &[u8; 32], summary: &Summary) -> bool {
+        self.summary() == summary && self.0.image_digest == *image_digest
     }
 
     fn chunk(&self, chunk: usize) -> Result<Arc<Vec<Extent>>, DamagedExtents> {

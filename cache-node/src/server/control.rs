@@ -107,7 +107,13 @@ impl ControlServer {
             .sources(&dataset.sources)
             .await
             .map_err(|error| failed(&error.into()))?;
-        let outcome = build_revision(&sources, parent.clone(), options(dataset.ownership)).await;
+        let outcome = build_revision(
+            &sources,
+            parent.clone(),
+            options(dataset.ownership),
+            self.node.scratch(),
+        )
+        .await;
         let (package, unchanged) = match outcome.map_err(|failure| failed(&failure))? {
             Outcome::New(package) => (package, false),
             Outcome::Unchanged => (parent.ok_or_else(|| other("unchanged without a parent"))?, true),

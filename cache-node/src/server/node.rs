@@ -15,8 +15,8 @@ use penstock_cache_client::CacheClient;
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_protocol::ring::{Member, Ring};
-use penstock_revision::Package;
 use penstock_revision::limits::PACKAGE_BYTES_MAX;
+use penstock_revision::{Package, Scratch};
 use penstock_tls::Identity;
 use prost::Message;
 use tokio::sync::Notify;
@@ -213,6 +213,11 @@ impl Node {
                 })
             })
             .collect()
+    }
+
+    /// Where a build keeps what its memory should not hold.
+    pub fn scratch(&self) -> Scratch {
+        self.0.packages.scratch()
     }
 
     /// Keeps a package that may not be announced yet, synced to disk.

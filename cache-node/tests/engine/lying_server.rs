@@ -11,7 +11,7 @@ use penstock_origin::Origin;
 use penstock_origin::fake_bucket::{Bucket, Lie};
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::SpaceId;
-use penstock_revision::{BuildOptions, Outcome, SourceListing, build};
+use penstock_revision::{BuildOptions, Outcome, Scratch, SourceListing, build};
 
 use crate::generated::bytes;
 
@@ -61,7 +61,7 @@ async fn the_first_build_of_a_source_finds_out_what_its_server_does_not_do() {
         path: String::new(),
         origin: Arc::new(bucket.origin("")),
     };
-    let failed = build_revision(&[source], None, BuildOptions::default())
+    let failed = build_revision(&[source], None, BuildOptions::default(), Scratch::memory())
         .await
         .unwrap_err();
     assert!(failed.to_string().contains("sends whole objects"), "{failed}");

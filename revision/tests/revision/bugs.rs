@@ -5,7 +5,7 @@ use std::time::Instant;
 use penstock_protocol::geometry::{BlockRange, DEVICE_BYTES};
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::erofs::reader::Image;
-use penstock_revision::erofs::writer::{self, ImageNode, NodeKind};
+use penstock_revision::erofs::writer::{self, Step};
 use penstock_revision::{BuildError, BuildOptions, Listed, Outcome, Package, SourceListing, Version, build};
 
 use crate::hostile::seal;
@@ -71,29 +71,11 @@ fn b2_a_hostile_number_of_files_in_the_parent_does_not_panic() {
 
 #[test]
 fn b3_a_hostile_image_of_folders_that_share_folders_is_refused_at_once() {
-    let children: Vec<Vec<u32>> = (0..40)
-        .map(|i| if i < 39 { vec![2 * i + 1, 2 * i + 2] } else { vec![] })
-        .collect();
     // A chain of folders x, each with a twin y; then every y is made the same folder as its x.
-    let name = |number: usize| if number % 2 == 1 { "x" } else { "y" };
-    let mut kinds: Vec<&[u32]> = vec![&[]; 79];
-    kinds[0] = &children[0];
-    for level in 1..39usize {
-        kinds[2 * level - 1] = &children[level];
-    }
-    let nodes: Vec<ImageNode<'_>> = kinds
-        .iter()
-        .enumerate()
-        .map(|(number, children)| ImageNode {
-            name: name(number),
-            mode: 0o555,
-            uid: 0,
-            gid: 0,
-            modified_unix_nanos: 0,
-            kind: NodeKind::Directory { children },
-        })
-        .collect();
-    let mut bytes = writer::write(&nodes, &[4096]).unwrap();
+    let chain = std::iter::repeat_n(Step::Into("x"), 39);
+    let twins = std::iter::repeat_n([Step::Out, Step::Into("y"), Step::Out], 39).flatten();
+    let steps: Vec<Step<'_>> = chain.chain(twins).collect();
+    let mut bytes = writer::write(&steps, &[4096], &BuildOptions::default()).unwrap();
     let opened = Image::open(bytes.clone().into()).unwrap();
     assert!(opened.check().is_ok());
     // In each folder the entry y gets the node of x.
@@ -208,15 +190,7 @@ fn b10_markers_of_the_root_and_of_a_nameless_folder() {
 
 #[test]
 fn b11_too_many_devices_are_refused_not_written_wrongly() {
-    let root = ImageNode {
-        name: "",
-        mode: 0o555,
-        uid: 0,
-        gid: 0,
-        modified_unix_nanos: 0,
-        kind: NodeKind::Directory { children: &[] },
-    };
-    if let Ok(bytes) = writer::write(&[root], &[DEVICE_BYTES; 20_000]) {
+    if let Ok(bytes) = writer::write(&[], &[DEVICE_BYTES; 20_000], &BuildOptions::default()) {
         assert!(Image::open(bytes.into()).unwrap().check().is_ok());
     }
 }

@@ -8,4 +8,5 @@ mod large;
 mod model;
 mod mounted;
 mod refresh;
+mod spilled;
 mod tools;
