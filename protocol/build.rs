@@ -2,7 +2,14 @@
 
 /// Messages that hold what must be nowhere in texts; `control.rs` gives them others.
 #[cfg(feature = "control")]
-const SECRETS: [&str; 5] = ["AwsKeys", "HttpLogin", "GcsKey", "AzureKey", "HuggingFaceToken"];
+const SECRETS: [&str; 6] = [
+    "AwsKeys",
+    "HttpLogin",
+    "GcsKey",
+    "AzureKey",
+    "HuggingFaceToken",
+    "ReaderToken",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     #[cfg(feature = "control")]

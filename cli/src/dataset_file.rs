@@ -202,4 +202,15 @@ spec: {sources: [{s3: {bucket: three}}]}
             assert!(error.as_ref().is_some_and(|said| said.contains(sentence)), "{error:?}");
         }
     }
+
+    #[test]
+    fn a_claim_is_not_read_here_and_a_folder_is_named_instead() {
+        let text = "apiVersion: penstock.io/v1alpha1\nkind: Dataset\nmetadata: {name: a}\nspec: {sources: [{claim: {name: data}}]}\n";
+        let local = DatasetFile::parse("x.yaml", text, None).unwrap().local();
+        let said = local.err().map(|error| format!("{error:#}")).unwrap_or_default();
+        assert!(
+            said.contains("the claim data can only be read in a cluster") && said.contains("as `folder`"),
+            "{said}"
+        );
+    }
 }

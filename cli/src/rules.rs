@@ -87,6 +87,7 @@ fn wrong_in(source: &Source) -> Option<String> {
         hugging_face,
         dataset,
         folder,
+        claim,
         ca_bundle: _,
         include: _,
         exclude: _,
@@ -109,10 +110,11 @@ fn wrong_in(source: &Source) -> Option<String> {
         hugging_face.is_some(),
         dataset.is_some(),
         folder.is_some(),
+        claim.is_some(),
     ];
     if origins.into_iter().filter(|is_set| *is_set).count() != 1 {
         return Some(
-            "s3: a source has exactly one origin: set one of s3, gcs, azure, hdfs, http, huggingFace, dataset, folder"
+            "s3: a source has exactly one origin: set one of s3, gcs, azure, hdfs, http, huggingFace, dataset, folder, claim"
                 .into(),
         );
     }

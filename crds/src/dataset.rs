@@ -24,6 +24,7 @@ use crate::source::Source;
     status = "DatasetStatus",
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')").message("the name has at most 63 lower-case letters, digits and dashes, and neither begins nor ends with a dash: it is a label of the volume"),
+    validation = Rule::new("!self.spec.sources.exists(source, has(source.claim) && source.claim.name == self.metadata.name)").message("a source cannot be the claim that has the Dataset's own name, because that is the claim of the Dataset: give the Dataset another name"),
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Files","type":"integer","jsonPath":".status.revision.files"}"#,
     printcolumn = r#"{"name":"Size","type":"string","jsonPath":".status.size"}"#,

@@ -16,8 +16,8 @@ pub use caching::{CacheRule, Caching, Eviction, Quota};
 pub use dataset::{Dataset, DatasetSpec, DatasetStatus, FormerSource, Ownership, Refresh, Revision};
 pub use quantity::bytes_of;
 pub use source::{
-    AddressingStyle, AzureSource, DatasetSource, FolderSource, GcsSource, HdfsSource, HttpSource, HuggingFaceSource,
-    RepositoryKind, S3Source, SecretRef, Source,
+    AddressingStyle, AzureSource, ClaimSource, DatasetSource, FolderSource, GcsSource, HdfsSource, HttpSource,
+    HuggingFaceSource, RepositoryKind, S3Source, SecretRef, Source,
 };
 
 /// Conditions of both kinds; kstatus reads the first three.
@@ -52,5 +52,7 @@ pub const BULK_PORT: u16 = 7070;
 pub const CONTROL_PORT: u16 = 7071;
 /// Port of `/livez`, `/readyz` and `/metrics` on a cache node.
 pub const HEALTH_PORT: u16 = 7072;
+/// Port on which the reader of a claim serves cache nodes.
+pub const READER_PORT: u16 = 7074;
 /// Port of `penstock cache` and `penstock explain` on a cache node. Not that of the operator, who may do more.
 pub const INSPECTION_PORT: u16 = 7073;

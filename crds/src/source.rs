@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// One origin, at one path.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure), has(self.hdfs), has(self.http), has(self.huggingFace), has(self.dataset), has(self.folder)].filter(is_set, is_set).size() == 1").message("a source has exactly one origin: set one of s3, gcs, azure, hdfs, http, huggingFace, dataset, folder"))]
+#[x_kube(validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure), has(self.hdfs), has(self.http), has(self.huggingFace), has(self.dataset), has(self.folder), has(self.claim)].filter(is_set, is_set).size() == 1").message("a source has exactly one origin: set one of s3, gcs, azure, hdfs, http, huggingFace, dataset, folder, claim"))]
 pub struct Source {
     /// Where the source stands in the tree, for example `raw/2024`. Empty is the root.
     #[serde(default)]
@@ -46,6 +46,10 @@ pub struct Source {
     /// A folder of the machine, for `penstock mount` only: cache nodes do not read the disks of their machines.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<FolderSource>,
+
+    /// A folder of the volume of a PersistentVolumeClaim of this namespace: NFS, or whatever else a claim can have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<ClaimSource>,
 
     /// Certificates (PEM) of who may sign those of the origin's servers, beside the public authorities.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -286,6 +290,43 @@ pub struct FolderSource {
     pub path: String,
 }
 
+/// A folder of the volume of a PersistentVolumeClaim. A pod of the Dataset's own mounts the claim, for reading only, and serves its
+/// files to the cache nodes. A file's version is its inode, length and time of the last change.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ClaimSource {
+    /// Name of the claim.
+    #[schemars(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    pub name: String,
+
+    /// Path of a folder in its volume, for example `2024/raw`. Empty is all of it.
+    #[serde(default)]
+    #[schemars(length(max = 1024), regex(pattern = "^([^/\\x00]+(/[^/\\x00]+)*)?$"))]
+    #[x_kube(validation = Rule::new("!self.split('/').exists(part, part == '.' || part == '..')").message("path has no parts `.` or `..`"))]
+    pub path: String,
+
+    /// As which user its files are read; the one who owns them, if not everybody may read them.
+    #[serde(default = "reader_id")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    #[x_kube(validation = Rule::new("self > 0").message("files of a claim are not read as root: name a user who may read them"))]
+    pub uid: i32,
+
+    /// As which group.
+    #[serde(default = "reader_id")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub gid: i32,
+
+    /// Groups that the user belongs to besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(range(min = 0, max = 2_147_483_647)))]
+    pub supplemental_groups: Vec<i32>,
+}
+
+/// Who owns nothing.
+fn reader_id() -> i32 {
+    65532
+}
+
 /// A Secret of the same namespace.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 pub struct SecretRef {
@@ -322,6 +363,7 @@ impl Source {
             hugging_face,
             dataset: _,
             folder: _,
+            claim: _,
             ca_bundle: _,
             include: _,
             exclude: _,
@@ -349,6 +391,7 @@ impl Source {
             hugging_face,
             dataset: _,
             folder: _,
+            claim: _,
             ca_bundle: _,
             include: _,
             exclude: _,

@@ -4,6 +4,8 @@
 //! two changes apart. They are looked at before the first byte and after each piece, before that is handed out, so that a file that is
 //! written to while it is read is never taken for what was listed. Links are followed to files within the folder; the kernel makes sure that none leads out
 //! of it (`openat2(2)`, RESOLVE_BENEATH). Folders behind links are not walked: they may lead in circles.
+//!
+//! The pod that reads a claim for cache nodes uses it too, with the volume around the folder and words of its own.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +19,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat};
+use rustix::io::Errno;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -29,6 +32,20 @@ pub struct FolderOrigin(Arc<Folder>);
 
 struct Folder {
     path: PathBuf,
+    /// Of a folder below it that is meant, and that no link may lead out of.
+    below: String,
+    words: Words,
+}
+
+/// What a folder and who reads it are called in sentences.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// The folder.
+    pub place: String,
+    /// Who reads it, for example "this user".
+    pub user: String,
+    /// What to do when that one may not.
+    pub remedy: String,
 }
 
 /// What a file is at one moment.
@@ -73,18 +90,30 @@ impl FolderOrigin {
                 path.display()
             )));
         }
-        Ok(Self(Arc::new(Folder { path })))
+        let words = Words {
+            place: path.display().to_string(),
+            user: "this user".to_owned(),
+            remedy: "give it the right to read files and enter folders".to_owned(),
+        };
+        let below = String::new();
+        Ok(Self(Arc::new(Folder { path, below, words })))
+    }
+
+    /// The folder at `below` ("" is all) in what is mounted at `volume`. No link leads out of it. Looks at nothing yet.
+    pub fn within(volume: PathBuf, below: String, words: Words) -> Self {
+        let path = volume;
+        Self(Arc::new(Folder { path, below, words }))
     }
 }
 
 #[async_trait]
 impl Origin for FolderOrigin {
     fn identity(&self) -> String {
-        format!("file://{}/", self.0.path.display().to_string().trim_end_matches('/'))
+        format!("file://{}/", self.0.words.place.trim_end_matches('/'))
     }
 
     fn place(&self) -> String {
-        self.0.path.display().to_string()
+        self.0.words.place.clone()
     }
 
     fn list(&self) -> Pages<'_> {
@@ -160,22 +189,33 @@ impl Folder {
         let (mut page, mut left_out) = (Vec::new(), 0u64);
         let mut folders = vec![String::new()];
         while let Some(folder) = folders.pop() {
-            let entries = match std::fs::read_dir(self.path.join(&folder)) {
+            let entries = match entries(&root, &folder) {
                 Ok(entries) => entries,
-                // Gone since it was seen.
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !folder.is_empty() => continue,
-                Err(error) => return Err(self.unlisted(&folder, &error)),
+                // Gone since it was seen, or a link by now.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !folder.is_empty() => continue,
+                Err(error) => return Err(self.unlisted(&folder, &error.into())),
             };
             let mut is_empty = true;
             for entry in entries {
-                let entry = entry.map_err(|error| self.unlisted(&folder, &error))?;
+                let entry = entry.map_err(|error| self.unlisted(&folder, &error.into()))?;
+                if matches!(entry.file_name().to_bytes(), b"." | b"..") {
+                    continue;
+                }
                 is_empty = false;
-                let Ok(name) = entry.file_name().into_string() else {
+                let Ok(name) = entry.file_name().to_str() else {
                     left_out += 1;
                     continue;
                 };
                 let key = format!("{folder}{name}");
-                let kind = entry.file_type().map_err(|error| self.unlisted(&folder, &error))?;
+                let kind = match entry.file_type() {
+                    // Not every file system says it.
+                    FileType::Unknown => match statat(&root, &key, AtFlags::SYMLINK_NOFOLLOW) {
+                        Ok(state) => FileType::from_raw_mode(state.st_mode),
+                        Err(Errno::NOENT) => continue,
+                        Err(error) => return Err(self.unlisted(&key, &error.into())),
+                    },
+                    kind => kind,
+                };
                 if kind.is_dir() {
                     folders.push(key + "/");
                 } else if kind.is_file() || kind.is_symlink() {
@@ -209,7 +249,8 @@ impl Folder {
         }
         if left_out > 0 {
             tracing::warn!(
-                path = %self.path.display(), left_out,
+                path = self.words.place,
+                left_out,
                 "left out: links that lead to no file in the folder, names that are no text, pipes, sockets and devices"
             );
         }
@@ -235,23 +276,27 @@ impl Folder {
 
     fn root(&self) -> Result<File, OriginError> {
         let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
-        let root = openat(CWD, &self.path, flags, Mode::empty());
+        let root = openat(CWD, &self.path, flags, Mode::empty()).and_then(|root| {
+            if self.below.is_empty() {
+                return Ok(root);
+            }
+            openat2(&root, Path::new(&self.below), flags, Mode::empty(), WITHIN)
+        });
         Ok(root.map_err(|error| self.unlisted("", &error.into()))?.into())
     }
 
     fn open(&self, root: &File, key: &str) -> io::Result<File> {
         // Opening must not wait for whoever writes to a pipe.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        Ok(openat2(root, Path::new(key), flags, Mode::empty(), resolve)?.into())
+        Ok(openat2(root, Path::new(key), flags, Mode::empty(), WITHIN)?.into())
     }
 
     fn unlisted(&self, below: &str, error: &io::Error) -> OriginError {
+        let Words { place, user, remedy } = &self.words;
         let path = match below {
-            "" => self.path.clone(),
-            below => self.path.join(below),
+            "" => place.clone(),
+            below => format!("{}/{below}", place.trim_end_matches('/')),
         };
-        let path = path.display();
         match error.kind() {
             io::ErrorKind::NotFound if below.is_empty() => OriginError::NotFound(format!(
                 "the folder {path} does not exist; check the path of the source"
@@ -259,8 +304,11 @@ impl Folder {
             io::ErrorKind::NotADirectory => {
                 OriginError::Invalid(format!("{path} is no folder; name the folder that it lies in"))
             }
-            io::ErrorKind::PermissionDenied => OriginError::Denied(format!(
-                "{path} may not be read by this user; give it the right to read files and enter folders"
+            io::ErrorKind::PermissionDenied => {
+                OriginError::Denied(format!("{path} may not be read by {user}; {remedy}"))
+            }
+            io::ErrorKind::CrossesDevices => OriginError::Invalid(format!(
+                "{path} is a link that leads out of its volume; name the folder itself"
             )),
             _ => OriginError::Unreachable(format!("{path} cannot be read ({error}); check its file system")),
         }
@@ -272,13 +320,24 @@ impl Folder {
         }
         OriginError::Unreachable(format!(
             "{key} in {} cannot be read ({error}); check its file system",
-            self.path.display()
+            self.words.place
         ))
     }
 
     fn drifted(&self, key: &str) -> OriginError {
-        crate::transport::drifted(&self.path.display().to_string(), key)
+        crate::transport::drifted(&self.words.place, key)
     }
+}
+
+/// How a name is looked up so that no link leads out of where the look-up began.
+const WITHIN: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
+
+/// What is in a folder, if no part of its path is a link.
+fn entries(root: &File, folder: &str) -> Result<Dir, Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+    let path = if folder.is_empty() { "." } else { folder };
+    let resolve = WITHIN | ResolveFlags::NO_SYMLINKS;
+    Dir::new(openat2(root, path, flags, Mode::empty(), resolve)?)
 }
 
 fn interrupted() -> OriginError {

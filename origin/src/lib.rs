@@ -5,6 +5,7 @@
 pub mod azure;
 mod bearer;
 mod checked;
+pub mod claim;
 mod contact;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
@@ -34,6 +35,7 @@ use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion};
 
 use crate::azure::AzureOrigin;
+use crate::claim::ClaimOrigin;
 pub use crate::contact::{Contact, contact, proven};
 use crate::folder::FolderOrigin;
 use crate::gcs::GcsOrigin;
@@ -174,6 +176,7 @@ pub fn client_over(source: &wire::Source, network: &Network) -> Result<Arc<dyn O
                 other.namespace, other.name
             )));
         }
+        Kind::Claim(config) => Arc::new(ClaimOrigin::new(config, network)?),
     };
     selected(origin, source)
 }

@@ -103,3 +103,12 @@ pub const GCS_TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// Longest page of a listing of Azure: 5,000 names of 1,024 characters, each nine characters in a URL, and a KiB around each.
 pub const AZURE_LISTING_PAGE_BYTES_MAX: usize = 56 << 20;
+
+/// Longest line of what the reader of a claim says: a path of 4,096 bytes, each six characters in JSON, and some hundred around it.
+pub const CLAIM_LINE_BYTES_MAX: usize = 32 << 10;
+
+/// Files of a claim in what is listed at a time: as many as the reader looks at before it says so.
+pub const CLAIM_PAGE_FILES: usize = FOLDER_PAGE_FILES;
+
+/// Characters that are taken over of what the reader of a claim says is wrong: a status of the API takes 2,000.
+pub const FAULT_CHARACTERS_MAX: usize = 1500;

@@ -34,4 +34,4 @@ macro_rules! hidden {
     )*};
 }
 
-hidden!(AwsKeys, HttpLogin, GcsKey, AzureKey, HuggingFaceToken);
+hidden!(AwsKeys, HttpLogin, GcsKey, AzureKey, HuggingFaceToken, ReaderToken);

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use penstock_crds::{
-    AddressingStyle, AzureSource, DatasetSource, FolderSource, GcsSource, HdfsSource, HttpSource, HuggingFaceSource,
-    Ownership, RepositoryKind, S3Source, Source,
+    AddressingStyle, AzureSource, ClaimSource, DatasetSource, FolderSource, GcsSource, HdfsSource, HttpSource,
+    HuggingFaceSource, Ownership, RepositoryKind, S3Source, Source,
 };
 use penstock_protocol::control::cache_node as wire;
 use wire::source::Origin;
@@ -106,6 +106,7 @@ pub fn wire_source(source: &Source, keys: Option<&Keys>) -> Result<wire::Source,
         hugging_face,
         dataset,
         folder,
+        claim,
         ca_bundle: _,
         include: _,
         exclude: _,
@@ -139,6 +140,8 @@ pub fn wire_source(source: &Source, keys: Option<&Keys>) -> Result<wire::Source,
         return Err(Unusable::OtherDataset(name.clone()));
     } else if let Some(FolderSource { path }) = folder {
         Origin::Folder(wire::Folder { path: path.clone() })
+    } else if let Some(claim) = claim {
+        Origin::Claim(wire_claim(claim))
     } else {
         return Err(Unusable::NoOrigin(path.clone()));
     };
@@ -314,6 +317,22 @@ fn wire_http(http: &HttpSource, login: Option<wire::HttpLogin>) -> wire::Http {
         credentials_secret_ref: _,
     } = http.clone();
     wire::Http { url, files, login }
+}
+
+/// Without what only a cluster knows: the claim itself, and who reads it.
+fn wire_claim(claim: &ClaimSource) -> wire::Claim {
+    let ClaimSource {
+        name,
+        path,
+        uid: _,
+        gid: _,
+        supplemental_groups: _,
+    } = claim.clone();
+    wire::Claim {
+        name,
+        path,
+        ..Default::default()
+    }
 }
 
 fn wire_hugging_face(hub: &HuggingFaceSource, token: Option<wire::HuggingFaceToken>) -> wire::HuggingFace {

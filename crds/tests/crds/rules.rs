@@ -50,6 +50,13 @@ fn prefix(prefix: &str) -> Value {
     dataset("d", json!([{"s3": {"bucket": "b", "prefix": prefix}}]))
 }
 
+fn claim(more: Value) -> Value {
+    let mut object = dataset("d", json!([{"claim": {"name": "data"}}]));
+    let claim = object["spec"]["sources"][0]["claim"].as_object_mut().unwrap();
+    claim.extend(more.as_object().unwrap().clone());
+    object
+}
+
 fn cached(path: &str) -> Value {
     let mut object = named_dataset("d");
     object["spec"]["cache"] = json!({"rules": [{"path": "a", "pin": true}, {"path": path, "pin": true}]});
@@ -81,6 +88,9 @@ fn table() -> Vec<Row> {
     let path_rule = [("spec.sources[0].path", "path has no parts `.` or `..`")];
     let prefix_rule = [("spec.sources[0].s3.prefix", "prefix must not begin with a slash")];
     let origin_rule = [("spec.sources[0]", "a source has exactly one origin: set one of s3")];
+    let claim_path_rule = [("spec.sources[0].claim.path", path_rule[0].1)];
+    let claim_user_rule = [("spec.sources[0].claim.uid", "files of a claim are not read as root")];
+    let own_claim_rule = [("", "a source cannot be the claim that has the Dataset's own name")];
     let cached_rule = [("spec.cache.rules[1].path", path_rule[0].1)];
     let memory_rule = [("spec.tiers[0]", "a tier in Memory has the volume EmptyDir")];
     vec![
@@ -97,6 +107,23 @@ fn table() -> Vec<Row> {
             "two",
             dataset("d", json!([{"s3": {"bucket": "b"}, "http": {"url": "https://h/"}}])),
             &origin_rule,
+        ),
+        accepted("a claim", dataset("d", json!([{"claim": {"name": "data"}}]))),
+        accepted(
+            "a folder of it",
+            claim(json!({"path": "2024/..raw", "uid": 1, "gid": 0})),
+        ),
+        refused("one above it", claim(json!({"path": "2024/../.."})), &claim_path_rule),
+        refused("root as its reader", claim(json!({"uid": 0})), &claim_user_rule),
+        refused(
+            "a claim beside a bucket",
+            dataset("d", json!([{"claim": {"name": "data"}, "s3": {"bucket": "b"}}])),
+            &origin_rule,
+        ),
+        refused(
+            "the Dataset's own",
+            dataset("data", json!([{"claim": {"name": "data"}}])),
+            &own_claim_rule,
         ),
         accepted("no path", named_dataset("d")),
         accepted("the root", path("")),

@@ -1,6 +1,7 @@
 //! The clients of origins against servers: real ones, and some that do what a few do.
 
 mod azure;
+mod claim;
 mod conformance;
 mod folder;
 mod gcs;

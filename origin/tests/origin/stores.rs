@@ -15,6 +15,7 @@ use reqsign_aws_v4::{Credential, RequestSigner};
 use reqsign_core::{Context, SignRequest};
 use wire::source::Origin;
 
+use crate::claim::{Reader, TOKEN, claim};
 use crate::conformance::{Store, conforms};
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -363,6 +364,58 @@ impl Store for WebServer {
     fn odd_keys(&self) -> Vec<&'static str> {
         Files::odd_keys()
     }
+}
+
+/// A folder of a claim, behind a reader in this process.
+struct ClaimVolume {
+    reader: Reader,
+    files: Files,
+}
+
+impl ClaimVolume {
+    fn at(address: SocketAddr, path: &str, token: &str) -> wire::Source {
+        source(Origin::Claim(claim(address, path, token)))
+    }
+}
+
+#[async_trait]
+impl Store for ClaimVolume {
+    fn address(&self) -> SocketAddr {
+        self.reader.address
+    }
+
+    fn source(&self, address: SocketAddr) -> wire::Source {
+        Self::at(address, PREFIX.trim_end_matches('/'), TOKEN)
+    }
+
+    fn wrong_keys(&self, address: SocketAddr) -> Option<(wire::Source, &'static str)> {
+        Some((Self::at(address, PREFIX.trim_end_matches('/'), WRONG), WRONG))
+    }
+
+    fn nowhere(&self, address: SocketAddr) -> wire::Source {
+        Self::at(address, "not-there", TOKEN)
+    }
+
+    async fn put(&self, key: &str, bytes: &[u8]) {
+        self.files.put(key, bytes);
+    }
+
+    async fn remove(&self, key: &str) {
+        self.files.remove(key);
+    }
+
+    fn odd_keys(&self) -> Vec<&'static str> {
+        let more = ["..a/..b", " blanks ", "a\nb\u{1}\u{7f}", "%2e%2e/%2F", "&bytes=1&key=x"];
+        [Files::odd_keys(), more.to_vec()].concat()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_conforms() {
+    let volume = tempfile::tempdir().unwrap();
+    let reader = Reader::of(volume.path()).await;
+    let files = Files::of(volume.path());
+    conforms(&ClaimVolume { reader, files }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
