@@ -21,7 +21,6 @@ use crate::links::RuntimeKey;
 use crate::names::{FINALIZER, runtime_selector};
 use crate::{apply, caching, dataset, sources};
 use children::Applied;
-pub use children::Memory;
 use members::Members;
 use status::Observed;
 
@@ -94,7 +93,7 @@ async fn tell(
     for dataset in users {
         let former = dataset::former_sources(dataset);
         let all: Vec<_> = dataset.spec.sources.iter().chain(&former).cloned().collect();
-        let named = sources::named(&context.client, namespace, &all).await?;
+        let named = sources::named(dataset, namespace, &all, context).await?;
         // Without its Secret the cached blocks of a source are still served; that it is missing is said by the Dataset.
         let (sources, _) = sources::wire_sources(&dataset.spec.sources, &named);
         let (former_sources, _) = sources::wire_sources(&former, &named);

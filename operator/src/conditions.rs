@@ -68,7 +68,9 @@ pub fn merged(before: &[Condition], wanted: Vec<Wanted>, generation: Option<i64>
 pub fn news<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Condition> {
     let same = |a: &Condition, b: &Condition| (&a.type_, &a.status, &a.reason) == (&b.type_, &b.status, &b.reason);
     let needs_somebody = |new: &Condition| match (new.type_.as_str(), new.status.as_str()) {
-        (condition::SOURCE_REACHABLE, "False") | (condition::DELETION_BLOCKED, "True") => true,
+        // A pod that starts; one that cannot has events of its own.
+        (condition::SOURCE_REACHABLE, "False") => new.reason != "ReaderNotReady",
+        (condition::DELETION_BLOCKED, "True") => true,
         (condition::READY, "False") => READY_NEWS.contains(&new.reason.as_str()),
         _ => false,
     };
@@ -111,6 +113,7 @@ mod tests {
             (&fine, &denied, Some("AccessDenied")),
             (&denied, &denied, None),
             (&denied, &conditions("Empty", "Ready"), Some("Empty")),
+            (&fine, &conditions("ReaderNotReady", "Ready"), None),
             (&denied, &fine, None),
             (&fine, &taken, Some("ClaimExists")),
             (&taken, &taken, None),

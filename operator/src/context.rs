@@ -9,7 +9,7 @@ use kube::Client;
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
 use crate::builds::Builds;
-use crate::cache_runtime::Memory;
+use crate::children::Memory;
 use crate::conditions;
 use crate::limits::EVENT_NOTE_BYTES_MAX;
 use crate::links::Links;

@@ -3,6 +3,7 @@
 pub mod decide;
 pub mod desired;
 mod observe;
+mod readers;
 mod revision;
 mod status;
 
@@ -84,6 +85,7 @@ async fn step(
     observed: &mut Observed,
     context: &Context,
 ) -> Result<Action, Error> {
+    readers::apply(dataset, namespace, observed, context).await?;
     let action = act(dataset, api, next, observed, context).await?;
     apply_volume(dataset, namespace, observed, context).await?;
     Ok(action)

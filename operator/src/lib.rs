@@ -13,6 +13,8 @@ pub mod apply;
 pub mod builds;
 pub mod cache_runtime;
 mod caching;
+pub mod children;
+pub mod claims;
 pub mod commit;
 pub mod conditions;
 pub mod context;

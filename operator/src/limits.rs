@@ -72,3 +72,14 @@ pub const MEMORY_BYTES_MIN: u64 = 64 << 20;
 pub const TIER_RESERVE_BYTES: u64 = 256 << 20;
 /// ... and one byte for so many of its blocks': 66 KiB of presence and checksums for each 64 MiB, rounded up.
 pub const TIER_BYTES_PER_RESERVED: u64 = 512;
+
+/// What a reader of a claim asks of its node: it mostly waits for its volume and the network.
+pub const READER_CPU_REQUEST: &str = "50m";
+/// Its memory when little is read ...
+pub const READER_MEMORY_REQUEST: &str = "64Mi";
+/// ... and when as much is read at the same time as it lets (`reader/src/limits.rs`), with room for the kernel's part.
+pub const READER_MEMORY_LIMIT: &str = "256Mi";
+/// Seconds that it has for its end: those that it takes for what is under way, and some.
+pub const READER_ENDING_SECONDS: u32 = 15;
+/// Random bytes of a reader's token: as many as nobody can guess.
+pub const READER_TOKEN_BYTES: usize = 32;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use futures::StreamExt;
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use kube::runtime::controller::Controller;
 use kube::runtime::reflector::ObjectRef;
@@ -158,6 +158,7 @@ fn controllers(client: Client, facts: Facts) -> impl Future<Output = ()> {
 
     let datasets = datasets
         .owns(Api::<PersistentVolumeClaim>::all(client.clone()), ours.clone())
+        .owns(Api::<Deployment>::all(client.clone()), ours.clone())
         .watches(
             Api::<CacheRuntime>::all(client.clone()),
             watcher::Config::default(),

@@ -1,26 +1,31 @@
-//! What sources name in the cluster, Secrets and other Datasets, and what cache nodes are told of the sources.
+//! What sources name in the cluster (Secrets, claims, other Datasets), and what cache nodes are told of the sources.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
-use penstock_crds::{FolderSource, Source};
+use penstock_crds::{ClaimSource, Dataset, FolderSource, Source};
 use penstock_protocol::control::cache_node as wire;
 use penstock_sources::{Keys, standing, wire_source};
 
+use crate::claims::{self, Claim, Claims, Known, Reading, TokenSecret};
+use crate::context::Context;
 use crate::error::Error;
+use crate::names::READER_LABEL;
 use crate::others::{self, NotTaken, Others};
 
 /// Secrets by name; `None` for one that does not exist.
 pub type Secrets = BTreeMap<String, Option<Keys>>;
 
-/// What sources of one namespace name.
-#[derive(Clone, Debug, Default)]
+/// What is there of what the sources of a Dataset name.
+#[derive(Clone, Default)]
 pub struct Named {
-    /// The namespace.
+    /// The Dataset's namespace.
     pub namespace: String,
-    /// The Secrets.
+    /// Secrets with keys of origins.
     pub secrets: Secrets,
+    /// Claims.
+    pub claims: Claims,
     /// The other Datasets.
     pub others: Others,
 }
@@ -37,20 +42,35 @@ pub enum Unusable {
     /// A source that cache nodes do not have.
     #[error("the folder {0} is one of a single machine, which cache nodes do not read; use `penstock mount` for it")]
     Folder(String),
+    /// A claim that is not there.
+    #[error("the claim {0} does not exist in this namespace; create it")]
+    NoClaim(String),
+    /// A claim that goes when nobody mounts it any more.
+    #[error("the claim {0} is being deleted; create it again, or take the source away")]
+    ClaimLeaving(String),
+    /// The claim of a Dataset.
+    #[error("the claim {0} is that of a Dataset; name the Dataset itself (`dataset`), or a claim of storage")]
+    ClaimOfDataset(String),
+    /// The pod that reads a claim does not run.
+    #[error("{0}")]
+    NoReader(String),
 }
 
-/// Everything that the sources of a Dataset in `namespace` name.
+/// Looks at all that these sources of a Dataset name.
 ///
 /// # Errors
 /// When the API server cannot be asked.
-pub async fn named(client: &Client, namespace: &str, sources: &[Source]) -> Result<Named, Error> {
+pub async fn named(dataset: &Dataset, namespace: &str, sources: &[Source], context: &Context) -> Result<Named, Error> {
+    let (client, domain) = (&context.client, &context.facts.cluster_domain);
     Ok(Named {
         namespace: namespace.to_owned(),
         secrets: secrets(client, namespace, sources).await?,
+        claims: claims::look(client, dataset, namespace, domain, sources).await?,
         others: others::others(client, namespace, sources).await?,
     })
 }
 
+/// Every Secret that the sources name.
 async fn secrets(client: &Client, namespace: &str, sources: &[Source]) -> Result<Secrets, Error> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let mut secrets = Secrets::new();
@@ -76,20 +96,52 @@ pub fn wire_sources(sources: &[Source], named: &Named) -> (Vec<wire::Source>, Op
 }
 
 fn told(source: &Source, named: &Named) -> Result<wire::Source, Unusable> {
-    let Named {
-        namespace,
-        secrets,
-        others,
-    } = named;
     if let Some(other) = &source.dataset {
-        let other = others::told(other, namespace, others)?;
+        let other = others::told(other, &named.namespace, &named.others)?;
         return Ok(standing(source, wire::source::Origin::Dataset(other)));
     }
     if let Some(FolderSource { path }) = &source.folder {
         return Err(Unusable::Folder(path.clone()));
     }
-    let keys = source.secret().and_then(|secret| secrets.get(&secret.name)?.as_ref());
-    Ok(wire_source(source, keys)?)
+    let keys = source
+        .secret()
+        .and_then(|secret| named.secrets.get(&secret.name)?.as_ref());
+    let mut told = wire_source(source, keys)?;
+    if let (Some(claim), Some(wire::source::Origin::Claim(wanted))) = (&source.claim, &mut told.origin) {
+        complete(wanted, claim, &named.claims)?;
+    }
+    Ok(told)
+}
+
+/// With what the cluster knows of the claim and its reader.
+fn complete(wanted: &mut wire::Claim, source: &ClaimSource, claims: &Claims) -> Result<(), Unusable> {
+    let name = source.name.clone();
+    let Some(known) = claims.get(&Reading::of(source)) else {
+        return Err(Unusable::NoClaim(name));
+    };
+    let Known {
+        reader,
+        url,
+        namespace,
+        claim,
+        secret,
+    } = known;
+    match claim {
+        Claim::Missing => return Err(Unusable::NoClaim(name)),
+        Claim::Leaving => return Err(Unusable::ClaimLeaving(name)),
+        Claim::OfDataset => return Err(Unusable::ClaimOfDataset(name)),
+        Claim::There(uid) => wanted.uid.clone_from(uid),
+    }
+    let Some(TokenSecret { token, .. }) = secret else {
+        return Err(Unusable::NoReader(format!(
+            "the reader of the claim {name} is being made"
+        )));
+    };
+    wanted.namespace.clone_from(namespace);
+    wanted.reader.clone_from(url);
+    wanted.pods = format!("{READER_LABEL}={reader}");
+    wanted.token = Some(wire::ReaderToken { value: token.clone() });
+    Ok(())
 }
 
 fn keys(secret: Secret) -> Keys {
@@ -103,6 +155,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::claims::tests::{known, reading};
 
     #[test]
     fn a_missing_secret_takes_only_its_own_source_away() {
@@ -137,5 +190,46 @@ mod tests {
             wire_sources(&sources[4..], &named),
             (vec![], Some(Unusable::Folder("/etc".into())))
         );
+    }
+
+    #[test]
+    fn a_claim_is_told_with_its_uid_and_its_reader_or_it_is_said_what_lacks() {
+        let source = json!([{"path": "a", "claim": {"name": "data", "path": "2024", "uid": 1000, "gid": 100}}]);
+        let sources: Vec<Source> = serde_json::from_value(source).unwrap();
+        let with = |claim, token| Named {
+            claims: Claims::from([(reading("data", 1000), known(claim, token))]),
+            ..Named::default()
+        };
+        let (usable, unusable) = wire_sources(&sources, &with(Claim::There("c-1".into()), Some("hush")));
+        assert_eq!(unusable, None);
+        let expected = wire::Claim {
+            namespace: "vision".into(),
+            name: "data".into(),
+            uid: "c-1".into(),
+            path: "2024".into(),
+            reader: "http://reader-d-1:7074".into(),
+            pods: "penstock.io/reader=reader-d-1".into(),
+            token: Some(wire::ReaderToken { value: "hush".into() }),
+        };
+        assert!(!format!("{expected:?}").contains("hush"), "{expected:?}");
+        assert_eq!(usable[0].origin, Some(wire::source::Origin::Claim(expected)));
+        let there = || Claim::There("c-1".into());
+        for (named, said) in [
+            (
+                with(Claim::Missing, Some("hush")),
+                "does not exist in this namespace; create it",
+            ),
+            (with(Claim::Leaving, Some("hush")), "is being deleted"),
+            (with(Claim::OfDataset, Some("hush")), "is that of a Dataset"),
+            (with(there(), None), "is being made"),
+            (Named::default(), "does not exist"),
+        ] {
+            let (usable, unusable) = wire_sources(&sources, &named);
+            let unusable = unusable.unwrap().to_string();
+            assert!(
+                usable.is_empty() && unusable.contains("claim data") && unusable.contains(said),
+                "{unusable}"
+            );
+        }
     }
 }

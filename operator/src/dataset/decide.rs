@@ -105,10 +105,17 @@ pub(super) fn is_due(dataset: &Dataset, observed: &Observed, now: Timestamp) -> 
 
 /// The next step for `dataset` at `now`, after what is moot was thrown away.
 pub(super) fn next(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Next {
+    // Claims of others are not watched, so nobody tells when one goes.
+    let look = if observed.claim.is_in_the_way() {
+        BLOCKED_LOOK_INTERVAL
+    } else if !observed.claims.is_empty() {
+        SECRET_LOOK_INTERVAL
+    } else {
+        return next_of_revision(dataset, observed, now);
+    };
     match next_of_revision(dataset, observed, now) {
-        // Claims of others are not watched, so nobody tells when this one goes.
-        Next::Rest if observed.claim.is_in_the_way() => Next::Wait(BLOCKED_LOOK_INTERVAL),
-        Next::Wait(pause) if observed.claim.is_in_the_way() => Next::Wait(pause.min(BLOCKED_LOOK_INTERVAL)),
+        Next::Rest => Next::Wait(look),
+        Next::Wait(pause) => Next::Wait(pause.min(look)),
         next => next,
     }
 }
@@ -186,6 +193,7 @@ fn due_in(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Duration {
 pub(super) mod tests {
     use super::*;
     use crate::builds::Basis;
+    use crate::claims::{self, Claims};
     use crate::dataset::observe::Claim;
     use penstock_crds::Revision;
     use penstock_protocol::control::cache_node as wire;
@@ -217,6 +225,8 @@ pub(super) mod tests {
             sources: Ok(Vec::new()),
             other_revisions: Vec::new(),
             sources_digest: "same".into(),
+            claims: Claims::new(),
+            readers: Vec::new(),
             build: State::Idle,
             revision: Some(Revision {
                 id: "11".repeat(32),
@@ -459,6 +469,31 @@ pub(super) mod tests {
             ..settled()
         };
         assert_eq!(next(&plain, &no_secret, at(1)), Next::Wait(WAIT_INTERVAL));
+    }
+
+    #[test]
+    fn claims_of_sources_are_looked_at_again_because_nobody_tells_when_one_goes() {
+        let plain = dataset(json!({}), None);
+        let known = claims::tests::known(claims::Claim::Missing, None);
+        let reads_a_claim = |sources| Observed {
+            claims: Claims::from([(claims::tests::reading("data", 1000), known.clone())]),
+            sources,
+            ..settled()
+        };
+        let settled = reads_a_claim(Ok(Vec::new()));
+        assert_eq!(next(&plain, &settled, at(1)), Next::Wait(SECRET_LOOK_INTERVAL));
+        let missing = Err(crate::sources::Unusable::NoClaim("data".into()));
+        let missing = reads_a_claim(missing);
+        assert_eq!(
+            next(&plain, &missing, at(1)),
+            Next::Wait(WAIT_INTERVAL),
+            "nothing is built"
+        );
+        let asked = dataset(json!({}), Some("now"));
+        let due = Next::Build {
+            parent: Some(RevisionId([0x11; 32])),
+        };
+        assert_eq!(next(&asked, &settled, at(1)), due);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use penstock_crds::{CSI_DRIVER, Dataset, DatasetSpec};
 use serde_json::json;
 
 use crate::error::Error;
-use crate::names::{volume, volume_labels};
+use crate::names::{digest, volume, volume_labels};
 
 /// The volume and the claim that people mount.
 ///
@@ -58,15 +58,14 @@ pub fn volume_and_claim(
     ))
 }
 
-/// A digest of all in the spec that makes a revision what it is: another one means another revision.
-pub fn sources_digest(spec: &DatasetSpec) -> String {
+/// A digest of all that makes a revision what it is, as far as it is known without looking at origins: another one means another
+/// revision. `claims` are the UIDs of those that the sources name: a claim that is made anew has other files.
+pub fn sources_digest(spec: &DatasetSpec, claims: &[&str]) -> String {
     // Serialising our own types cannot fail; the text has no secrets.
-    let text = serde_json::to_string(&(&spec.sources, &spec.ownership)).unwrap_or_default();
-    let (mut a, mut b) = (0xcbf2_9ce4_8422_2325_u64, 0x6c62_272e_07bb_0142_u64);
-    for byte in text.bytes() {
-        // FNV-1a, twice with different starts: it tells edits apart, nobody attacks it.
-        a = (a ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        b = (b ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(1);
+    let mut text = serde_json::to_string(&(&spec.sources, &spec.ownership)).unwrap_or_default();
+    for claim in claims {
+        text.push('\n');
+        text.push_str(claim);
     }
-    format!("{a:016x}{b:016x}")
+    digest(&text)
 }

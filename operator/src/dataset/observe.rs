@@ -6,13 +6,15 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
-use penstock_crds::{CacheRuntime, Dataset, Revision};
+use penstock_crds::{CacheRuntime, ClaimSource, Dataset, Revision, Source};
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::{RevisionId, SpaceId};
 
 use crate::builds::State;
 use crate::cache_runtime::members::Members;
+use crate::claims::{self, Claims, Reading};
 use crate::context::Context;
+use crate::dataset::readers::{self, LiveReader};
 use crate::dataset::{decide, desired};
 use crate::error::Error;
 use crate::limits::REVISION_PATIENCE;
@@ -62,6 +64,10 @@ pub struct Observed {
     pub other_revisions: Vec<String>,
     /// Digest of the sources in the spec.
     pub sources_digest: String,
+    /// The claims that sources name, those of older revisions too.
+    pub claims: Claims,
+    /// The readers of claims that there are.
+    pub readers: Vec<LiveReader>,
     /// The build under way.
     pub build: State,
     /// The committed revision.
@@ -141,8 +147,24 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         .map(|runtime| Members::of(runtime, &context.facts.cluster_domain));
 
     let spec_sources = &dataset.spec.sources;
-    let named = named(&context.client, namespace, spec_sources).await?;
+    let all_sources: Vec<_> = spec_sources
+        .iter()
+        .chain(&super::former_sources(dataset))
+        .cloned()
+        .collect();
+    let named = named(dataset, namespace, &all_sources, context).await?;
+    let readers = readers::look(dataset, namespace, context).await?;
     let (sources, unusable) = wire_sources(spec_sources, &named);
+    let unusable = match unusable {
+        None => readers::trouble(dataset, namespace, &named.claims, &readers, context).await?,
+        unusable => unusable,
+    };
+    let unusable = match unusable {
+        Some(Unusable::NoReader(_)) if runtime.is_err() => Some(Unusable::NoReader(
+            "the readers of claims are made when there is a CacheRuntime that they let in".to_owned(),
+        )),
+        unusable => unusable,
+    };
     let uid = dataset.uid().unwrap_or_default();
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(context.client.clone(), namespace);
     let claim = claims
@@ -174,7 +196,9 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         seeds: members.map(|members| members.seeds(SEEDS_MAX)).unwrap_or_default(),
         other_revisions: others::newest_revisions(&sources),
         sources: unusable.map_or(Ok(sources), Err),
-        sources_digest: desired::sources_digest(&dataset.spec),
+        sources_digest: desired::sources_digest(&dataset.spec, &claim_uids(spec_sources, &named.claims)),
+        claims: named.claims,
+        readers,
         build: context.builds.state(&uid),
         claim: claim_state(claim.as_ref(), &uid),
         volume_exists: volume.is_some(),
@@ -197,6 +221,19 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         version: dataset.resource_version(),
         runtime,
     })
+}
+
+/// UIDs of the claims that the sources name, in their order; of one that is not there it is "".
+fn claim_uids<'a>(sources: &[Source], claims: &'a Claims) -> Vec<&'a str> {
+    let uid = |claim: &ClaimSource| match claims.get(&Reading::of(claim)).map(|known| &known.claim) {
+        Some(claims::Claim::There(uid)) => uid.as_str(),
+        _ => "",
+    };
+    sources
+        .iter()
+        .filter_map(|source| source.claim.as_ref())
+        .map(uid)
+        .collect()
 }
 
 /// Another node is asked first for each Dataset, so that builds spread.

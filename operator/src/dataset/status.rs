@@ -205,13 +205,16 @@ fn trouble(dataset: &Dataset, observed: &Observed) -> Option<(&'static str, Stri
             Unusable::Keys(_) => "SecretMissing",
             Unusable::NotTaken(NotTaken::NotBuilt(_)) => "DatasetNotReady",
             Unusable::NotTaken(_) => "DatasetNotAvailable",
-            Unusable::Folder(_) => reason_text(Some(Reason::Invalid)),
+            Unusable::NoClaim(_) | Unusable::ClaimLeaving(_) => "ClaimMissing",
+            Unusable::NoReader(_) => "ReaderNotReady",
+            Unusable::Folder(_) | Unusable::ClaimOfDataset(_) => reason_text(Some(Reason::Invalid)),
         };
         return Some((reason, unusable.to_string()));
     }
     let Failure { reason, message, .. } = observed.build.failure()?;
     let whose_keys = match reason {
-        Some(Reason::Denied) => whose_keys(dataset),
+        // A claim has no keys.
+        Some(Reason::Denied) if !is_about_a_claim(message) => whose_keys(dataset),
         _ => String::new(),
     };
     Some((reason_text(*reason), format!("{message}{whose_keys}")))
@@ -252,8 +255,17 @@ fn source_condition(dataset: &Dataset, before: &DatasetStatus, observed: &Observ
     let same_sources = before.observed_generation == dataset.metadata.generation
         || observed.revision.is_some() && !observed.sources_changed();
     Wanted::kept(condition::SOURCE_REACHABLE, &before.conditions)
-        .filter(|kept| same_sources && kept.reason != "SecretMissing" && !kept.reason.starts_with("Dataset"))
+        .filter(|kept| same_sources && !MENDED_BY_LOOKING.contains(&kept.reason.as_str()))
 }
+
+/// What is known to be over as soon as the sources can be told to a cache node again.
+const MENDED_BY_LOOKING: [&str; 5] = [
+    "SecretMissing",
+    "ClaimMissing",
+    "ReaderNotReady",
+    "DatasetNotReady",
+    "DatasetNotAvailable",
+];
 
 fn drift_condition(before: &DatasetStatus, observed: &Observed) -> Option<Wanted> {
     if observed.settling && observed.linked_hosts.is_empty() {
@@ -274,6 +286,10 @@ fn caching_condition(before: &DatasetStatus, observed: &Observed) -> Option<Want
     let message = observed.refusals.join("; ");
     let refused = Wanted::new(condition::CACHING_REFUSED, true, "CannotBeDone", message);
     (!observed.refusals.is_empty()).then_some(refused)
+}
+
+fn is_about_a_claim(message: &str) -> bool {
+    message.starts_with("claim://") || message.starts_with("the reader of the claim ")
 }
 
 /// Cache nodes know keys, but not where they come from.
@@ -474,5 +490,46 @@ mod tests {
         let still = ["SourceReachable=false AccessDenied"];
         assert_eq!(said(&denied, &settled(), true), still, "due, and not looked at yet");
         assert_eq!(said(&denied, &settled(), false), [""; 0], "looked at");
+    }
+
+    #[test]
+    fn a_claim_that_lacks_or_is_not_read_yet_is_a_source_that_is_not_reachable() {
+        for (unusable, reason) in [
+            (Unusable::NoClaim("data".into()), "ClaimMissing"),
+            (Unusable::ClaimLeaving("data".into()), "ClaimMissing"),
+            (Unusable::ClaimOfDataset("data".into()), "InvalidSource"),
+            (Unusable::NoReader("it starts".into()), "ReaderNotReady"),
+        ] {
+            let observed = Observed {
+                sources: Err(unusable),
+                ..settled()
+            };
+            let listed = status(condition::SOURCE_REACHABLE, true, "Listed");
+            assert_eq!(
+                said(&listed, &observed, false),
+                [format!("SourceReachable=false {reason}")]
+            );
+            // As soon as it can be read again nobody says that it cannot.
+            let before = status(condition::SOURCE_REACHABLE, false, reason);
+            let kept = said(&before, &settled(), true);
+            assert_eq!(kept.is_empty(), reason != "InvalidSource", "{kept:?}");
+        }
+    }
+
+    #[test]
+    fn who_may_not_read_a_claim_is_not_told_of_keys() {
+        let denied = |text: &str| {
+            let mut build = failed(Reason::Denied, Instant::now());
+            if let State::Failed(failure) = &mut build {
+                failure.message = text.to_owned();
+            }
+            let observed = Observed { build, ..settled() };
+            trouble(&dataset(json!({}), None), &observed)
+                .map(|(_, message)| message)
+                .unwrap_or_default()
+        };
+        let of_claim = "claim://vision/data/2024 may not be read by user 1000 and group 100; set uid";
+        assert_eq!(denied(of_claim), of_claim);
+        assert!(denied("s3://b/ refuses access").contains("no Secret is named"));
     }
 }
