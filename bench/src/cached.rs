@@ -103,7 +103,7 @@ pub fn serve(
             weight: 1,
         }],
         datasets: packages.iter().enumerate().map(dataset).collect(),
-        tiers: Vec::new(),
+        ..Default::default()
     }))?;
     let listener = tokio::net::TcpListener::from_std(listener)?;
     runtime.spawn(BulkServer::new(node).serve(listener));

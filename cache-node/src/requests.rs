@@ -239,7 +239,7 @@ impl Place {
                 breaker::Event::Answered
             }
             // Perhaps nobody was asked.
-            OriginError::Invalid(_) => breaker::Event::GivenUp,
+            OriginError::Invalid(_) | OriginError::NotAllowed(_) => breaker::Event::GivenUp,
         };
         self.requests.hear(&mut state, event);
         drop(state);

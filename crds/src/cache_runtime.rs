@@ -8,6 +8,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::origins::Origins;
+
 /// A pool of cache nodes that the Datasets of the namespace share.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
@@ -58,6 +60,10 @@ pub struct CacheRuntimeSpec {
     /// Resources of a cache node's container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
+
+    /// What its Datasets may reach. Without it: every place outside of the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origins: Option<Origins>,
 }
 
 /// One medium of a cache node.

@@ -7,6 +7,7 @@ mod cache_runtime;
 mod caching;
 pub mod chart;
 mod dataset;
+mod origins;
 mod quantity;
 pub mod reference;
 mod source;
@@ -14,6 +15,7 @@ mod source;
 pub use cache_runtime::{CacheRuntime, CacheRuntimeSpec, CacheRuntimeStatus, Medium, Tier, TierVolume};
 pub use caching::{CacheRule, Caching, Eviction, Quota};
 pub use dataset::{Dataset, DatasetSpec, DatasetStatus, FormerSource, Ownership, Refresh, Revision};
+pub use origins::Origins;
 pub use quantity::bytes_of;
 pub use source::{
     AddressingStyle, AzureSource, ClaimSource, DatasetSource, FolderSource, GcsSource, HdfsSource, HttpSource,

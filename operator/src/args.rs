@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand};
+use ipnet::IpNet;
 
 /// Turns Datasets and CacheRuntimes into cache nodes, revisions and volumes.
 #[derive(Parser, Debug)]
@@ -15,7 +16,7 @@ pub(crate) struct Args {
 #[derive(Subcommand, Debug)]
 pub(crate) enum Command {
     /// Runs the controllers, when it is this process' turn.
-    Run(Run),
+    Run(Box<Run>),
     /// Fails and names what is in use while there are Datasets or CacheRuntimes: the chart's pre-delete hook.
     CheckUninstall,
 }
@@ -37,6 +38,10 @@ pub(crate) struct Run {
     /// Domain of the cluster's names.
     #[arg(long, env = "PENSTOCK_CLUSTER_DOMAIN", default_value = "cluster.local")]
     pub(crate) cluster_domain: String,
+
+    /// Addresses of the cluster (CIDRs) beside those that the API server tells: what pods have from some network plugins.
+    #[arg(long, env = "PENSTOCK_CLUSTER_NETWORKS", value_delimiter = ',')]
+    pub(crate) cluster_networks: Vec<IpNet>,
 
     /// Namespace of the operator.
     #[arg(long, env = "POD_NAMESPACE")]

@@ -19,6 +19,7 @@ use crate::error::Error;
 use crate::limits::{BLOCKED_LOOK_INTERVAL, ERROR_PAUSE, SECRET_LOOK_INTERVAL};
 use crate::links::RuntimeKey;
 use crate::names::{FINALIZER, runtime_selector};
+use crate::sources::Terms;
 use crate::{apply, caching, dataset, sources};
 use children::Applied;
 use members::Members;
@@ -89,14 +90,15 @@ async fn tell(
     users: &[Dataset],
     context: &Context,
 ) -> Result<(), Error> {
+    let terms = Terms::of(runtime);
     let mut datasets = Vec::new();
     for dataset in users {
         let former = dataset::former_sources(dataset);
         let all: Vec<_> = dataset.spec.sources.iter().chain(&former).cloned().collect();
         let named = sources::named(dataset, namespace, &all, context).await?;
-        // Without its Secret the cached blocks of a source are still served; that it is missing is said by the Dataset.
-        let (sources, _) = sources::wire_sources(&dataset.spec.sources, &named);
-        let (former_sources, _) = sources::wire_sources(&former, &named);
+        // Without its Secret, or when it is not allowed, the cached blocks of a source are still served; the Dataset says what is wrong.
+        let (sources, _) = sources::wire_sources(&dataset.spec.sources, &named, Some(&terms));
+        let (former_sources, _) = sources::wire_sources(&former, &named, Some(&terms));
         datasets.push(wire::Dataset {
             uid: dataset.uid().unwrap_or_default(),
             namespace: namespace.to_owned(),
@@ -113,12 +115,15 @@ async fn tell(
         });
     }
     datasets.sort_by(|a, b| a.uid.cmp(&b.uid));
+    let origins = runtime.spec.origins.as_ref();
     let config = wire::NodeConfig {
         generation: 0,
         ring_epoch: members.epoch as u64,
         members: members.wire(),
         datasets,
         tiers: desired::capacities(&runtime.spec.tiers),
+        cluster_networks: context.cluster.networks(),
+        cluster_addresses: origins.map_or_else(Vec::new, |origins| origins.cluster_addresses.clone()),
     };
     let key: RuntimeKey = (namespace.to_owned(), runtime.name_any());
     context.links.set(&key, &members.hosts, config);

@@ -10,6 +10,7 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 
 use crate::builds::Builds;
 use crate::children::Memory;
+use crate::cluster::Cluster;
 use crate::conditions;
 use crate::limits::EVENT_NOTE_BYTES_MAX;
 use crate::links::Links;
@@ -25,6 +26,8 @@ pub struct Context {
     pub builds: Builds,
     /// Facts that do not change.
     pub facts: Arc<Facts>,
+    /// The addresses of the cluster itself.
+    pub cluster: Cluster,
     /// What was applied last.
     pub applied: Arc<Memory>,
     recorder: Recorder,
@@ -49,7 +52,7 @@ pub struct Facts {
 
 impl Context {
     /// The context of one process.
-    pub fn new(client: Client, links: Links, builds: Builds, facts: Facts) -> Self {
+    pub fn new(client: Client, links: Links, builds: Builds, facts: Facts, cluster: Cluster) -> Self {
         let reporter = Reporter {
             controller: "penstock-operator".to_owned(),
             instance: None,
@@ -60,6 +63,7 @@ impl Context {
             links,
             builds,
             facts: Arc::new(facts),
+            cluster,
             applied: Arc::default(),
             recorder,
         }

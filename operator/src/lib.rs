@@ -15,6 +15,7 @@ pub mod cache_runtime;
 mod caching;
 pub mod children;
 pub mod claims;
+pub mod cluster;
 pub mod commit;
 pub mod conditions;
 pub mod context;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use futures::StreamExt;
+use ipnet::IpNet;
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod, Service};
 use kube::runtime::controller::Controller;
@@ -18,6 +19,7 @@ use kube::{Api, Client, ResourceExt};
 use penstock_crds::{CacheRuntime, Dataset};
 use penstock_health::Readiness;
 use penstock_operator::builds::Builds;
+use penstock_operator::cluster::Cluster;
 use penstock_operator::context::{Context, Facts};
 use penstock_operator::lease::Leadership;
 use penstock_operator::links::Links;
@@ -40,7 +42,7 @@ async fn main() -> Result<()> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::try_default().await.context("find the API server")?;
     match command {
-        Command::Run(run) => lead(client, run).await,
+        Command::Run(run) => lead(client, *run).await,
         Command::CheckUninstall => check_uninstall(client).await,
     }
 }
@@ -70,6 +72,7 @@ async fn lead(client: Client, run: Run) -> Result<()> {
         image_pull_policy,
         image_pull_secrets,
         cluster_domain,
+        cluster_networks,
         namespace,
         identity,
         log,
@@ -95,7 +98,7 @@ async fn lead(client: Client, run: Run) -> Result<()> {
         log,
     };
     tokio::select! {
-        () = controllers(client.clone(), facts) => bail!("the controllers ended by themselves"),
+        () = work(client.clone(), facts, &cluster_networks) => bail!("the controllers ended by themselves"),
         () = leadership.keep() => bail!("lost the lease: ending, so that only the new leader writes"),
         _ = terminate.recv() => {}
     }
@@ -103,7 +106,12 @@ async fn lead(client: Client, run: Run) -> Result<()> {
     Ok(())
 }
 
-fn controllers(client: Client, facts: Facts) -> impl Future<Output = ()> {
+async fn work(client: Client, facts: Facts, cluster_networks: &[IpNet]) {
+    let cluster = Cluster::learn(&client, cluster_networks).await;
+    controllers(client, facts, cluster).await;
+}
+
+fn controllers(client: Client, facts: Facts, cluster: Cluster) -> impl Future<Output = ()> {
     let (runtime_changed, runtime_news) = mpsc::unbounded_channel();
     let (dataset_changed, dataset_news) = mpsc::unbounded_channel();
     let links = Links::new(runtime_changed);
@@ -112,6 +120,7 @@ fn controllers(client: Client, facts: Facts) -> impl Future<Output = ()> {
         links,
         Builds::new(dataset_changed.clone()),
         facts,
+        cluster.clone(),
     ));
 
     let datasets = Controller::new(Api::<Dataset>::all(client.clone()), watcher::Config::default());
@@ -176,6 +185,7 @@ fn controllers(client: Client, facts: Facts) -> impl Future<Output = ()> {
         })
         .watches(Api::<Dataset>::all(client), watcher::Config::default(), of_dataset)
         .reconcile_on(runtime_news)
+        .reconcile_all_on(cluster.changes())
         .run(cache_runtime::reconcile, cache_runtime::error_policy, context)
         .for_each(|_| async {});
     async move {

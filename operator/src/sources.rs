@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::{Api, Client};
-use penstock_crds::{ClaimSource, Dataset, FolderSource, Source};
+use kube::{Api, Client, ResourceExt};
+use penstock_crds::{CacheRuntime, ClaimSource, Dataset, FolderSource, Source};
 use penstock_protocol::control::cache_node as wire;
-use penstock_sources::{Keys, standing, wire_source};
+use penstock_sources::{Allowed, Keys, standing, wire_source};
 
 use crate::claims::{self, Claim, Claims, Known, Reading, TokenSecret};
 use crate::context::Context;
@@ -54,6 +54,46 @@ pub enum Unusable {
     /// The pod that reads a claim does not run.
     #[error("{0}")]
     NoReader(String),
+    /// A source that the CacheRuntime does not allow.
+    #[error("{}", not_allowed(path, place, runtime))]
+    NotAllowed {
+        /// Where it stands in the tree.
+        path: String,
+        /// What it names.
+        place: String,
+        /// Whose CacheRuntime.
+        runtime: String,
+    },
+}
+
+/// On which terms a CacheRuntime lets sources be read.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    runtime: String,
+    allowed: Allowed,
+}
+
+impl Terms {
+    /// Those of this CacheRuntime.
+    pub fn of(runtime: &CacheRuntime) -> Self {
+        let origins = runtime.spec.origins.as_ref();
+        Self {
+            runtime: runtime.name_any(),
+            allowed: Allowed::of(origins.map_or(&[], |origins| &origins.allowed)),
+        }
+    }
+}
+
+fn not_allowed(path: &str, place: &str, runtime: &str) -> String {
+    let which = if path.is_empty() {
+        "the source".to_owned()
+    } else {
+        format!("the source at {path}")
+    };
+    format!(
+        "{which} reads {place}, which the CacheRuntime {runtime} does not allow; add {place}/** to spec.origins.allowed of the \
+         CacheRuntime, or name a place that is there"
+    )
 }
 
 /// Looks at all that these sources of a Dataset name.
@@ -83,11 +123,11 @@ async fn secrets(client: &Client, namespace: &str, sources: &[Source]) -> Result
     Ok(secrets)
 }
 
-/// What a cache node is told of the sources that can be used, and why the first of the others cannot.
-pub fn wire_sources(sources: &[Source], named: &Named) -> (Vec<wire::Source>, Option<Unusable>) {
+/// What a cache node is told of the sources that can be used on these terms, if there are any, and why the first of the others cannot.
+pub fn wire_sources(sources: &[Source], named: &Named, terms: Option<&Terms>) -> (Vec<wire::Source>, Option<Unusable>) {
     let (mut usable, mut unusable) = (Vec::new(), None);
     for source in sources {
-        match told(source, named) {
+        match told(source, named, terms) {
             Ok(source) => usable.push(source),
             Err(error) => unusable = unusable.or(Some(error)),
         }
@@ -95,13 +135,22 @@ pub fn wire_sources(sources: &[Source], named: &Named) -> (Vec<wire::Source>, Op
     (usable, unusable)
 }
 
-fn told(source: &Source, named: &Named) -> Result<wire::Source, Unusable> {
+fn told(source: &Source, named: &Named, terms: Option<&Terms>) -> Result<wire::Source, Unusable> {
     if let Some(other) = &source.dataset {
         let other = others::told(other, &named.namespace, &named.others)?;
         return Ok(standing(source, wire::source::Origin::Dataset(other)));
     }
     if let Some(FolderSource { path }) = &source.folder {
         return Err(Unusable::Folder(path.clone()));
+    }
+    if let Some(Terms { runtime, allowed }) = terms
+        && let Some(place) = allowed.refused(source)
+    {
+        return Err(Unusable::NotAllowed {
+            path: source.path.clone(),
+            place,
+            runtime: runtime.clone(),
+        });
     }
     let keys = source
         .secret()
@@ -174,7 +223,7 @@ mod tests {
             secrets: Secrets::from([("missing".into(), None), ("there".into(), Some(keys(there)))]),
             ..Named::default()
         };
-        let (usable, unusable) = wire_sources(&sources, &named);
+        let (usable, unusable) = wire_sources(&sources, &named, None);
         let paths: Vec<&str> = usable.iter().map(|source| source.path.as_str()).collect();
         assert_eq!(paths, ["b", "c", "d"]);
         let http = wire::Http {
@@ -185,9 +234,9 @@ mod tests {
         assert_eq!(usable[2].origin, Some(wire::source::Origin::Http(http)));
         let said = unusable.unwrap().to_string();
         assert!(said.starts_with("the Secret missing does not exist"), "{said}");
-        assert_eq!(wire_sources(&sources[1..4], &named).1, None);
+        assert_eq!(wire_sources(&sources[1..4], &named, None).1, None);
         assert_eq!(
-            wire_sources(&sources[4..], &named),
+            wire_sources(&sources[4..], &named, None),
             (vec![], Some(Unusable::Folder("/etc".into())))
         );
     }
@@ -200,7 +249,7 @@ mod tests {
             claims: Claims::from([(reading("data", 1000), known(claim, token))]),
             ..Named::default()
         };
-        let (usable, unusable) = wire_sources(&sources, &with(Claim::There("c-1".into()), Some("hush")));
+        let (usable, unusable) = wire_sources(&sources, &with(Claim::There("c-1".into()), Some("hush")), None);
         assert_eq!(unusable, None);
         let expected = wire::Claim {
             namespace: "vision".into(),
@@ -224,12 +273,51 @@ mod tests {
             (with(there(), None), "is being made"),
             (Named::default(), "does not exist"),
         ] {
-            let (usable, unusable) = wire_sources(&sources, &named);
+            let (usable, unusable) = wire_sources(&sources, &named, None);
             let unusable = unusable.unwrap().to_string();
             assert!(
                 usable.is_empty() && unusable.contains("claim data") && unusable.contains(said),
                 "{unusable}"
             );
         }
+    }
+
+    #[test]
+    fn a_source_that_the_runtime_does_not_allow_is_not_told_and_its_sentence_says_where_to_add_it() {
+        let terms = |origins| {
+            let runtime = json!({
+                "apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime", "metadata": {"name": "pool"},
+                "spec": {"replicas": 1, "tiers": [], "origins": origins},
+            });
+            Terms::of(&serde_json::from_value(runtime).unwrap())
+        };
+        let sources: Vec<Source> = serde_json::from_value(json!([
+            {"path": "raw", "s3": {"bucket": "secret", "prefix": "a/"}},
+            {"s3": {"bucket": "team-a"}},
+        ]))
+        .unwrap();
+        let paths = |terms: &Terms| {
+            let (usable, unusable) = wire_sources(&sources, &Named::default(), Some(terms));
+            let paths: Vec<_> = usable.into_iter().map(|source| source.path).collect();
+            (paths.join(","), unusable.map(|unusable| unusable.to_string()))
+        };
+        let all = ("raw,".to_owned(), None);
+        assert_eq!(paths(&terms(json!(null))), all);
+        assert_eq!(paths(&terms(json!({}))), all);
+        let (told, said) = paths(&terms(json!({"allowed": ["s3://team-*/**"]})));
+        assert_eq!(told, "");
+        let said = said.unwrap();
+        for words in [
+            "the source at raw reads s3://secret/a,",
+            "CacheRuntime pool",
+            "add s3://secret/a/** to spec.origins.allowed",
+        ] {
+            assert!(said.contains(words), "{said}");
+        }
+        // What it says to add is enough.
+        assert_eq!(
+            paths(&terms(json!({"allowed": ["s3://team-*/**", "s3://secret/a/**"]}))),
+            all
+        );
     }
 }

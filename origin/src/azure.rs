@@ -51,7 +51,7 @@ pub struct AzureOrigin {
     /// URL of the container without a slash at the end.
     url: String,
     access: Access,
-    client: reqwest::Client,
+    client: transport::Client,
 }
 
 impl AzureOrigin {
@@ -113,6 +113,9 @@ impl AzureOrigin {
                     "{place} cannot be reached ({cause}); check account and endpoint, name resolution and the network from the cache \
                      nodes"
                 ));
+            }
+            Failure::NotAllowed(why) => {
+                return OriginError::NotAllowed(format!("{place} may not be reached: {why}"));
             }
             Failure::Refused { status, text, wait } => (status.as_u16(), text, wait),
         };

@@ -123,7 +123,7 @@ impl Giver {
     }
 
     /// A new token for the source at `place`.
-    pub(super) async fn token(&self, client: &reqwest::Client, place: &str) -> Result<Token, OriginError> {
+    pub(super) async fn token(&self, client: &transport::Client, place: &str) -> Result<Token, OriginError> {
         let mut request = Request::new(Method::POST, self.url.clone());
         let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
         request.headers_mut().insert(CONTENT_TYPE, kind);
@@ -159,6 +159,11 @@ fn explain(failure: Failure, place: &str, host: &str) -> OriginError {
             return OriginError::Unreachable(format!(
                 "{place}: {host}, which gives the tokens for it, cannot be reached ({cause}); check name resolution and the network from \
                  the cache nodes"
+            ));
+        }
+        Failure::NotAllowed(why) => {
+            return OriginError::NotAllowed(format!(
+                "{place}: {host}, which gives the tokens for it, may not be reached: {why}"
             ));
         }
         Failure::Refused { status, text, wait } => (status.as_u16(), text, wait),

@@ -53,7 +53,7 @@ pub struct GcsOrigin {
     /// URL of the bucket's objects without a slash at the end.
     objects: String,
     key: Option<Key>,
-    client: reqwest::Client,
+    client: transport::Client,
 }
 
 impl GcsOrigin {
@@ -102,6 +102,9 @@ impl GcsOrigin {
                 return OriginError::Unreachable(format!(
                     "{place} cannot be reached ({cause}); check the endpoint, name resolution and the network from the cache nodes"
                 ));
+            }
+            Failure::NotAllowed(why) => {
+                return OriginError::NotAllowed(format!("{place} may not be reached: {why}"));
             }
             Failure::Refused { status, text, wait } => (status.as_u16(), text, wait),
         };

@@ -100,7 +100,7 @@ impl HdfsOrigin {
         }
         let user = if user.is_empty() { USER.to_owned() } else { user };
         let silence_max = network.silence_max;
-        let nodes = NameNodes::new(&name_nodes, user.clone(), silence_max).map_err(|text| invalid(&text))?;
+        let nodes = NameNodes::new(&name_nodes, user.clone(), network).map_err(|text| invalid(&text))?;
         Ok(Self(Arc::new(Shared {
             name_nodes: nodes,
             folder: folder.to_owned(),
@@ -257,6 +257,9 @@ impl Shared {
                     "{place} has no NameNode that is there and active ({done}); check nameNodes of the source, name resolution and the \
                      network from the cache nodes"
                 ));
+            }
+            Failure::NotAllowed(why) => {
+                return OriginError::NotAllowed(format!("{place} may not be reached: {why}"));
             }
             Failure::Refused(error) => error,
         };

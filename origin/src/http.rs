@@ -28,7 +28,7 @@ pub struct HttpOrigin {
     folder: Url,
     files: Vec<String>,
     login: Option<HeaderValue>,
-    client: reqwest::Client,
+    client: transport::Client,
 }
 
 /// What the page at an address links to, for whoever tries it with any bytes (`fuzz/`).
@@ -193,6 +193,9 @@ impl HttpOrigin {
                 return OriginError::Unreachable(format!(
                     "{folder} cannot be reached ({cause}); check the URL, name resolution and the network from the cache nodes"
                 ));
+            }
+            Failure::NotAllowed(why) => {
+                return OriginError::NotAllowed(format!("{folder} may not be reached: {why}"));
             }
             Failure::Refused { status, wait, .. } => (status, wait),
         };

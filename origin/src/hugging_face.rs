@@ -309,6 +309,14 @@ impl HuggingFaceOrigin {
                     "{host}, to which {place} leads for its files, cannot be reached ({cause}); let the cache nodes reach it"
                 ));
             }
+            (Failure::NotAllowed(why), None) => {
+                return OriginError::NotAllowed(format!("{place} may not be reached: {why}"));
+            }
+            (Failure::NotAllowed(why), Some(host)) => {
+                return OriginError::NotAllowed(format!(
+                    "{host}, to which {place} leads for its files, may not be reached: {why}"
+                ));
+            }
             (Failure::Refused { status, text: _, wait }, _) => (status.as_u16(), wait),
         };
         let shown = if code.is_empty() {

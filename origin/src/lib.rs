@@ -42,6 +42,7 @@ use crate::gcs::GcsOrigin;
 use crate::hdfs::HdfsOrigin;
 use crate::http::HttpOrigin;
 use crate::hugging_face::HuggingFaceOrigin;
+pub use crate::reach::Reach;
 use crate::s3::S3Origin;
 use crate::selected::Selected;
 
@@ -78,6 +79,9 @@ pub enum OriginError {
     /// The configuration makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// The origin may not be reached from here.
+    #[error("{0}")]
+    NotAllowed(String),
     /// Anything else.
     #[error("{0}")]
     Other(String),
@@ -121,12 +125,14 @@ pub trait Origin: Send + Sync + 'static {
 }
 
 /// How clients speak to their servers.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Network {
     /// PEM of who may sign servers' certificates, beside the public ones.
     pub authorities: String,
     /// Patience with a server that sends nothing.
     pub silence_max: Duration,
+    /// Which addresses may be reached.
+    pub reach: Reach,
 }
 
 impl Default for Network {
@@ -134,6 +140,7 @@ impl Default for Network {
         Self {
             authorities: String::new(),
             silence_max: limits::SILENCE_MAX,
+            reach: Reach::default(),
         }
     }
 }
@@ -143,8 +150,17 @@ impl Default for Network {
 /// # Errors
 /// When the source makes no sense.
 pub fn client(source: &wire::Source) -> Result<Arc<dyn Origin>, OriginError> {
+    client_within(source, &Reach::default())
+}
+
+/// The same, that reaches no other addresses than these.
+///
+/// # Errors
+/// When the source makes no sense.
+pub fn client_within(source: &wire::Source, reach: &Reach) -> Result<Arc<dyn Origin>, OriginError> {
     let network = Network {
         authorities: source.authorities.clone(),
+        reach: reach.clone(),
         ..Network::default()
     };
     client_over(source, &network)
@@ -176,7 +192,14 @@ pub fn client_over(source: &wire::Source, network: &Network) -> Result<Arc<dyn O
                 other.namespace, other.name
             )));
         }
-        Kind::Claim(config) => Arc::new(ClaimOrigin::new(config, network)?),
+        // Its reader is a Service of the cluster by our own hand.
+        Kind::Claim(config) => {
+            let network = Network {
+                reach: Reach::default(),
+                ..network.clone()
+            };
+            Arc::new(ClaimOrigin::new(config, &network)?)
+        }
     };
     selected(origin, source)
 }

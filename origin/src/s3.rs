@@ -74,6 +74,9 @@ impl S3Origin {
                     "{place} cannot be reached ({cause}); check the endpoint, name resolution and the network from the cache nodes"
                 ));
             }
+            Failure::NotAllowed(why) => {
+                return OriginError::NotAllowed(format!("{place} may not be reached: {why}"));
+            }
             Failure::Refused { status, text, wait } => (status, text, wait),
         };
         let code = refusal::error_code(&text);

@@ -14,7 +14,8 @@ use reqwest::header::{self, HeaderName, RETRY_AFTER};
 use reqwest::{Certificate, Request, Response, StatusCode, Url};
 
 use crate::limits::{CONNECT_MAX, ERROR_BODY_BYTES_MAX, IDLE_CONNECTION_MAX, IDLE_CONNECTIONS_MAX};
-use crate::{Body, Network, OriginError, reach};
+use crate::reach::{self, Reach};
+use crate::{Body, Network, OriginError};
 
 /// What stands in a URL as it is: the unreserved characters of RFC 3986, which signatures leave alone too.
 pub(super) const VALUE: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
@@ -25,6 +26,8 @@ pub(super) const PATH: &AsciiSet = &VALUE.remove(b'/');
 pub(super) enum Failure {
     /// The server was not reached or broke off; the cause for people.
     Transport(String),
+    /// Nobody may reach it from here; why, for people.
+    NotAllowed(String),
     /// The server's own words: status, the beginning of the body, and how long to wait.
     Refused {
         status: StatusCode,
@@ -43,11 +46,19 @@ pub(super) enum Wrong {
     OtherRange,
 }
 
+/// Asks servers that may be reached.
+#[derive(Clone)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    reach: Reach,
+}
+
 /// A client; the error is a sentence.
-pub(super) fn client(network: &Network) -> Result<reqwest::Client, String> {
+pub(super) fn client(network: &Network) -> Result<Client, String> {
     let Network {
         authorities,
         silence_max,
+        reach,
     } = network;
     // Whoever was first wins; all install the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -62,9 +73,11 @@ pub(super) fn client(network: &Network) -> Result<reqwest::Client, String> {
         .tcp_nodelay(true)
         // What stands in the answer of an origin must not choose whom a cache node speaks to, keys in hand.
         .redirect(reqwest::redirect::Policy::none())
-        .dns_resolver(Arc::new(reach::Resolver))
+        .dns_resolver(Arc::new(reach::Resolver(reach.clone())))
         .build();
-    client.map_err(|error| error.to_string())
+    let http = client.map_err(|error| error.to_string())?;
+    let reach = reach.clone();
+    Ok(Client { http, reach })
 }
 
 /// Where URLs of a service begin, without a slash at the end; the error is a sentence.
@@ -82,7 +95,7 @@ pub(super) fn endpoint(text: &str, default: &str) -> Result<String, String> {
 }
 
 /// The answer, if it is a good one; its body is still to come.
-pub(super) async fn send(client: &reqwest::Client, request: Request) -> Result<Response, Failure> {
+pub(super) async fn send(client: &Client, request: Request) -> Result<Response, Failure> {
     let response = answer(client, request).await?;
     if response.status().is_success() {
         return Ok(response);
@@ -91,9 +104,22 @@ pub(super) async fn send(client: &reqwest::Client, request: Request) -> Result<R
 }
 
 /// The answer, whatever it says; its body is still to come.
-pub(super) async fn answer(client: &reqwest::Client, request: Request) -> Result<Response, Failure> {
-    reach::check(request.url()).map_err(|refused| Failure::Transport(refused.to_owned()))?;
-    client.execute(request).await.map_err(|error| broken(&error))
+pub(super) async fn answer(client: &Client, request: Request) -> Result<Response, Failure> {
+    let Client { http, reach } = client;
+    let url = request.url();
+    reach.check(url).map_err(not_allowed)?;
+    let (host, port) = (reach::bare_host(url).to_owned(), url.port_or_known_default());
+    let answer = reach::asking(port.unwrap_or_default(), http.execute(request));
+    let answer = answer.await.map_err(|error| broken(&error))?;
+    // A connection may be older than what is allowed now.
+    if let Some(address) = answer.remote_addr() {
+        reach.judge(&host, address.ip(), port).map_err(not_allowed)?;
+    }
+    Ok(answer)
+}
+
+fn not_allowed(why: reach::NotAllowed) -> Failure {
+    Failure::NotAllowed(why.to_string())
 }
 
 /// What an answer says that is no good one.
@@ -242,6 +268,9 @@ fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
 /// The innermost cause of a broken request, for example "Connection refused (os error 111)": what is around it may quote
 /// headers.
 fn broken(error: &reqwest::Error) -> Failure {
+    if let Some(why) = reach::not_allowed(error) {
+        return not_allowed(why);
+    }
     if error.is_timeout() && !error.is_connect() {
         return Failure::Transport("it fell silent".to_owned());
     }

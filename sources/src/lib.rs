@@ -1,8 +1,11 @@
 //! From the sources of a Dataset and the keys of their Secrets to what the client of an origin is made of. The operator tells it
 //! cache nodes; `penstock mount` uses it itself. It must not know where Secrets come from.
 
+mod allowed;
+
 use std::collections::BTreeMap;
 
+pub use allowed::Allowed;
 use penstock_crds::{
     AddressingStyle, AzureSource, ClaimSource, DatasetSource, FolderSource, GcsSource, HdfsSource, HttpSource,
     HuggingFaceSource, Ownership, RepositoryKind, S3Source, Source,

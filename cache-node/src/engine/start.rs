@@ -62,7 +62,7 @@ impl Inner {
                         continue;
                     }
                     return Err(ReadError::Unavailable(format!(
-                        "the source of {} is no longer part of the Dataset",
+                        "the source of {} is no longer part of the Dataset, or not allowed by its CacheRuntime any more",
                         extent.object.key
                     )));
                 };

@@ -45,7 +45,9 @@ impl OriginOutcome {
             OriginError::Throttled { .. } => Self::Throttled,
             OriginError::Denied(_) => Self::Denied,
             OriginError::Drifted(_) => Self::Drifted,
-            OriginError::NotFound(_) | OriginError::Invalid(_) | OriginError::Other(_) => Self::Other,
+            OriginError::NotFound(_) | OriginError::Invalid(_) | OriginError::NotAllowed(_) | OriginError::Other(_) => {
+                Self::Other
+            }
         }
     }
 

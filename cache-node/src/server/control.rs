@@ -165,6 +165,7 @@ fn failed(failure: &BuildFailure) -> wire::BuildFailed {
         BuildFailure::Origin(OriginError::Denied(_)) => Reason::Denied,
         BuildFailure::Origin(OriginError::NotFound(_)) => Reason::NotFound,
         BuildFailure::Origin(OriginError::Invalid(_)) => Reason::Invalid,
+        BuildFailure::Origin(OriginError::NotAllowed(_)) => Reason::NotAllowed,
         BuildFailure::Origin(OriginError::Drifted(_) | OriginError::Other(_)) | BuildFailure::Build(_) => Reason::Other,
         BuildFailure::Empty(_) => Reason::Empty,
     };

@@ -176,9 +176,12 @@ impl Node {
             members,
             datasets,
             tiers,
+            cluster_networks,
+            cluster_addresses,
         } = config;
         self.0.set_ring(ring_epoch, members);
         self.0.set_capacities(tiers);
+        told.origins.keep_out(&cluster_networks, &cluster_addresses);
         told.origins.keep_only(datasets.iter().flat_map(all_sources));
         let mut outcome = Ok(());
         told.datasets = datasets
@@ -426,6 +429,9 @@ impl Inner {
             members,
             datasets,
             tiers,
+            // There is no client before the operator speaks.
+            cluster_networks: _,
+            cluster_addresses: _,
         }) = wire::NodeConfig::decode(bytes.as_slice())
         else {
             tracing::warn!(path = %path.display(), "not understood; this node waits for the operator");

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use penstock_origin::{Origin, OriginError, selected};
+use penstock_origin::{Origin, OriginError, Reach, selected};
 use penstock_protocol::control::cache_node as wire;
 use penstock_tls::Identity;
 
@@ -16,14 +16,26 @@ pub(super) struct Origins {
     clients: HashMap<wire::Source, Arc<dyn Origin>>,
     /// With which it speaks to the cache nodes of other Datasets.
     identity: Option<Arc<Identity>>,
+    /// Which addresses they may reach, all the same ones.
+    reach: Reach,
 }
 
 impl Origins {
     /// None yet, for a node with this identity.
     pub(super) fn of(identity: Option<Arc<Identity>>) -> Self {
         Self {
-            clients: HashMap::new(),
             identity,
+            ..Self::default()
+        }
+    }
+
+    /// From now on nobody reaches an address of the cluster, but for these.
+    pub(super) fn keep_out(&self, cluster_networks: &[String], but_for: &[String]) {
+        for text in self.reach.set(cluster_networks, but_for) {
+            tracing::warn!(
+                text,
+                "neither addresses nor a host; correct spec.origins.clusterAddresses of the CacheRuntime"
+            );
         }
     }
 
@@ -40,7 +52,7 @@ impl Origins {
                 let other = OtherDataset::new(other.clone(), self.identity.clone());
                 selected(Arc::new(other), source)
             }
-            _ => penstock_origin::client(source),
+            _ => penstock_origin::client_within(source, &self.reach),
         }
     }
 

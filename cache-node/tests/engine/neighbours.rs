@@ -76,7 +76,7 @@ impl Beside {
                 weight: 1,
             }],
             datasets: Vec::new(),
-            tiers: Vec::new(),
+            ..Default::default()
         };
         node.apply(config).await.unwrap();
         Generated::announce(&[&origin], &package, &engine);

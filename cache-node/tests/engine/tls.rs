@@ -67,7 +67,7 @@ impl Alone {
             ring_epoch: 1,
             members: vec![member],
             datasets: Vec::new(),
-            tiers: Vec::new(),
+            ..Default::default()
         };
         node.apply(config).await.unwrap();
         Generated::announce(&[&origin], &package, &engine);
@@ -90,7 +90,7 @@ impl Alone {
             ring_epoch: 2,
             members,
             datasets: Vec::new(),
-            tiers: Vec::new(),
+            ..Default::default()
         };
         self.node.apply(config).await.unwrap();
         Generated::announce(&[&self.origin], &self.package, &self.engine);

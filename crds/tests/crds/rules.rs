@@ -80,6 +80,12 @@ fn tier_in(volume: &str, medium: &str) -> Value {
     runtime("pool", tier)
 }
 
+fn allowed(patterns: &[&str]) -> Value {
+    let mut object = named_runtime("pool");
+    object["spec"]["origins"] = json!({"allowed": patterns});
+    object
+}
+
 /// Names of objects are subdomains before any rule is asked: at most 253 characters, dots allowed, no capitals, no dash at an
 /// end.
 fn table() -> Vec<Row> {
@@ -92,8 +98,21 @@ fn table() -> Vec<Row> {
     let claim_user_rule = [("spec.sources[0].claim.uid", "files of a claim are not read as root")];
     let own_claim_rule = [("", "a source cannot be the claim that has the Dataset's own name")];
     let cached_rule = [("spec.cache.rules[1].path", path_rule[0].1)];
+    let allowed_rule = [("spec.origins.allowed", "a pattern has no parts `.` or `..`")];
     let memory_rule = [("spec.tiers[0]", "a tier in Memory has the volume EmptyDir")];
     vec![
+        accepted("no patterns", allowed(&[])),
+        accepted(
+            "patterns",
+            allowed(&["s3://team-*/**", "https://h:9000/..a/b../...", "**"]),
+        ),
+        refused(
+            "one that leads up",
+            allowed(&["s3://a/**", "s3://b/../a"]),
+            &allowed_rule,
+        ),
+        refused("one that stays", allowed(&["s3://b/./a"]), &allowed_rule),
+        refused("one that ends so", allowed(&["https://h/.."]), &allowed_rule),
         accepted("a name", named_dataset("image-net-2012")),
         accepted("a name of one digit", named_dataset("0")),
         accepted("the longest label", named_dataset(&"d".repeat(63))),

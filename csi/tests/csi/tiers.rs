@@ -53,6 +53,7 @@ fn runtime(scene: &Scene) {
         node_selector: Default::default(),
         tolerations: Vec::new(),
         resources: None,
+        origins: None,
     };
     let mut runtime = CacheRuntime::new("pool", spec);
     runtime.metadata = metadata("pool", "runtime-uid", None);

@@ -144,6 +144,8 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
         node_selector,
         tolerations,
         resources,
+        // What cache nodes are told while they run.
+        origins: _,
     } = &runtime.spec;
     // Only then our driver is sure to be on the nodes of the cache nodes.
     let has_driver = tiers.iter().any(|tier| tier.volume == TierVolume::Node);

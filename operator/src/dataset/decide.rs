@@ -86,7 +86,7 @@ pub fn asked_refresh(dataset: &Dataset) -> Option<String> {
 }
 
 /// Whether the build under way, or what the last one came to, is of no use any more: it is about other sources than the spec
-/// names now, or it failed and nobody asks for another.
+/// names now, or about such as are not allowed any more, or it failed and nobody asks for another.
 pub(super) fn is_moot(dataset: &Dataset, observed: &Observed, now: Timestamp) -> bool {
     let basis = match &observed.build {
         State::Idle => return false,
@@ -95,7 +95,9 @@ pub(super) fn is_moot(dataset: &Dataset, observed: &Observed, now: Timestamp) ->
         State::Failed(failure) => &failure.basis,
     };
     let has_failed = matches!(observed.build, State::Failed(_));
-    basis.sources_digest != observed.sources_digest || has_failed && !is_due(dataset, observed, now)
+    basis.sources_digest != observed.sources_digest
+        || observed.is_not_allowed()
+        || has_failed && !is_due(dataset, observed, now)
 }
 
 /// Whether the sources have to be looked at now.
@@ -129,6 +131,10 @@ fn next_of_revision(dataset: &Dataset, observed: &Observed, now: Timestamp) -> N
     if observed.runtime.is_err() || observed.linked_hosts.is_empty() {
         // A new CacheRuntime or link wakes us.
         return Next::Wait(WAIT_INTERVAL);
+    }
+    if observed.is_not_allowed() {
+        // An edit of the CacheRuntime or of the Dataset wakes us.
+        return Next::Rest;
     }
     if observed.sources.is_err() {
         // Secrets are not watched.
@@ -195,6 +201,7 @@ pub(super) mod tests {
     use crate::builds::Basis;
     use crate::claims::{self, Claims};
     use crate::dataset::observe::Claim;
+    use crate::sources::Unusable;
     use penstock_crds::Revision;
     use penstock_protocol::control::cache_node as wire;
     use serde_json::{Value, json};
@@ -261,6 +268,14 @@ pub(super) mod tests {
             at,
             failures: 3,
         })
+    }
+
+    pub(in crate::dataset) fn not_allowed() -> Unusable {
+        Unusable::NotAllowed {
+            path: "raw".into(),
+            place: "s3://secret".into(),
+            runtime: "pool".into(),
+        }
     }
 
     fn at(second: i64) -> Timestamp {
@@ -464,7 +479,7 @@ pub(super) mod tests {
         };
         assert_eq!(next(&plain, &no_node, at(1)), Next::Wait(WAIT_INTERVAL));
         let no_secret = Observed {
-            sources: Err(crate::sources::Unusable::Folder("/etc".into())),
+            sources: Err(Unusable::Folder("/etc".into())),
             revision: None,
             ..settled()
         };
@@ -494,6 +509,38 @@ pub(super) mod tests {
             parent: Some(RevisionId([0x11; 32])),
         };
         assert_eq!(next(&asked, &settled, at(1)), due);
+    }
+
+    #[test]
+    fn what_is_not_allowed_is_not_built_and_what_was_begun_is_thrown_away() {
+        let asked = dataset(json!({"refresh": {"intervalSeconds": 60}}), Some("now"));
+        let digest = || Basis {
+            sources_digest: "same".into(),
+            ..Basis::default()
+        };
+        let built = Box::new(Done {
+            built: wire::Built::default(),
+            basis: digest(),
+        });
+        for build in [
+            State::Idle,
+            State::Running {
+                basis: digest(),
+                last: None,
+            },
+            State::Built(built),
+            failed(Reason::Unreachable, Instant::now()),
+        ] {
+            let mut observed = Observed {
+                sources: Err(not_allowed()),
+                build,
+                ..settled()
+            };
+            let is_begun = !matches!(observed.build, State::Idle);
+            assert_eq!(is_moot(&asked, &observed, at(9999)), is_begun, "{:?}", observed.build);
+            observed.build = State::Idle;
+            assert_eq!(next(&asked, &observed, at(9999)), Next::Rest);
+        }
     }
 
     #[test]

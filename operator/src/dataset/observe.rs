@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::limits::REVISION_PATIENCE;
 use crate::names::volume;
 use crate::others;
-use crate::sources::{Unusable, named, wire_sources};
+use crate::sources::{Terms, Unusable, named, wire_sources};
 
 /// Most seeds that a mount is given.
 const SEEDS_MAX: usize = 16;
@@ -58,7 +58,7 @@ pub struct Observed {
     pub seeds: Vec<String>,
     /// Whether this process has just begun to lead and cannot say yet who serves.
     pub settling: bool,
-    /// What a cache node is asked to list, or what of it cannot be used.
+    /// What a cache node is asked to list, or why it cannot be: a Secret is missing, a place is not allowed.
     pub sources: Result<Vec<wire::Source>, Unusable>,
     /// Newest revisions of the other Datasets that they name, in their order.
     pub other_revisions: Vec<String>,
@@ -111,6 +111,11 @@ impl Observed {
         self.sources.is_ok() && revision.is_some_and(|revision| revision.other_revisions != self.other_revisions)
     }
 
+    /// Whether the CacheRuntime does not allow one of the sources.
+    pub fn is_not_allowed(&self) -> bool {
+        matches!(self.sources, Err(Unusable::NotAllowed { .. }))
+    }
+
     /// Revisions that nobody will come back with: a cache node deletes what is not announced any more.
     pub fn given_up(&self) -> &[String] {
         if self.patience_left.is_zero() { &self.lost } else { &[] }
@@ -154,7 +159,8 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         .collect();
     let named = named(dataset, namespace, &all_sources, context).await?;
     let readers = readers::look(dataset, namespace, context).await?;
-    let (sources, unusable) = wire_sources(spec_sources, &named);
+    let terms = runtime.as_ref().ok().map(Terms::of);
+    let (sources, unusable) = wire_sources(spec_sources, &named, terms.as_ref());
     let unusable = match unusable {
         None => readers::trouble(dataset, namespace, &named.claims, &readers, context).await?,
         unusable => unusable,

@@ -203,6 +203,7 @@ fn trouble(dataset: &Dataset, observed: &Observed) -> Option<(&'static str, Stri
     if let Err(unusable) = &observed.sources {
         let reason = match unusable {
             Unusable::Keys(_) => "SecretMissing",
+            Unusable::NotAllowed { .. } => reason_text(Some(Reason::NotAllowed)),
             Unusable::NotTaken(NotTaken::NotBuilt(_)) => "DatasetNotReady",
             Unusable::NotTaken(_) => "DatasetNotAvailable",
             Unusable::NoClaim(_) | Unusable::ClaimLeaving(_) => "ClaimMissing",
@@ -259,7 +260,8 @@ fn source_condition(dataset: &Dataset, before: &DatasetStatus, observed: &Observ
 }
 
 /// What is known to be over as soon as the sources can be told to a cache node again.
-const MENDED_BY_LOOKING: [&str; 5] = [
+const MENDED_BY_LOOKING: [&str; 6] = [
+    "NotAllowed",
     "SecretMissing",
     "ClaimMissing",
     "ReaderNotReady",
@@ -333,6 +335,7 @@ fn reason_text(reason: Option<Reason>) -> &'static str {
         Some(Reason::Empty) => "Empty",
         Some(Reason::ParentLost) => "ParentLost",
         Some(Reason::Invalid) => "InvalidSource",
+        Some(Reason::NotAllowed) => "NotAllowed",
     }
 }
 
@@ -360,7 +363,7 @@ mod tests {
 
     use super::*;
     use crate::builds::Basis;
-    use crate::dataset::decide::tests::{dataset, failed, settled};
+    use crate::dataset::decide::tests::{dataset, failed, not_allowed, settled};
 
     /// `Ready=false Reason` and so on, without what is said when all is well.
     fn said(before: &DatasetStatus, observed: &Observed, is_due: bool) -> Vec<String> {
@@ -435,6 +438,32 @@ mod tests {
                 vec!["Reconciling=true ParentLost"],
             ),
             (
+                "a revision of what is not allowed any more",
+                Observed {
+                    sources: Err(not_allowed()),
+                    ..settled()
+                },
+                vec!["SourceReachable=false NotAllowed"],
+            ),
+            (
+                "a new Dataset of what is not allowed",
+                Observed {
+                    sources: Err(not_allowed()),
+                    revision: None,
+                    ..settled()
+                },
+                vec![
+                    "Ready=false NotAllowed",
+                    "Reconciling=true NotAllowed",
+                    "SourceReachable=false NotAllowed",
+                ],
+            ),
+            (
+                "an address that a cache node does not reach",
+                build(failed(Reason::NotAllowed, Instant::now())),
+                vec!["SourceReachable=false NotAllowed"],
+            ),
+            (
                 "a spec that was edited",
                 other(running(None)),
                 vec!["Ready=false SourcesChanged", "Reconciling=true SourcesChanged"],
@@ -490,6 +519,9 @@ mod tests {
         let still = ["SourceReachable=false AccessDenied"];
         assert_eq!(said(&denied, &settled(), true), still, "due, and not looked at yet");
         assert_eq!(said(&denied, &settled(), false), [""; 0], "looked at");
+
+        let refused = status(condition::SOURCE_REACHABLE, false, "NotAllowed");
+        assert_eq!(said(&refused, &settled(), true), [""; 0], "it is allowed by now");
     }
 
     #[test]

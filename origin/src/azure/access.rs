@@ -16,7 +16,7 @@ use reqwest::{Request, Url};
 
 use crate::OriginError;
 use crate::bearer::{Giver, Keeper};
-use crate::transport::VALUE;
+use crate::transport::{Client, VALUE};
 
 const DATE: HeaderName = HeaderName::from_static("x-ms-date");
 
@@ -81,12 +81,7 @@ impl Access {
     }
 
     /// Has the request, which is complete, say who asks the source at `place`.
-    pub(super) async fn sign(
-        &self,
-        request: &mut Request,
-        client: &reqwest::Client,
-        place: &str,
-    ) -> Result<(), OriginError> {
+    pub(super) async fn sign(&self, request: &mut Request, client: &Client, place: &str) -> Result<(), OriginError> {
         match self {
             Self::Everybody => {}
             Self::Account { name, key } => {
@@ -233,12 +228,12 @@ mod tests {
             let access = Access::new(key(["", token, "", "", ""]), "acc", BASE).unwrap();
             let url = Url::parse(&format!("{BASE}{target}")).unwrap();
             let mut request = Request::new(reqwest::Method::GET, url);
-            access.sign(&mut request, &reqwest_client(), "place").await.unwrap();
+            access.sign(&mut request, &client(), "place").await.unwrap();
             assert_eq!(request.url().as_str(), format!("{BASE}{expected}"));
         }
     }
 
-    fn reqwest_client() -> reqwest::Client {
+    fn client() -> Client {
         crate::transport::client(&crate::Network::default()).unwrap()
     }
 

@@ -22,6 +22,7 @@ use serde_json::json;
 use crate::OriginError;
 use crate::bearer::{Giver, Keeper, Token};
 use crate::limits::GCS_TOKEN_LIFETIME;
+use crate::transport::Client;
 
 /// What a token may be used for.
 const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_only";
@@ -114,11 +115,7 @@ impl Key {
     }
 
     /// What says who asks the source at `place`.
-    pub(super) async fn authorization(
-        &self,
-        client: &reqwest::Client,
-        place: &str,
-    ) -> Result<HeaderValue, OriginError> {
+    pub(super) async fn authorization(&self, client: &Client, place: &str) -> Result<HeaderValue, OriginError> {
         let get = async {
             match &self.kind {
                 Kind::Account(account) => account.token(place),

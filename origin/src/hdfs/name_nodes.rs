@@ -16,8 +16,9 @@ use hdfs_native::{Client, ClientBuilder, HdfsError};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::Network;
 use crate::limits::{CONNECT_MAX, DATA_NODE_SILENCE_MAX};
-use crate::reach;
+use crate::reach::{self, Reach};
 
 /// Where hdfs-native finds no configuration. Told none, it would take what the environment names.
 const NO_FOLDER: &str = "/dev/null";
@@ -26,6 +27,7 @@ const NO_FOLDER: &str = "/dev/null";
 pub(super) struct NameNodes {
     nodes: Vec<NameNode>,
     user: String,
+    reach: Reach,
     /// With one that is asked.
     patience: Duration,
     /// Which one answered last.
@@ -36,20 +38,22 @@ struct NameNode {
     host: String,
     port: u16,
     /// None before it was reached and after it failed.
-    client: Mutex<Option<Client>>,
+    client: Mutex<Option<(SocketAddr, Client)>>,
 }
 
 /// Why a call was not answered.
 pub(super) enum Failure {
     /// No NameNode is there and active; what each did, for people.
     Nobody(String),
+    /// None of them may be reached; why not, for people.
+    NotAllowed(String),
     /// One refused.
     Refused(HdfsError),
 }
 
 impl NameNodes {
     /// Asks nobody yet. The error is a sentence.
-    pub(super) fn new(names: &[String], user: String, silence_max: Duration) -> Result<Self, String> {
+    pub(super) fn new(names: &[String], user: String, network: &Network) -> Result<Self, String> {
         let nodes: Result<Vec<_>, _> = names.iter().map(|name| NameNode::new(name)).collect();
         let nodes = nodes?;
         if nodes.is_empty() {
@@ -57,7 +61,8 @@ impl NameNodes {
         }
         Ok(Self {
             // Who waits for a read has no more patience than for one silence, and the others are to be asked within it.
-            patience: silence_max / (nodes.len() as u32 + 1),
+            patience: network.silence_max / (nodes.len() as u32 + 1),
+            reach: network.reach.clone(),
             nodes,
             user,
             active: AtomicUsize::new(0),
@@ -70,7 +75,7 @@ impl NameNodes {
         F: Future<Output = Result<T, HdfsError>>,
     {
         let first = self.active.load(Ordering::Relaxed);
-        let mut done = Vec::new();
+        let (mut done, mut not_allowed) = (Vec::new(), Vec::new());
         for number in (0..self.nodes.len()).map(|step| (first + step) % self.nodes.len()) {
             let node = &self.nodes[number];
             let asking = Asking {
@@ -78,13 +83,14 @@ impl NameNodes {
                 active: &self.active,
                 next: (number + 1) % self.nodes.len(),
             };
-            let answer = match node.client(&self.user).await {
+            let answer = match node.client(&self.user, &self.reach).await {
                 Ok(client) => guarded(self.patience, what(client)).await,
                 Err(error) => Err(HdfsError::IOError(error)),
             };
             match answer {
                 Err(error) if is_of_the_node(&error) => {
                     drop(asking);
+                    not_allowed.extend(reach::not_allowed(&error));
                     done.push(format!("{}:{} {}", node.host, node.port, cause(&error)));
                 }
                 answer => {
@@ -94,7 +100,10 @@ impl NameNodes {
                 }
             }
         }
-        Err(Failure::Nobody(done.join(", ")))
+        match not_allowed.first() {
+            Some(why) if not_allowed.len() == done.len() => Err(Failure::NotAllowed(why.to_string())),
+            _ => Err(Failure::Nobody(done.join(", "))),
+        }
     }
 }
 
@@ -129,11 +138,13 @@ impl NameNode {
         })
     }
 
-    async fn client(&self, user: &str) -> io::Result<Client> {
-        if let Some(client) = lock(&self.client).clone() {
-            return Ok(client);
+    async fn client(&self, user: &str, reach: &Reach) -> io::Result<Client> {
+        if let Some((address, client)) = lock(&self.client).clone() {
+            // Perhaps not any more.
+            let may_be = reach.judge(&self.host, address.ip(), Some(address.port()));
+            return may_be.map(|()| client).map_err(io::Error::other);
         }
-        let address = self.address().await?;
+        let address = self.address(reach).await?;
         let silence_max = DATA_NODE_SILENCE_MAX.as_millis().to_string();
         let client = ClientBuilder::new()
             .with_url(format!("hdfs://{address}"))
@@ -145,14 +156,14 @@ impl NameNode {
             .with_user(user)
             .build()
             .map_err(io::Error::other)?;
-        *lock(&self.client) = Some(client.clone());
+        *lock(&self.client) = Some((address, client.clone()));
         Ok(client)
     }
 
     /// One at which somebody listens.
-    async fn address(&self) -> io::Result<SocketAddr> {
+    async fn address(&self, reach: &Reach) -> io::Result<SocketAddr> {
         let mut failed = io::Error::other("no address");
-        for address in reach::look_up(&self.host, self.port).await? {
+        for address in reach.look_up(&self.host, self.port).await? {
             match timeout(CONNECT_MAX, TcpStream::connect(address)).await {
                 Ok(Ok(_)) => return Ok(address),
                 Ok(Err(error)) => failed = error,

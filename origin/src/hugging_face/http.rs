@@ -22,7 +22,7 @@ const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 
 /// Speaks to one hub.
 pub(super) struct Client {
-    http: reqwest::Client,
+    http: transport::Client,
     hub: Url,
     token: Option<HeaderValue>,
 }

@@ -15,7 +15,7 @@ const REGION_DEFAULT: &str = "us-east-1";
 
 /// Speaks to one bucket.
 pub(super) struct Client {
-    http: reqwest::Client,
+    http: transport::Client,
     /// URL of the bucket without a slash at the end.
     bucket: String,
     signer: RequestSigner,

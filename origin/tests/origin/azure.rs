@@ -314,6 +314,7 @@ fn kind(error: &OriginError) -> &'static str {
         OriginError::Denied(_) => "denied",
         OriginError::Drifted(_) => "drifted",
         OriginError::Invalid(_) => "invalid",
+        OriginError::NotAllowed(_) => "not allowed",
         OriginError::NotFound(_) => "not found",
         OriginError::Unreachable(_) => "unreachable",
         OriginError::Other(_) => "other",

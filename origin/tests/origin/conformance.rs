@@ -58,6 +58,7 @@ fn client(source: &wire::Source) -> std::sync::Arc<dyn Origin> {
     let network = Network {
         silence_max: SILENCE_MAX,
         authorities: source.authorities.clone(),
+        ..Network::default()
     };
     client_over(source, &network).unwrap()
 }

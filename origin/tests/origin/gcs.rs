@@ -421,6 +421,7 @@ async fn what_a_server_answers_instead_of_bytes_is_told_apart() {
             OriginError::Denied(_) => "denied",
             OriginError::Drifted(_) => "drifted",
             OriginError::Invalid(_) => "invalid",
+            OriginError::NotAllowed(_) => "not allowed",
             OriginError::NotFound(_) => "not found",
             OriginError::Unreachable(_) => "unreachable",
             OriginError::Other(_) => "other",

@@ -363,7 +363,7 @@ async fn addresses_that_are_for_the_machine_itself_are_no_name_nodes() {
         });
         let error = origin.list_all().await.unwrap_err();
         assert!(
-            matches!(&error, OriginError::Unreachable(text) if text.contains("is for the machine itself")),
+            matches!(&error, OriginError::NotAllowed(text) if text.contains("is for the machine itself")),
             "{error}"
         );
     }

@@ -13,7 +13,7 @@ use axum::http::{Request, Response, StatusCode, header};
 use futures::TryStreamExt;
 use penstock_origin::fake_bucket::tag;
 use penstock_origin::hugging_face::HuggingFaceOrigin;
-use penstock_origin::{Network, Origin, OriginError};
+use penstock_origin::{Network, Origin, OriginError, Reach, client_within, proven};
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -770,5 +770,33 @@ fn what_names_no_folder_of_a_repository_is_refused() {
     ] {
         let error = origin(config).err().unwrap().to_string();
         assert!(error.contains(says) && !error.contains("secret"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_may_be_reached_leads_to_no_address_that_may_not() {
+    let hub = Hub::with(How::Open, &["large.bin"]).await;
+    let source = wire::Source {
+        origin: Some(wire::source::Origin::HuggingFace(hub.config())),
+        ..Default::default()
+    };
+    let address = |url: &str| url.trim_start_matches("http://").to_owned();
+    let (of_hub, of_storage) = (address(&hub.endpoint), address(&hub.shared.storage));
+    for (granted, is_allowed) in [(vec![of_hub.clone()], false), (vec![of_hub, of_storage.clone()], true)] {
+        let reach = Reach::default();
+        reach.set(&["127.0.0.0/8".to_owned()], &granted);
+        let origin = client_within(&source, &reach).unwrap();
+        let listed = proven(&*origin).try_concat().await;
+        match listed {
+            Ok(_) => assert!(is_allowed),
+            Err(error) => {
+                let text = error.to_string();
+                assert!(!is_allowed, "{text}");
+                assert!(
+                    matches!(error, OriginError::NotAllowed(_)) && text.contains(&of_storage),
+                    "{text}"
+                );
+            }
+        }
     }
 }

@@ -9,5 +9,6 @@ mod hdfs;
 mod hub;
 mod listing;
 mod proxy;
+mod reach;
 mod stores;
 mod web;
