@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub struct Origins {
     /// Patterns of places that sources may name. Without any: every place. A pattern allows a folder, and all below it. `*` and `?` stop
     /// at slashes, `**` does not. Places are `s3://BUCKET/PREFIX`, `gs://BUCKET/PREFIX`, `azure://ACCOUNT/CONTAINER/PREFIX`,
-    /// `hdfs://HOST:PORT/PATH` (of each name node), `hf://datasets/OWNER/NAME/PATH` (or `models`, `spaces`), and the URL of a web server.
+    /// `hdfs://HOST:PORT/PATH` (of each name node), `hf://datasets/OWNER/NAME/PATH` (or `models`, `spaces`), `claim://NAME/PATH`, and the URL of a web server.
     /// With an endpoint of its own a place is `https://HOST:PORT/BUCKET/PREFIX` (with account or kind of repository where there is one),
     /// so `s3://photos/**` allows nobody else's bucket of that name. A prefix counts up to its last slash.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

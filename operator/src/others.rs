@@ -1,6 +1,7 @@
 //! Other Datasets that sources name: whether files of them may be taken, and what cache nodes are told of them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use kube::{Api, Client, ResourceExt};
 use penstock_crds::{Dataset, DatasetSource, Source};
@@ -40,11 +41,9 @@ pub async fn others(client: &Client, namespace: &str, sources: &[Source]) -> Res
     let mut others = Others::new();
     for source in sources.iter().filter_map(|source| source.dataset.as_ref()) {
         let (namespace, name) = source.of_namespace(namespace);
-        let key = (namespace.to_owned(), name.to_owned());
-        if !others.contains_key(&key) {
+        if let Entry::Vacant(other) = others.entry((namespace.to_owned(), name.to_owned())) {
             let api: Api<Dataset> = Api::namespaced(client.clone(), namespace);
-            let dataset = api.get_opt(name).await.map_err(Error::api("get another Dataset"))?;
-            others.insert(key, dataset);
+            other.insert(api.get_opt(name).await.map_err(Error::api("get another Dataset"))?);
         }
     }
     Ok(others)
@@ -86,13 +85,13 @@ pub fn told(source: &DatasetSource, namespace: &str, others: &Others) -> Result<
 /// The newest revision of each other Dataset among what cache nodes are told, in the order of the sources.
 pub fn newest_revisions(sources: &[wire::Source]) -> Vec<String> {
     let newest = |source: &wire::Source| match &source.origin {
-        Some(wire::source::Origin::Dataset(other)) => other.revisions.first().map(hex),
+        Some(wire::source::Origin::Dataset(other)) => other.revisions.first().map(|id| hex(id)),
         _ => None,
     };
     sources.iter().filter_map(newest).collect()
 }
 
-fn hex(id: &Vec<u8>) -> String {
+fn hex(id: &[u8]) -> String {
     id.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

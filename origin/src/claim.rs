@@ -34,7 +34,7 @@ pub struct ClaimOrigin {
     described: String,
     deleted: String,
     token: HeaderValue,
-    client: reqwest::Client,
+    client: transport::Client,
 }
 
 impl ClaimOrigin {
@@ -94,6 +94,9 @@ impl ClaimOrigin {
         let Self { claim, .. } = self;
         let (status, text, wait) = match failure {
             Failure::Transport(cause) => return self.silent(&cause),
+            Failure::NotAllowed(why) => {
+                return OriginError::NotAllowed(format!("the reader of the claim {claim} may not be reached: {why}"));
+            }
             Failure::Refused { status, text, wait } => (status, text, wait),
         };
         match (status, Line::read(&text)) {

@@ -171,9 +171,10 @@ fn fault(error: OriginError) -> Response<Body> {
         OriginError::NotFound(_) => StatusCode::NOT_FOUND,
         OriginError::Drifted(_) => StatusCode::PRECONDITION_FAILED,
         OriginError::Invalid(_) => StatusCode::BAD_REQUEST,
-        OriginError::Unreachable(_) | OriginError::Throttled { .. } | OriginError::Other(_) => {
-            StatusCode::INTERNAL_SERVER_ERROR
-        }
+        OriginError::Unreachable(_)
+        | OriginError::Throttled { .. }
+        | OriginError::NotAllowed(_)
+        | OriginError::Other(_) => StatusCode::INTERNAL_SERVER_ERROR,
     };
     let mut response = Response::new(Body::from(line(&Line::Fault(error.into()))));
     *response.status_mut() = status;

@@ -463,6 +463,19 @@ mod tests {
             ("hf://datasets/allenai/*", hub("evil/c4"), false),
             ("hf://datasets/allenai/*", hub("allenai"), false),
             ("hf://models/allenai/*", hub("allenai/c4"), false),
+            (
+                "claim://data/2024/**",
+                json!({"claim": {"name": "data", "path": "2024/raw"}}),
+                true,
+            ),
+            (
+                "claim://data/2024/**",
+                json!({"claim": {"name": "data", "path": "2025"}}),
+                false,
+            ),
+            ("s3://photos/**", json!({"claim": {"name": "photos"}}), false),
+            // Its owner allows it, and its own cache nodes read.
+            ("s3://photos/**", json!({"dataset": {"name": "other"}}), true),
             ("https://h/pub/**", http("https://h/pub"), true),
             ("https://h/pub/**", http("https://H:443/pub/a/"), true),
             ("https://h/pub/**", http("https://h/public/"), false),

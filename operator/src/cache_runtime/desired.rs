@@ -352,6 +352,7 @@ mod tests {
                 {"name": "memory", "medium": "Memory", "capacity": "1Gi", "volume": "EmptyDir"},
                 {"name": "ssd", "medium": "SSD", "capacity": "2Gi"},
             ])),
+            &[],
             &facts(),
         )
         .unwrap();

@@ -120,7 +120,10 @@ impl From<OriginError> for Fault {
             OriginError::NotFound(text) => (Kind::NotFound, text),
             OriginError::Drifted(text) => (Kind::Drifted, text),
             OriginError::Invalid(text) => (Kind::Invalid, text),
-            OriginError::Throttled { text, wait: _ } | OriginError::Other(text) => (Kind::Other, text),
+            // None of the last two is anything that a folder says.
+            OriginError::Throttled { text, wait: _ } | OriginError::NotAllowed(text) | OriginError::Other(text) => {
+                (Kind::Other, text)
+            }
         };
         Self { kind, text }
     }
