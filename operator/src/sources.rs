@@ -82,6 +82,11 @@ impl Terms {
             allowed: Allowed::of(origins.map_or(&[], |origins| &origins.allowed)),
         }
     }
+
+    /// Whether a source may be read.
+    pub fn allows(&self, source: &Source) -> bool {
+        self.allowed.refused(source).is_none()
+    }
 }
 
 fn not_allowed(path: &str, place: &str, runtime: &str) -> String {

@@ -99,14 +99,12 @@ pub fn build(
     options: &BuildOptions,
 ) -> Result<Outcome, BuildError> {
     let mut gathering = Gathering::new(Scratch::memory());
-    for SourceListing {
-        identity,
-        path,
-        objects,
-    } in sources
-    {
-        let source = gathering.begin_source(identity.clone(), path)?;
-        gathering.add(source, objects)?;
+    let begun = sources
+        .iter()
+        .map(|source| gathering.begin_source(source.identity.clone(), &source.path));
+    let begun = begun.collect::<Result<Vec<_>, _>>()?;
+    for (number, source) in begun.into_iter().zip(sources) {
+        gathering.add(number, &source.objects)?;
     }
     gathering.build(new_space, parent, options)
 }

@@ -10,7 +10,7 @@ use crate::names::{self, Names};
 use crate::object::Listed;
 use crate::scratch::Scratch;
 use crate::sorter::Sorter;
-use crate::tree::{self, Named};
+use crate::tree::{self, Named, is_below};
 
 /// Listings of which more may come, in any order and in pieces of any size.
 pub struct Gathering {
@@ -73,7 +73,7 @@ impl Gathering {
         Ok(SourceNumber(number))
     }
 
-    /// Objects of a source.
+    /// Objects of a source. All sources have begun before: one that stands in the folder of another covers what that has there.
     ///
     /// # Errors
     /// When there is no room for them.
@@ -89,6 +89,13 @@ impl Gathering {
                     is_folder,
                     changed,
                 })) => {
+                    if let Some(reason) = covered(&self.sources, source, &path) {
+                        // A folder has nothing to lose.
+                        if !is_folder {
+                            self.left_out.note(source, &listed.key, reason);
+                        }
+                        continue;
+                    }
                     let (record, version) = &mut self.record;
                     let entry = Entry {
                         path: &path,
@@ -111,6 +118,14 @@ impl Gathering {
         let left_out = std::mem::take(&mut self.left_out);
         names::names(entries.sorted()?, &self.sources, left_out, &self.scratch)
     }
+}
+
+/// Why an object of a source does not stand at `path`: another source stands there or above, at a longer path than its own.
+fn covered(sources: &[Source], source: u16, path: &str) -> Option<&'static str> {
+    let own = &sources[usize::from(source)].mount;
+    let mut others = sources.iter().map(|other| &other.mount);
+    let is_covered = others.any(|mount| mount.len() > own.len() && (path == mount || is_below(path, mount)));
+    is_covered.then_some("left out: another source stands there, and the one with the longest path counts")
 }
 
 /// Objects that are not in the tree: how many, and the first by source, key and reason.

@@ -18,6 +18,7 @@
 //! | two keys that become one name | the one that has the name by nature keeps it, else the first source's, else the first key; the others get `~object` |
 //! | ... and `a~object` is taken too, or too long | `a~object-` and 16 hexadecimal digits of the BLAKE3 of source and key |
 //! | a key listed twice by one source | the newer one; the other is left out |
+//! | a key at or below the path of another source that stands within this one's folder | left out: the longest path counts |
 //! | an object over 256 TiB, a key over 16 KiB, a version over 8 KiB, a marker of a folder whose path is too long | left out |
 
 use std::fmt::Write;
@@ -236,14 +237,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let found = [Scratch::memory(), Scratch::folder_beyond(folder.path(), 100)].map(|scratch| {
             let mut gathering = Gathering::new(scratch.clone());
-            for SourceListing {
-                identity,
-                path,
-                objects,
-            } in sources
-            {
-                let source = gathering.begin_source(identity.clone(), path).unwrap();
-                gathering.add(source, objects).unwrap();
+            let begun = sources
+                .iter()
+                .map(|source| gathering.begin_source(source.identity.clone(), &source.path).unwrap());
+            for (number, source) in begun.collect::<Vec<_>>().into_iter().zip(sources) {
+                gathering.add(number, &source.objects).unwrap();
             }
             let names = gathering.names().unwrap();
             let mut addresses = Log::new(&scratch);
@@ -338,5 +336,41 @@ mod tests {
             listing("empty", &[]),
         ];
         assert_eq!(paths(&sources).0, ["deep/", "deep/down/", "deep/down/y", "empty/", "x"]);
+    }
+
+    #[test]
+    fn of_sources_within_one_another_the_longest_path_counts() {
+        let outer = [
+            ("x", 1),
+            ("deep/up", 1),
+            ("deep/down/hidden", 1),
+            ("deep/down/folder/", 0),
+            ("deep/down", 1),
+            ("deep/downwards", 1),
+            ("deep/down/", 0),
+        ];
+        let sources = [
+            listing("", &outer),
+            listing("deep/down/under", &[("z", 1)]),
+            listing("deep/down", &[("y", 1), ("under/hidden", 1)]),
+        ];
+        let expected = [
+            "deep/",
+            "deep/down/",
+            "deep/down/under/",
+            "deep/down/under/z",
+            "deep/down/y",
+            "deep/downwards",
+            "deep/up",
+            "x",
+        ];
+        // In whatever order they are named.
+        for turn in 0..3 {
+            let mut sources = sources.to_vec();
+            sources.rotate_left(turn);
+            let (paths, left_out) = paths(&sources);
+            assert_eq!(paths, expected);
+            assert_eq!(left_out, 3, "markers of folders are not missed");
+        }
     }
 }

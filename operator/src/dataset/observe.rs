@@ -152,14 +152,16 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         .map(|runtime| Members::of(runtime, &context.facts.cluster_domain));
 
     let spec_sources = &dataset.spec.sources;
-    let all_sources: Vec<_> = spec_sources
+    let terms = runtime.as_ref().ok().map(Terms::of);
+    let mut all_sources: Vec<_> = spec_sources
         .iter()
         .chain(&super::former_sources(dataset))
         .cloned()
         .collect();
+    // Nothing is made for what is not allowed.
+    all_sources.retain(|source| terms.as_ref().is_none_or(|terms| terms.allows(source)));
     let named = named(dataset, namespace, &all_sources, context).await?;
     let readers = readers::look(dataset, namespace, context).await?;
-    let terms = runtime.as_ref().ok().map(Terms::of);
     let (sources, unusable) = wire_sources(spec_sources, &named, terms.as_ref());
     let unusable = match unusable {
         None => readers::trouble(dataset, namespace, &named.claims, &readers, context).await?,
