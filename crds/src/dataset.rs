@@ -202,7 +202,11 @@ pub struct Revision {
     /// Keys that no file system can hold as they are; `penstock ls` shows what became of them.
     #[serde(default)]
     pub awkward_keys: i64,
-    /// Some of them: what was done with which.
+    /// Names that differ only in case from another one of their folder: files that a machine that folds case cannot have beside each
+    /// other.
+    #[serde(default)]
+    pub case_twins: i64,
+    /// Some of both: what was done with which.
     #[serde(default)]
     #[schemars(length(max = 8), inner(length(max = 512)))]
     pub awkward_examples: Vec<String>,

@@ -56,3 +56,7 @@ pub const SCRATCH_MEMORY_BYTES: usize = 32 << 20;
 /// What is read or written of a file of a build at a time: a tenth of a millisecond of an SSD, and little beside the lists when there
 /// is one for each run.
 pub const SCRATCH_PIECE_BYTES: usize = 128 << 10;
+
+/// Names of one folder that are compared with each other for their case: 16 MB of digests. What a larger folder has beyond it is not
+/// looked at.
+pub(crate) const NAMES_COMPARED_MAX: usize = 1 << 20;

@@ -4,6 +4,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 
+use crate::cases::Cases;
 use crate::entry::Entry;
 use crate::erofs::writer::{File, Step, Walk, WriteError};
 use crate::gathering::{LeftOut, Source};
@@ -207,9 +208,12 @@ fn awkward(entries: &Log, left_out: LeftOut, sources: &[Source]) -> io::Result<A
         awkward.note(&key, || reason.to_owned());
     }
     (awkward.count, awkward.left_out) = (count, count);
-    let mut records = entries.records();
+    let (mut records, mut cases) = (entries.records(), Cases::default());
     while let Some(record) = records.next()? {
         let entry = Entry::read(record)?;
+        if cases.has_twin(entry.path) {
+            awkward.note_case_twin(&entry.path.replace('\0', "/"));
+        }
         if !entry.changed {
             continue;
         }

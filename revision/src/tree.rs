@@ -36,13 +36,31 @@ pub struct Awkward {
     pub count: u64,
     /// Those of them that are not in the tree.
     pub left_out: u64,
-    /// `key: what was done`; first those that were left out, then in the order of the tree.
+    /// Names that differ only in case from another one of their folder. They are as they should be, and not among the others.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub case_twins: u64,
+    /// `key: what was done`; first those that were left out, then in the order of the tree, with those that differ only in case.
     pub examples: Vec<String>,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Awkward {
     pub(crate) fn note(&mut self, key: &str, done: impl FnOnce() -> String) {
         self.count += 1;
+        self.show(key, done);
+    }
+
+    pub(crate) fn note_case_twin(&mut self, path: &str) {
+        self.case_twins += 1;
+        self.show(path, || {
+            "differs only in case from another name of its folder".to_owned()
+        });
+    }
+
+    fn show(&mut self, key: &str, done: impl FnOnce() -> String) {
         if self.examples.len() < EXAMPLES_MAX {
             self.examples.push(format!("{:?}: {}", cut(key), done()));
         }

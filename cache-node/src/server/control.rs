@@ -132,6 +132,7 @@ impl ControlServer {
             unchanged,
             awkward_keys: summary.awkward.count,
             awkward_examples: summary.awkward.examples.clone(),
+            case_twins: summary.awkward.case_twins,
         })
     }
 

@@ -30,7 +30,7 @@ pub async fn run(arguments: Ls) -> Result<()> {
     if output == Output::Json {
         let document = json!({
             "entries": entries,
-            "awkwardKeys": {"count": awkward.count, "examples": awkward.examples},
+            "awkwardKeys": {"count": awkward.count, "caseTwins": awkward.case_twins, "examples": awkward.examples},
         });
         serde_json::to_writer(&mut out, &document)?;
         writeln!(out)?;
@@ -40,9 +40,12 @@ pub async fn run(arguments: Ls) -> Result<()> {
         }
     }
     out.flush()?;
-    if awkward.count > 0 && output == Output::Text {
-        let count = text::count(awkward.count);
-        eprintln!("{count} keys cannot be names of files and were given others, for example:");
+    if awkward.count + awkward.case_twins > 0 && output == Output::Text {
+        let (count, twins) = (text::count(awkward.count), text::count(awkward.case_twins));
+        eprintln!(
+            "{count} keys cannot be names of files and were given others or left out, {twins} names differ from others only in case, \
+             for example:"
+        );
         for example in &awkward.examples {
             eprintln!("  {}", text::name(example));
         }

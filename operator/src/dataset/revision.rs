@@ -86,6 +86,7 @@ fn revision(before: Option<&Revision>, lost: &[String], built: &wire::Built, bas
         files: i64::try_from(built.files).unwrap_or(i64::MAX),
         bytes: i64::try_from(built.bytes).unwrap_or(i64::MAX),
         awkward_keys: i64::try_from(built.awkward_keys).unwrap_or(i64::MAX),
+        case_twins: i64::try_from(built.case_twins).unwrap_or(i64::MAX),
         awkward_examples: built
             .awkward_examples
             .iter()
