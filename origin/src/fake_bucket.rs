@@ -65,6 +65,8 @@ struct Shared {
     versions: Mutex<Vec<(String, Vec<u8>)>>,
     /// Questions for versions.
     looked_up: AtomicUsize,
+    /// Pages of listings.
+    listed: AtomicUsize,
     lie: Lie,
     /// Objects in one page of a listing.
     page: usize,
@@ -90,6 +92,7 @@ impl Bucket {
         let shared = Arc::new(Shared {
             versions: Mutex::new(objects.clone().into_iter().collect()),
             looked_up: AtomicUsize::new(0),
+            listed: AtomicUsize::new(0),
             objects: Mutex::new(objects),
             lie,
             page: 3,
@@ -115,6 +118,11 @@ impl Bucket {
     /// How often somebody asked for the versions of an object.
     pub fn looked_up(&self) -> usize {
         self.shared.looked_up.load(Ordering::Relaxed)
+    }
+
+    /// How many pages of listings somebody asked for.
+    pub fn listed(&self) -> usize {
+        self.shared.listed.load(Ordering::Relaxed)
     }
 
     /// Removes an object.
@@ -177,16 +185,25 @@ impl Shared {
             Lie::IgnoresPrefix => String::new(),
             _ => argument("prefix").unwrap_or_default(),
         };
-        let from: usize = argument("continuation-token").map_or(0, |token| token.parse().unwrap());
+        self.listed.fetch_add(1, Ordering::Relaxed);
+        // A token is the last key of the page before, and something that makes it none.
+        let token = argument("continuation-token");
+        let behind = match &token {
+            Some(token) => Some(token.strip_prefix("behind ").unwrap().to_owned()),
+            None => argument("start-after"),
+        };
         let objects = self.objects.lock().unwrap();
-        let found: Vec<_> = objects.iter().filter(|(key, _)| key.starts_with(&prefix)).collect();
-        let upto = found.len().min(from + self.page);
+        let mut found = objects
+            .iter()
+            .filter(|(key, _)| key.starts_with(&prefix) && behind.as_ref().is_none_or(|behind| *key > behind));
+        let page: Vec<_> = found.by_ref().take(self.page).collect();
+        let is_last = found.next().is_none();
         let plain = self.lie == Lie::PlainKeys;
         let mut text = String::from("<?xml version=\"1.0\"?><ListBucketResult>");
         if !plain {
             text += "<EncodingType>url</EncodingType>";
         }
-        for (key, bytes) in &found[from..upto] {
+        for (key, bytes) in &page {
             let key = if plain {
                 key.replace('&', "&amp;").replace('<', "&lt;")
             } else {
@@ -201,10 +218,16 @@ impl Shared {
             )
             .unwrap();
         }
-        let next = if self.lie == Lie::SamePage { from } else { upto };
-        let truncated = upto < found.len() || self.lie == Lie::SamePage;
+        let last = page.last().map_or("", |(key, _)| key.as_str());
+        let next = match token {
+            Some(token) if self.lie == Lie::SamePage => token,
+            _ => format!("behind {last}"),
+        };
+        let truncated = !is_last || self.lie == Lie::SamePage;
         write!(text, "<IsTruncated>{truncated}</IsTruncated>").unwrap();
         if truncated {
+            // Any text may be a token, and XML cannot hold any text.
+            let next = next.replace('&', "&amp;").replace('<', "&lt;");
             write!(text, "<NextContinuationToken>{next}</NextContinuationToken>").unwrap();
         }
         text += "</ListBucketResult>";

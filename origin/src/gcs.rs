@@ -11,7 +11,6 @@ use std::ops::Range;
 
 use async_trait::async_trait;
 use crc_fast::CrcAlgorithm;
-use futures::StreamExt;
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
 use percent_encoding::utf8_percent_encode;
@@ -21,6 +20,7 @@ use reqwest::{Method, Request, Response, Url};
 use self::key::Key;
 use crate::checked::{self, Checksum};
 use crate::limits::{CHECKED_OBJECT_BYTES_MAX, LISTING_PAGE_BYTES_MAX};
+use crate::ranges::{self, Limits, PageStart, Paged, Splittable};
 use crate::transport::{self, Failure, VALUE};
 use crate::{Body, Network, Origin, OriginError, Pages};
 
@@ -38,13 +38,6 @@ enum Asked<'a> {
     Object(&'a str),
 }
 
-/// What of a listing is to be asked for.
-enum Next {
-    First,
-    Page(String),
-    Nothing,
-}
-
 /// One prefix of one bucket.
 pub struct GcsOrigin {
     bucket: String,
@@ -54,6 +47,7 @@ pub struct GcsOrigin {
     objects: String,
     key: Option<Key>,
     client: transport::Client,
+    splittable: Splittable,
 }
 
 impl GcsOrigin {
@@ -80,6 +74,7 @@ impl GcsOrigin {
             objects,
             key,
             client,
+            splittable: Splittable::default(),
         })
     }
 
@@ -153,14 +148,17 @@ impl GcsOrigin {
         OriginError::Invalid(format!("{} {what}; it cannot be an origin", self.place()))
     }
 
-    /// The URL of a page of the listing.
-    fn question(&self, token: Option<&str>) -> Option<Url> {
+    /// The URL of a page of the listing. It begins with the key that it should begin behind, if there is one, as this API has it.
+    fn question(&self, from: &PageStart) -> Option<Url> {
+        let PageStart { behind, token } = from;
+        let behind = behind.as_ref().map(|key| format!("{}{key}", self.prefix));
         let mut query = vec![
             ("prefix", self.prefix.as_str()),
             ("maxResults", "1000"),
             ("fields", listing::FIELDS),
         ];
-        query.extend(token.map(|token| ("pageToken", token)));
+        query.extend(behind.as_deref().map(|key| ("startOffset", key)));
+        query.extend(token.as_deref().map(|token| ("pageToken", token)));
         let pairs = query
             .iter()
             .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, VALUE)));
@@ -178,31 +176,6 @@ impl GcsOrigin {
             utf8_percent_encode(generation, VALUE)
         );
         Url::parse(&text).ok().filter(|url| url.as_str() == text)
-    }
-
-    /// One page of the listing: its objects go to `objects`; the token of the next one, if there is one.
-    async fn page(&self, token: Option<&str>, objects: &mut Vec<Listed>) -> Result<Option<String>, OriginError> {
-        let url = self.question(token);
-        let url = url.ok_or_else(|| self.unusable("has a name that no URL can hold"))?;
-        let response = self.get(url, HeaderMap::new(), Asked::Listing).await?;
-        let bytes = transport::body(response, LISTING_PAGE_BYTES_MAX)
-            .await
-            .map_err(|failure| self.explain(failure, Asked::Listing))?;
-        let page = listing::page(&bytes).map_err(|what| self.unusable(&what))?;
-        for mut listed in page.objects {
-            let Some(key) = listed.key.strip_prefix(&self.prefix) else {
-                return Err(self.unusable("lists names that do not begin with the prefix"));
-            };
-            // A marker of the folder that the prefix names stands for nothing in it.
-            if listed.bytes > 0 || !matches!(key, "" | "/") {
-                listed.key = key.to_owned();
-                objects.push(listed);
-            }
-        }
-        match page.next {
-            Some(next) if Some(next.as_str()) == token => Err(self.unusable("lists the same page again and again")),
-            next => Ok(next),
-        }
     }
 }
 
@@ -237,6 +210,36 @@ fn checksum(headers: &HeaderMap) -> Option<Checksum> {
 }
 
 #[async_trait]
+impl Paged for GcsOrigin {
+    async fn page(&self, from: &PageStart) -> Result<(Vec<Listed>, Option<String>), OriginError> {
+        let url = self.question(from);
+        let url = url.ok_or_else(|| self.unusable("has a name that no URL can hold"))?;
+        let response = self.get(url, HeaderMap::new(), Asked::Listing).await?;
+        let bytes = transport::body(response, LISTING_PAGE_BYTES_MAX)
+            .await
+            .map_err(|failure| self.explain(failure, Asked::Listing))?;
+        let page = listing::page(&bytes).map_err(|what| self.unusable(&what))?;
+        let mut objects = Vec::with_capacity(page.objects.len());
+        for mut listed in page.objects {
+            let Some(key) = listed.key.strip_prefix(&self.prefix) else {
+                return Err(self.unusable("lists names that do not begin with the prefix"));
+            };
+            // A marker of the folder that the prefix names stands for nothing in it.
+            if listed.bytes > 0 || !matches!(key, "" | "/") {
+                listed.key = key.to_owned();
+                objects.push(listed);
+            }
+        }
+        match page.next {
+            Some(next) if Some(&next) == from.token.as_ref() => {
+                Err(self.unusable("lists the same page again and again"))
+            }
+            next => Ok((objects, next)),
+        }
+    }
+}
+
+#[async_trait]
 impl Origin for GcsOrigin {
     fn identity(&self) -> String {
         let Self {
@@ -253,17 +256,7 @@ impl Origin for GcsOrigin {
     }
 
     fn list(&self) -> Pages<'_> {
-        let pages = futures::stream::try_unfold(Next::First, async move |next| {
-            let token = match &next {
-                Next::First => None,
-                Next::Page(token) => Some(token.as_str()),
-                Next::Nothing => return Ok(None),
-            };
-            let mut objects = Vec::new();
-            let next = self.page(token, &mut objects).await?;
-            Ok(Some((objects, next.map_or(Next::Nothing, Next::Page))))
-        });
-        pages.boxed()
+        ranges::list(self, &self.splittable, Limits::default(), self.place())
     }
 
     async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError> {
@@ -362,11 +355,18 @@ mod tests {
         let origin = origin("bucket", "a b/", "http://host:4443/").unwrap();
         let fields = "nextPageToken%2Citems%28name%2Csize%2CtimeCreated%2Cgeneration%29";
         let first = format!("http://host:4443/storage/v1/b/bucket/o?prefix=a%20b%2F&maxResults=1000&fields={fields}");
-        assert_eq!(origin.question(None).unwrap().as_str(), first);
-        assert_eq!(
-            origin.question(Some("x=+/")).unwrap().as_str(),
-            format!("{first}&pageToken=x%3D%2B%2F")
-        );
+        let from = |behind: Option<&str>, token: Option<&str>| PageStart {
+            behind: behind.map(str::to_owned),
+            token: token.map(str::to_owned),
+        };
+        for (from, more) in [
+            (from(None, None), ""),
+            (from(None, Some("x=+/")), "&pageToken=x%3D%2B%2F"),
+            (from(Some("k&/"), None), "&startOffset=a%20b%2Fk%26%2F"),
+            (from(Some("k"), Some("x")), "&startOffset=a%20b%2Fk&pageToken=x"),
+        ] {
+            assert_eq!(origin.question(&from).unwrap().as_str(), format!("{first}{more}"));
+        }
     }
 
     #[test]

@@ -17,6 +17,7 @@ pub mod hdfs;
 pub mod http;
 pub mod hugging_face;
 pub mod limits;
+mod ranges;
 mod reach;
 mod refusal;
 pub mod s3;

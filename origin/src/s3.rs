@@ -13,7 +13,6 @@ mod versions;
 use std::ops::Range;
 
 use async_trait::async_trait;
-use futures::StreamExt;
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
 use reqwest::{StatusCode, header};
@@ -22,6 +21,7 @@ use self::http::Client;
 use self::versions::Versions;
 use crate::checked;
 use crate::limits::{CHECKED_OBJECT_BYTES_MAX, LISTING_PAGE_BYTES_MAX};
+use crate::ranges::{self, Limits, PageStart, Paged, Splittable};
 use crate::transport::{self, Failure, quoted};
 use crate::{Body, Network, Origin, OriginError, Pages, refusal};
 
@@ -32,18 +32,12 @@ enum Asked<'a> {
     Object(&'a str),
 }
 
-/// What of a listing is to be asked for.
-enum Next {
-    First,
-    Page(String),
-    Nothing,
-}
-
 /// One prefix of one bucket.
 pub struct S3Origin {
     config: wire::S3,
     client: Client,
     versions: Versions,
+    splittable: Splittable,
 }
 
 impl S3Origin {
@@ -63,6 +57,7 @@ impl S3Origin {
             config,
             client,
             versions: Versions::default(),
+            splittable: Splittable::default(),
         })
     }
 
@@ -116,38 +111,6 @@ impl S3Origin {
     /// The server does something that makes it unusable.
     fn unusable(&self, what: &str) -> OriginError {
         OriginError::Invalid(format!("{} {what}; it cannot be an origin", place(&self.config)))
-    }
-
-    /// One page of the listing: its objects go to `objects`; the token of the next one, if there is one.
-    async fn page(&self, token: Option<&str>, objects: &mut Vec<Listed>) -> Result<Option<String>, OriginError> {
-        let explain = |failure| self.explain(failure, Asked::Listing);
-        let mut query = vec![
-            ("list-type", "2"),
-            ("encoding-type", "url"),
-            ("prefix", &self.config.prefix),
-        ];
-        query.extend(token.map(|token| ("continuation-token", token)));
-        let url = self.client.question(&query);
-        let url = url.ok_or_else(|| self.unusable("has a name that no URL can hold"))?;
-        let response = self.client.get(url, &[]).await.map_err(explain)?;
-        let bytes = transport::body(response, LISTING_PAGE_BYTES_MAX)
-            .await
-            .map_err(explain)?;
-        let page = listing::page(&bytes).map_err(|what| self.unusable(&what))?;
-        for mut listed in page.objects {
-            let Some(key) = listed.key.strip_prefix(&self.config.prefix) else {
-                return Err(self.unusable("lists keys that do not begin with the prefix"));
-            };
-            // A marker of the folder that the prefix names stands for nothing in it.
-            if listed.bytes > 0 || !matches!(key, "" | "/") {
-                listed.key = key.to_owned();
-                objects.push(listed);
-            }
-        }
-        match page.next {
-            Some(next) if Some(next.as_str()) == token => Err(self.unusable("lists the same page again and again")),
-            next => Ok(next),
-        }
     }
 }
 
@@ -225,6 +188,47 @@ fn place(config: &wire::S3) -> String {
 }
 
 #[async_trait]
+impl Paged for S3Origin {
+    async fn page(&self, from: &PageStart) -> Result<(Vec<Listed>, Option<String>), OriginError> {
+        let PageStart { behind, token } = from;
+        let explain = |failure| self.explain(failure, Asked::Listing);
+        let mut query = vec![
+            ("list-type", "2"),
+            ("encoding-type", "url"),
+            ("prefix", &self.config.prefix),
+        ];
+        let behind = behind.as_ref().map(|key| format!("{}{key}", self.config.prefix));
+        match (token, &behind) {
+            (Some(token), _) => query.push(("continuation-token", token)),
+            (None, Some(key)) => query.push(("start-after", key)),
+            (None, None) => {}
+        }
+        let url = self.client.question(&query);
+        let url = url.ok_or_else(|| self.unusable("has a name that no URL can hold"))?;
+        let response = self.client.get(url, &[]).await.map_err(explain)?;
+        let bytes = transport::body(response, LISTING_PAGE_BYTES_MAX)
+            .await
+            .map_err(explain)?;
+        let page = listing::page(&bytes).map_err(|what| self.unusable(&what))?;
+        let mut objects = Vec::with_capacity(page.objects.len());
+        for mut listed in page.objects {
+            let Some(key) = listed.key.strip_prefix(&self.config.prefix) else {
+                return Err(self.unusable("lists keys that do not begin with the prefix"));
+            };
+            // A marker of the folder that the prefix names stands for nothing in it.
+            if listed.bytes > 0 || !matches!(key, "" | "/") {
+                listed.key = key.to_owned();
+                objects.push(listed);
+            }
+        }
+        match page.next {
+            Some(next) if Some(&next) == token.as_ref() => Err(self.unusable("lists the same page again and again")),
+            next => Ok((objects, next)),
+        }
+    }
+}
+
+#[async_trait]
 impl Origin for S3Origin {
     fn identity(&self) -> String {
         let wire::S3 {
@@ -241,17 +245,7 @@ impl Origin for S3Origin {
     }
 
     fn list(&self) -> Pages<'_> {
-        let pages = futures::stream::try_unfold(Next::First, async move |next| {
-            let token = match &next {
-                Next::First => None,
-                Next::Page(token) => Some(token.as_str()),
-                Next::Nothing => return Ok(None),
-            };
-            let mut objects = Vec::new();
-            let next = self.page(token, &mut objects).await?;
-            Ok(Some((objects, next.map_or(Next::Nothing, Next::Page))))
-        });
-        pages.boxed()
+        ranges::list(self, &self.splittable, Limits::default(), self.place())
     }
 
     async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError> {

@@ -87,6 +87,26 @@ async fn a_prefix_selects_the_keys_that_begin_with_it_whatever_it_looks_like() {
 }
 
 #[tokio::test]
+async fn many_keys_are_listed_in_ranges_each_once_and_with_few_requests() {
+    let numbered = (0..300).map(|number| format!("train/n{:03}/{number}", number % 90));
+    let odd = (0..100).flat_map(|number| KEYS.map(|key| format!("{key}{number}")));
+    let keys: Vec<String> = numbered.chain(odd).filter(|key| !key.contains('\u{1}')).collect();
+    let bucket = Bucket::with(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for prefix in ["", "train/", "a"] {
+        let mut expected: Vec<&str> = keys.iter().filter_map(|key| key.strip_prefix(prefix)).collect();
+        expected.sort_unstable();
+        let before = bucket.listed();
+        assert_eq!(keys_of(&bucket.origin(prefix)).await, expected, "{prefix:?}");
+        let (requests, fewest) = (bucket.listed() - before, expected.len().div_ceil(3));
+        assert!(
+            requests * 10 <= fewest * 11 + 20,
+            "{requests} requests in the place of {fewest}"
+        );
+        assert!(requests > fewest, "more than one range");
+    }
+}
+
+#[tokio::test]
 async fn markers_of_the_prefix_are_no_objects() {
     let bucket = Bucket::with(&[]).await;
     for key in ["a/", "a", "a//"] {
