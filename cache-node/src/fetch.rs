@@ -117,6 +117,12 @@ impl Fetch {
     /// The source's place first: who waits for a stuck source holds nothing of the others.
     async fn enter(&self, until: Instant) -> Result<Places, NoPlace> {
         let of_source = self.source.requests.enter(self.is_ahead, until).await?;
+        // Before the request begins to count as one that is not answered.
+        if let Some(meter) = self.source.origin.meter()
+            && !meter.turn(until).await
+        {
+            return Err(NoPlace::Late);
+        }
         // The semaphore is never closed.
         let fetches = self.fetches();
         let of_node = timeout_at(until.into(), fetches.acquire_many_owned(self.memory_kib())).await;
@@ -151,6 +157,9 @@ impl Fetch {
     fn second(&self) -> Option<Places> {
         let fetches = self.fetches();
         let of_node = fetches.try_acquire_many_owned(self.memory_kib()).ok()?;
+        if self.source.origin.meter().is_some_and(|meter| !meter.takes_turn()) {
+            return None;
+        }
         let of_source = self.source.requests.second()?;
         Some(Places {
             of_source,
@@ -215,7 +224,8 @@ impl Fetch {
         let mut filling = None;
         let mut storing = Storing::default();
         while let Some(piece) = self.piece(&mut body).await? {
-            Counters::add(&self.intake.counters.origin_bytes, piece.len() as u64);
+            let bytes = piece.len();
+            Counters::add(&self.intake.counters.origin_bytes, bytes as u64);
             let mut piece = &piece[..];
             while !piece.is_empty() {
                 let Some(unit) = self.units.front().cloned() else {
@@ -223,15 +233,19 @@ impl Fetch {
                     let more = format!("the origin sent more than was asked for of {key}");
                     return Err(OriginError::Other(more).into());
                 };
-                let bytes = self.object_bytes(&unit);
+                let wanted = self.object_bytes(&unit);
                 let mut part = filling.take().unwrap_or_else(|| Filling::new(&self.intake, &unit));
-                part.take(&mut piece, bytes);
-                if part.filled < bytes {
+                part.take(&mut piece, wanted);
+                if part.filled < wanted {
                     filling = Some(part);
                 } else {
                     self.units.pop_front();
                     storing.begin(self.storing(unit, part)).await;
                 }
+            }
+            // The origin is not late while nobody takes from it.
+            if let Some(meter) = self.source.origin.meter() {
+                meter.taken(bytes).await;
             }
         }
         storing.end().await;
@@ -265,7 +279,7 @@ impl Fetch {
 
     fn late(&self) -> OriginError {
         OriginError::Other(format!(
-            "other requests to {} took all of {} s",
+            "other requests to {}, or the limits of the source, took all of {} s",
             self.source.requests.name(),
             ORIGIN_PATIENCE.as_secs()
         ))

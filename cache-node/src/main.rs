@@ -50,7 +50,7 @@ async fn main() -> Result<()> {
         .await
         .with_context(|| format!("listen on {bulk_listen}"))?;
     let bulk = BulkServer::new(node.clone());
-    let metrics = Arc::new(Metrics::of(node.engine(), bulk.queues()));
+    let metrics = Arc::new(Metrics::of(node.engine(), bulk.queues(), node.asked().clone()));
     let bulk = tokio::spawn(bulk.serve(listener));
     if let Some(socket) = neighbour_socket
         && let Err(error) = neighbour::serve(node.engine().clone(), &socket)

@@ -7,6 +7,7 @@ use penstock_cache_node::Engine;
 use penstock_cache_node::limits::TIERS_MAX;
 use penstock_cache_node::report::{Cause, Counters, OriginOutcome, SourceReport, TierReport};
 use penstock_cache_node::server::bulk::Queues;
+use penstock_origin::meter::Tally;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -17,14 +18,14 @@ use prometheus_client::registry::{Registry, Unit};
 /// The text of `/metrics`.
 pub(crate) struct Metrics(Registry);
 
-struct OfNode(Engine, Queues);
+struct OfNode(Engine, Queues, Tally);
 
 impl Metrics {
-    /// Those of an engine, and of the server before it.
-    pub(crate) fn of(engine: &Engine, queues: Queues) -> Self {
+    /// Those of an engine, of the server before it, and of the clients of origins behind it.
+    pub(crate) fn of(engine: &Engine, queues: Queues, asked: Tally) -> Self {
         let mut registry = Registry::with_prefix("penstock");
         engine.counters().register(&mut registry);
-        registry.register_collector(Box::new(OfNode(engine.clone(), queues)));
+        registry.register_collector(Box::new(OfNode(engine.clone(), queues, asked)));
         Self(registry)
     }
 
@@ -95,6 +96,10 @@ impl Collector for OfNode {
         let help = "Requests to origins, by how they ended";
         counter(&mut encoder, "origin_requests", help, None, outcomes)?;
 
+        let asked = self.2.asked().into_iter();
+        let asked = asked.map(|(source, kind, count)| ([("source", source), ("kind", kind.label().to_owned())], count));
+        let help = "Requests that were sent to a source, each one that it may count: for listings, and for reads";
+        counter(&mut encoder, "origin_asked", help, None, asked)?;
         let sources = engine.sources();
         let mut of_sources = |name, help, value: fn(&SourceReport) -> u64| {
             let values = sources
@@ -170,6 +175,7 @@ mod tests {
     use penstock_cache_node::server::bulk::BulkServer;
     use penstock_cache_node::server::node::Node;
     use penstock_cache_node::{EngineConfig, TierConfig};
+    use penstock_protocol::control::cache_node as wire;
 
     use super::*;
 
@@ -187,7 +193,29 @@ mod tests {
         })
         .unwrap();
         let node = Node::open(engine.clone(), &[folder.path().into()], None).unwrap();
-        let text = Metrics::of(&engine, BulkServer::new(node).queues()).text();
+        // Nobody listens there, and it is asked all the same.
+        let source = wire::Source {
+            origin: Some(wire::source::Origin::S3(wire::S3 {
+                bucket: "b".into(),
+                endpoint: "http://127.0.0.1:1".into(),
+                ..Default::default()
+            })),
+            ..Default::default()
+        };
+        let dataset = wire::Dataset {
+            sources: vec![source],
+            ..Default::default()
+        };
+        let config = wire::NodeConfig {
+            datasets: vec![dataset.clone()],
+            ..Default::default()
+        };
+        node.apply(config).await.unwrap();
+        for told in node.sources(&dataset.sources).await.unwrap() {
+            told.origin.list_all().await.unwrap_err();
+        }
+        let asked = node.asked().clone();
+        let text = Metrics::of(&engine, BulkServer::new(node).queues(), asked).text();
         for line in [
             "penstock_cache_miss_seconds_count 0",
             "penstock_cache_evicted_bytes_total{cause=\"limit\"} 0",
@@ -197,6 +225,7 @@ mod tests {
             "penstock_cache_damaged_blocks_total 0",
             "penstock_origin_requests_total{outcome=\"ok\"} 0",
             "penstock_origin_bytes_total 0",
+            "penstock_origin_asked_total{source=\"s3://b/@http://127.0.0.1:1\",kind=\"list\"} 1",
             "penstock_queue_used{queue=\"answers\"} 0",
             "penstock_queue_waiting{queue=\"origins\"} 0",
             "penstock_tier_capacity_bytes{tier=\"ssd\"} 5242880",

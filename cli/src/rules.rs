@@ -3,7 +3,7 @@
 
 use std::ops::RangeInclusive;
 
-use penstock_crds::{Dataset, S3Source, Source};
+use penstock_crds::{Dataset, S3Source, Source, bytes_of};
 use serde_json::Value;
 
 use crate::documents::Document;
@@ -91,6 +91,7 @@ fn wrong_in(source: &Source) -> Option<String> {
         ca_bundle: _,
         include: _,
         exclude: _,
+        limits,
     } = source;
     if !path.is_empty()
         && path
@@ -99,6 +100,16 @@ fn wrong_in(source: &Source) -> Option<String> {
     {
         return Some(format!(
             "path {path:?}: names separated by single slashes, without `.` and `..`"
+        ));
+    }
+    let limits = limits.as_ref();
+    if limits.is_some_and(|limits| limits.requests_per_second.is_some_and(|requests| requests < 1)) {
+        return Some("limits.requestsPerSecond: at least 1".into());
+    }
+    let bandwidth = limits.and_then(|limits| limits.bandwidth.as_deref());
+    if let Some(text) = bandwidth.filter(|text| bytes_of(text).is_none_or(|bytes| bytes == 0)) {
+        return Some(format!(
+            "limits.bandwidth {text:?}: a quantity of bytes, for example 200Mi"
         ));
     }
     let origins = [

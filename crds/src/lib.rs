@@ -11,6 +11,7 @@ mod origins;
 mod quantity;
 pub mod reference;
 mod source;
+mod source_limits;
 
 pub use cache_runtime::{CacheRuntime, CacheRuntimeSpec, CacheRuntimeStatus, Medium, Tier, TierVolume};
 pub use caching::{CacheRule, Caching, Eviction, Quota};
@@ -21,6 +22,7 @@ pub use source::{
     AddressingStyle, AzureSource, ClaimSource, DatasetSource, FolderSource, GcsSource, HdfsSource, HttpSource,
     HuggingFaceSource, RepositoryKind, S3Source, SecretRef, Source,
 };
+pub use source_limits::SourceLimits;
 
 /// Conditions of both kinds; kstatus reads the first three.
 pub mod condition {

@@ -4,6 +4,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::source_limits::SourceLimits;
+
 /// One origin, at one path.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -66,6 +68,10 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
     pub exclude: Vec<String>,
+
+    /// How much it is asked for at the most. Without it: as much as it bears.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<SourceLimits>,
 }
 
 /// A bucket of S3 or of a store that speaks its protocol.
@@ -367,6 +373,7 @@ impl Source {
             ca_bundle: _,
             include: _,
             exclude: _,
+            limits: _,
         } = &mut source;
         let secrets = [
             s3.as_mut().map(|s3| &mut s3.credentials_secret_ref),
@@ -395,6 +402,7 @@ impl Source {
             ca_bundle: _,
             include: _,
             exclude: _,
+            limits: _,
         } = self;
         let s3 = s3.as_ref().and_then(|s3| s3.credentials_secret_ref.as_ref());
         let gcs = gcs.as_ref().and_then(|gcs| gcs.credentials_secret_ref.as_ref());

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use penstock_crds::{CacheRuntime, ClaimSource, Dataset, FolderSource, Source};
 use penstock_protocol::control::cache_node as wire;
-use penstock_sources::{Allowed, Keys, standing, wire_source};
+use penstock_sources::{Allowed, Keys, part_of, standing, wire_source};
 
 use crate::claims::{self, Claim, Claims, Known, Reading, TokenSecret};
 use crate::context::Context;
@@ -71,6 +71,8 @@ pub enum Unusable {
 pub struct Terms {
     runtime: String,
     allowed: Allowed,
+    /// Each has its part of the limits.
+    cache_nodes: u64,
 }
 
 impl Terms {
@@ -80,6 +82,7 @@ impl Terms {
         Self {
             runtime: runtime.name_any(),
             allowed: Allowed::of(origins.map_or(&[], |origins| &origins.allowed)),
+            cache_nodes: u64::from(runtime.spec.replicas.unsigned_abs()),
         }
     }
 
@@ -148,7 +151,11 @@ fn told(source: &Source, named: &Named, terms: Option<&Terms>) -> Result<wire::S
     if let Some(FolderSource { path }) = &source.folder {
         return Err(Unusable::Folder(path.clone()));
     }
-    if let Some(Terms { runtime, allowed }) = terms
+    if let Some(Terms {
+        runtime,
+        allowed,
+        cache_nodes: _,
+    }) = terms
         && let Some(place) = allowed.refused(source)
     {
         return Err(Unusable::NotAllowed {
@@ -164,7 +171,7 @@ fn told(source: &Source, named: &Named, terms: Option<&Terms>) -> Result<wire::S
     if let (Some(claim), Some(wire::source::Origin::Claim(wanted))) = (&source.claim, &mut told.origin) {
         complete(wanted, claim, &named.claims)?;
     }
-    Ok(told)
+    Ok(part_of(told, terms.map_or(1, |terms| terms.cache_nodes)))
 }
 
 /// With what the cluster knows of the claim and its reader.
@@ -324,5 +331,23 @@ mod tests {
             paths(&terms(json!({"allowed": ["s3://team-*/**", "s3://secret/a/**"]}))),
             all
         );
+    }
+
+    #[test]
+    fn each_cache_node_is_told_its_part_of_a_limit() {
+        let runtime = json!({
+            "apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime", "metadata": {"name": "pool"},
+            "spec": {"replicas": 4, "tiers": []},
+        });
+        let terms = Terms::of(&serde_json::from_value(runtime).unwrap());
+        let source = json!([{"s3": {"bucket": "b"}, "limits": {"requestsPerSecond": 10, "bandwidth": "1Gi"}}]);
+        let sources: Vec<Source> = serde_json::from_value(source).unwrap();
+        let (told, unusable) = wire_sources(&sources, &Secrets::new(), Some(&terms));
+        assert_eq!(unusable, None);
+        let expected = wire::Limits {
+            requests_per_thousand_seconds: 2500,
+            bytes_per_second: 256 << 20,
+        };
+        assert_eq!(told[0].limits, Some(expected));
     }
 }

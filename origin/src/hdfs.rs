@@ -153,6 +153,7 @@ impl Shared {
 
     /// Another part of it. It is the same NameNode's: when that is active no more the listing ends, and begins anew another time.
     async fn rest(&self, entries: ListStatusIterator) -> Result<Part, OriginError> {
+        self.name_nodes.asks_more().await;
         let more = guarded(self.silence_max, some(&entries)).await;
         let more = more.map_err(|error| self.explain(Failure::Refused(error), Asked::Listing(&self.folder)))?;
         self.part(more, entries)

@@ -17,6 +17,7 @@ pub mod hdfs;
 pub mod http;
 pub mod hugging_face;
 pub mod limits;
+pub mod meter;
 mod ranges;
 mod reach;
 mod refusal;
@@ -43,6 +44,7 @@ use crate::gcs::GcsOrigin;
 use crate::hdfs::HdfsOrigin;
 use crate::http::HttpOrigin;
 use crate::hugging_face::HuggingFaceOrigin;
+use crate::meter::{Meter, Metered, Tally};
 pub use crate::reach::Reach;
 use crate::s3::S3Origin;
 use crate::selected::Selected;
@@ -123,6 +125,12 @@ pub trait Origin: Send + Sync + 'static {
     /// The bytes `range` of an object of `bytes` bytes, in exactly the version that was listed. The body has the length of
     /// the range or ends with an error.
     async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError>;
+
+    /// Where who reads much waits for its turn before each read, and after each piece of a body, if there is a limit: a read itself
+    /// never waits for that.
+    fn meter(&self) -> Option<&Meter> {
+        None
+    }
 }
 
 /// How clients speak to their servers.
@@ -134,6 +142,8 @@ pub struct Network {
     pub silence_max: Duration,
     /// Which addresses may be reached.
     pub reach: Reach,
+    /// How much is asked, and where that is counted.
+    pub meter: Meter,
 }
 
 impl Default for Network {
@@ -142,6 +152,7 @@ impl Default for Network {
             authorities: String::new(),
             silence_max: limits::SILENCE_MAX,
             reach: Reach::default(),
+            meter: Meter::default(),
         }
     }
 }
@@ -151,17 +162,18 @@ impl Default for Network {
 /// # Errors
 /// When the source makes no sense.
 pub fn client(source: &wire::Source) -> Result<Arc<dyn Origin>, OriginError> {
-    client_within(source, &Reach::default())
+    client_within(source, &Reach::default(), &Tally::default())
 }
 
-/// The same, that reaches no other addresses than these.
+/// The same, that reaches no other addresses than these, and counts in `tally`.
 ///
 /// # Errors
 /// When the source makes no sense.
-pub fn client_within(source: &wire::Source, reach: &Reach) -> Result<Arc<dyn Origin>, OriginError> {
+pub fn client_within(source: &wire::Source, reach: &Reach, tally: &Tally) -> Result<Arc<dyn Origin>, OriginError> {
     let network = Network {
         authorities: source.authorities.clone(),
         reach: reach.clone(),
+        meter: Meter::of(source.limits.as_ref(), tally),
         ..Network::default()
     };
     client_over(source, &network)
@@ -202,7 +214,7 @@ pub fn client_over(source: &wire::Source, network: &Network) -> Result<Arc<dyn O
             Arc::new(ClaimOrigin::new(config, &network)?)
         }
     };
-    selected(origin, source)
+    Ok(Metered::of(selected(origin, source)?, network.meter.clone()))
 }
 
 /// The part of an origin that the patterns of the source select.

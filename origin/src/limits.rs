@@ -109,6 +109,10 @@ pub const TOKEN_RETRY: Duration = Duration::from_secs(30);
 /// For how long a token is good that is made for Google Cloud Storage: the longest that it accepts.
 pub const GCS_TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
 
+/// For how long what a limit allows is saved while nobody asks: with less, pieces of bodies that come together would wait for
+/// nothing; with more, an origin would feel it.
+pub const LIMIT_SAVED_MAX: Duration = Duration::from_secs(1);
+
 /// Longest page of a listing of Azure: 5,000 names of 1,024 characters, each nine characters in a URL, and a KiB around each.
 pub const AZURE_LISTING_PAGE_BYTES_MAX: usize = 56 << 20;
 

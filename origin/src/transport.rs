@@ -14,6 +14,7 @@ use reqwest::header::{self, HeaderName, RETRY_AFTER};
 use reqwest::{Certificate, Request, Response, StatusCode, Url};
 
 use crate::limits::{CONNECT_MAX, ERROR_BODY_BYTES_MAX, IDLE_CONNECTION_MAX, IDLE_CONNECTIONS_MAX};
+use crate::meter::Meter;
 use crate::reach::{self, Reach};
 use crate::{Body, Network, OriginError};
 
@@ -51,6 +52,7 @@ pub(super) enum Wrong {
 pub(super) struct Client {
     http: reqwest::Client,
     reach: Reach,
+    meter: Meter,
 }
 
 /// A client; the error is a sentence.
@@ -59,6 +61,7 @@ pub(super) fn client(network: &Network) -> Result<Client, String> {
         authorities,
         silence_max,
         reach,
+        meter,
     } = network;
     // Whoever was first wins; all install the same.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -76,8 +79,8 @@ pub(super) fn client(network: &Network) -> Result<Client, String> {
         .dns_resolver(Arc::new(reach::Resolver(reach.clone())))
         .build();
     let http = client.map_err(|error| error.to_string())?;
-    let reach = reach.clone();
-    Ok(Client { http, reach })
+    let (reach, meter) = (reach.clone(), meter.clone());
+    Ok(Client { http, reach, meter })
 }
 
 /// Where URLs of a service begin, without a slash at the end; the error is a sentence.
@@ -105,9 +108,10 @@ pub(super) async fn send(client: &Client, request: Request) -> Result<Response, 
 
 /// The answer, whatever it says; its body is still to come.
 pub(super) async fn answer(client: &Client, request: Request) -> Result<Response, Failure> {
-    let Client { http, reach } = client;
+    let Client { http, reach, meter } = client;
     let url = request.url();
     reach.check(url).map_err(not_allowed)?;
+    meter.sending().await;
     let (host, port) = (reach::bare_host(url).to_owned(), url.port_or_known_default());
     let answer = reach::asking(port.unwrap_or_default(), http.execute(request));
     let answer = answer.await.map_err(|error| broken(&error))?;

@@ -111,6 +111,7 @@ fn places(source: &Source) -> Option<Vec<Place>> {
         ca_bundle: _,
         include: _,
         exclude: _,
+        limits: _,
     } = source;
     let one = |place| Some(vec![place]);
     if let Some(s3) = s3 {

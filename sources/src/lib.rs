@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 pub use allowed::Allowed;
 use penstock_crds::{
     AddressingStyle, AzureSource, ClaimSource, DatasetSource, FolderSource, GcsSource, HdfsSource, HttpSource,
-    HuggingFaceSource, Ownership, RepositoryKind, S3Source, Source,
+    HuggingFaceSource, Ownership, RepositoryKind, S3Source, Source, SourceLimits, bytes_of,
 };
 use penstock_protocol::control::cache_node as wire;
 use wire::source::Origin;
@@ -113,6 +113,7 @@ pub fn wire_source(source: &Source, keys: Option<&Keys>) -> Result<wire::Source,
         ca_bundle: _,
         include: _,
         exclude: _,
+        limits: _,
     } = source;
     let name = source.secret().map(|secret| secret.name.as_str());
     let needed = looked_at(source).needed;
@@ -159,7 +160,38 @@ pub fn standing(source: &Source, origin: Origin) -> wire::Source {
         authorities: source.ca_bundle.clone(),
         include: source.include.clone(),
         exclude: source.exclude.clone(),
+        limits: source.limits.as_ref().map(wire_limits),
     }
+}
+
+/// The limits of a source for one that reads it alone.
+fn wire_limits(limits: &SourceLimits) -> wire::Limits {
+    let SourceLimits {
+        requests_per_second,
+        bandwidth,
+    } = limits;
+    // The schema has them in bounds.
+    let requests = requests_per_second.map_or(0, |requests| u64::from(requests.unsigned_abs()));
+    let bytes = bandwidth.as_deref().and_then(bytes_of);
+    wire::Limits {
+        requests_per_thousand_seconds: 1000 * requests,
+        bytes_per_second: bytes.unwrap_or(0),
+    }
+}
+
+/// The same source for each of `readers` that read it at the same time.
+pub fn part_of(source: wire::Source, readers: u64) -> wire::Source {
+    let part = |all: u64| if all == 0 { 0 } else { (all / readers.max(1)).max(1) };
+    let limits = source.limits.map(
+        |wire::Limits {
+             requests_per_thousand_seconds,
+             bytes_per_second,
+         }| wire::Limits {
+            requests_per_thousand_seconds: part(requests_per_thousand_seconds),
+            bytes_per_second: part(bytes_per_second),
+        },
+    );
+    wire::Source { limits, ..source }
 }
 
 /// What a cache node is told of who owns the files.
@@ -421,6 +453,38 @@ mod tests {
             assert!(looked_at(&source).keys.contains(&lacks));
             assert!(matches!(wire_source(&source, None), Err(Unusable::NoSecret { .. })));
         }
+    }
+
+    #[test]
+    fn each_reader_has_its_part_of_a_limit_and_never_none() {
+        let told = |limits| {
+            let source = serde_json::from_value(json!({"s3": {"bucket": "b"}, "limits": limits})).unwrap();
+            wire_source(&source, None).unwrap()
+        };
+        for (limits, readers, requests, bytes) in [
+            (
+                json!({"requestsPerSecond": 100, "bandwidth": "200Mi"}),
+                1,
+                100_000,
+                200 << 20,
+            ),
+            (
+                json!({"requestsPerSecond": 100, "bandwidth": "200Mi"}),
+                10,
+                10_000,
+                20 << 20,
+            ),
+            (json!({"requestsPerSecond": 1}), 8, 125, 0),
+            (json!({"requestsPerSecond": 1, "bandwidth": "1"}), 2000, 1, 1),
+            (json!({"bandwidth": "10M"}), 0, 0, 10_000_000),
+        ] {
+            let expected = wire::Limits {
+                requests_per_thousand_seconds: requests,
+                bytes_per_second: bytes,
+            };
+            assert_eq!(part_of(told(limits), readers).limits, Some(expected), "{readers}");
+        }
+        assert_eq!(part_of(told(json!(null)), 3).limits, None);
     }
 
     #[test]

@@ -30,6 +30,7 @@ use crate::limits::{
 use crate::packages::PackageStore;
 use crate::rules::{Eviction, Quota, Rule, Rules};
 use crate::server::origins::Origins;
+use penstock_origin::meter::Tally;
 use penstock_origin::{Origin, OriginError};
 
 /// The node; clones share everything.
@@ -47,6 +48,8 @@ struct Inner {
     /// That of the ring, for every answer of the bulk server.
     ring_epoch: AtomicU64,
     told: tokio::sync::Mutex<Told>,
+    /// That of the clients of origins.
+    tally: Tally,
     missing: Mutex<Vec<RevisionId>>,
     /// There may be something to look for.
     seek: Arc<Notify>,
@@ -98,6 +101,7 @@ impl Node {
             origins: Origins::of(identity.clone()),
             datasets: Vec::new(),
         };
+        let tally = told.origins.tally();
         let seek = Arc::new(Notify::new());
         let inner = Arc::new_cyclic(|node| Inner {
             engine,
@@ -107,6 +111,7 @@ impl Node {
             ring: RwLock::default(),
             ring_epoch: AtomicU64::new(0),
             told: tokio::sync::Mutex::new(told),
+            tally,
             missing: Mutex::default(),
             seeking: tokio::spawn(seek_missing(node.clone(), seek.clone())).abort_handle(),
             seek,
@@ -118,6 +123,11 @@ impl Node {
     /// The engine.
     pub fn engine(&self) -> &Engine {
         &self.0.engine
+    }
+
+    /// How often each source was asked for what.
+    pub fn asked(&self) -> &Tally {
+        &self.0.tally
     }
 
     /// With which it speaks TLS, if it does.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use penstock_origin::meter::Tally;
 use penstock_origin::{Origin, OriginError, Reach, selected};
 use penstock_protocol::control::cache_node as wire;
 use penstock_tls::Identity;
@@ -18,6 +19,8 @@ pub(super) struct Origins {
     identity: Option<Arc<Identity>>,
     /// Which addresses they may reach, all the same ones.
     reach: Reach,
+    /// Where they count what they ask.
+    tally: Tally,
 }
 
 impl Origins {
@@ -52,8 +55,13 @@ impl Origins {
                 let other = OtherDataset::new(other.clone(), self.identity.clone());
                 selected(Arc::new(other), source)
             }
-            _ => penstock_origin::client_within(source, &self.reach),
+            _ => penstock_origin::client_within(source, &self.reach, &self.tally),
         }
+    }
+
+    /// Where all of them count what they ask.
+    pub(super) fn tally(&self) -> Tally {
+        self.tally.clone()
     }
 
     /// Remembers the clients of these sources and forgets all others, with their keys.
@@ -63,6 +71,8 @@ impl Origins {
             .into_iter()
             .filter_map(|source| Some((placeless(source), self.client(source).ok()?)));
         self.clients = kept.collect();
+        let named = self.clients.values().map(|origin| origin.identity());
+        self.tally.keep_only(&named.collect());
     }
 }
 

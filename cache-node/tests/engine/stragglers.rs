@@ -10,6 +10,10 @@ use penstock_protocol::geometry::BlockRange;
 
 use crate::generated::byte;
 use crate::scene::{Scene, content, read};
+use penstock_cache_node::Dataset;
+use penstock_origin::meter::metered;
+use penstock_protocol::control::cache_node as wire;
+use std::sync::Arc;
 
 const PIECE: u64 = 128 << 10;
 const PIECES: u64 = 256;
@@ -92,4 +96,60 @@ async fn a_body_that_stalls_is_asked_for_anew_from_where_it_stopped() {
     let took = begun.elapsed();
     assert!((BODY_STALL_MAX..SOON).contains(&took), "{took:?}");
     assert_eq!(hedged(&scene), before + 1);
+}
+
+/// The origin has these limits from now on.
+fn limit(scene: &Scene, limits: wire::Limits) {
+    let dataset = Dataset {
+        uid: "d".into(),
+        name: "d".into(),
+        rules: scene.rules.clone(),
+        origins: vec![metered(Arc::new(scene.origin.clone()), limits)],
+        revisions: vec![scene.package.clone()],
+    };
+    scene.engine.set_datasets(&[dataset], false);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_the_limit_of_requests_is_not_late() {
+    const A_SECOND: u64 = 8;
+    let scene = after(PEERS, Duration::from_millis(1)).await;
+    limit(
+        &scene,
+        wire::Limits {
+            requests_per_thousand_seconds: A_SECOND * 1000,
+            bytes_per_second: 0,
+        },
+    );
+    let before = (scene.origin.asked().len() as u64, hedged(&scene));
+    let begun = Instant::now();
+    // A second's are saved; the last one waits for a second.
+    let reads = (PEERS..PEERS + 2 * A_SECOND).map(|piece| read_piece(&scene, piece));
+    futures::future::join_all(reads).await;
+    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+    let after = (scene.origin.asked().len() as u64, hedged(&scene));
+    assert_eq!(after, (before.0 + 2 * A_SECOND, before.1));
+    let sources = scene.engine.sources();
+    assert!(!sources[0].is_gone && sources[0].requests_max == 64, "{sources:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_waits_for_the_limit_of_bytes_does_not_stall() {
+    let scene = after(PEERS, Duration::from_millis(1)).await;
+    // The fake sends pieces of 100,000 bytes: the first one is owed for longer than a body may stall.
+    let bytes_per_second = 20_000;
+    const { assert!((100_000 - 20_000) / 20_000 > BODY_STALL_MAX.as_secs()) };
+    limit(
+        &scene,
+        wire::Limits {
+            requests_per_thousand_seconds: 0,
+            bytes_per_second,
+        },
+    );
+    let before = (scene.origin.asked().len(), hedged(&scene));
+    let begun = Instant::now();
+    let got = tokio::time::timeout(2 * BODY_STALL_MAX, scene.read("small")).await;
+    assert!(got.is_err(), "it came after {:?}", begun.elapsed());
+    assert_eq!((scene.origin.asked().len(), hedged(&scene)), (before.0 + 1, before.1));
+    assert_eq!(scene.origin.under_way().0, 1, "the same request goes on");
 }

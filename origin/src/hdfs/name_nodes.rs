@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::Network;
 use crate::limits::{CONNECT_MAX, DATA_NODE_SILENCE_MAX};
+use crate::meter::Meter;
 use crate::reach::{self, Reach};
 
 /// Where hdfs-native finds no configuration. Told none, it would take what the environment names.
@@ -28,6 +29,7 @@ pub(super) struct NameNodes {
     nodes: Vec<NameNode>,
     user: String,
     reach: Reach,
+    meter: Meter,
     /// With one that is asked.
     patience: Duration,
     /// Which one answered last.
@@ -63,10 +65,16 @@ impl NameNodes {
             // Who waits for a read has no more patience than for one silence, and the others are to be asked within it.
             patience: network.silence_max / (nodes.len() as u32 + 1),
             reach: network.reach.clone(),
+            meter: network.meter.clone(),
             nodes,
             user,
             active: AtomicUsize::new(0),
         })
+    }
+
+    /// The same one is asked for more of what it answered.
+    pub(super) async fn asks_more(&self) {
+        self.meter.sending().await;
     }
 
     /// What the active one answers. `what` may be asked of several.
@@ -84,7 +92,10 @@ impl NameNodes {
                 next: (number + 1) % self.nodes.len(),
             };
             let answer = match node.client(&self.user, &self.reach).await {
-                Ok(client) => guarded(self.patience, what(client)).await,
+                Ok(client) => {
+                    self.meter.sending().await;
+                    guarded(self.patience, what(client)).await
+                }
                 Err(error) => Err(HdfsError::IOError(error)),
             };
             match answer {

@@ -336,15 +336,15 @@ async fn credentials_that_open_nothing_are_refused_without_showing_them() {
         (Some(account.to_string()), "denied", "refuses access (authError)"),
         (
             Some(token_elsewhere),
-            "unreachable",
-            "169.254.169.254, which gives the tokens for it, cannot be reached (its address is",
+            "not allowed",
+            "169.254.169.254, which gives the tokens for it, may not be reached: its address is",
         ),
     ] {
         let error = server.origin(key).list_all().await.unwrap_err();
         let text = format!("{error} {error:?}");
         let got = match error {
             OriginError::Denied(_) => "denied",
-            OriginError::Unreachable(_) => "unreachable",
+            OriginError::NotAllowed(_) => "not allowed",
             _ => "other",
         };
         assert_eq!(got, kind, "{text}");
