@@ -15,7 +15,7 @@ use penstock_mounter::{ReadFailure, SpaceReader, TryRead};
 use penstock_origin::{Origin, OriginError, proven};
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::{RevisionId, SpaceId};
-use penstock_revision::{BuildOptions, Outcome, Package, SourceListing, build};
+use penstock_revision::{BuildOptions, Gathering, Outcome, Package, Scratch, SourceListing};
 
 use crate::cache_folder::CacheFolder;
 use crate::limits::READ_RETRY_PAUSE;
@@ -72,7 +72,18 @@ pub async fn revision(
     // A million files take seconds.
     let built = tokio::task::spawn_blocking(move || {
         let space = SpaceId(rand::random());
-        let outcome = build(space, parent.as_ref(), &listings, &ownership)?;
+        let mut gathering = Gathering::new(Scratch::memory());
+        // Each listing goes when it is gathered, before the tree is made.
+        for SourceListing {
+            identity,
+            path,
+            objects,
+        } in listings
+        {
+            let source = gathering.begin_source(identity, &path)?;
+            gathering.add(source, &objects)?;
+        }
+        let outcome = gathering.build(space, parent.as_ref(), &ownership)?;
         match (outcome, parent) {
             (Outcome::New(package), _) => Ok(package),
             (Outcome::Unchanged, Some(parent)) => Ok(parent),

@@ -347,6 +347,21 @@ mod tests {
     }
 
     #[test]
+    fn of_several_files_that_want_one_name_each_gets_its_own() {
+        let sources = [
+            listing("", &[("a", 1), ("a/b", 1)]),
+            listing("", &[("a", 1), ("a~object/x", 1)]),
+            listing("", &[("a", 1)]),
+        ];
+        let mut expected = ["a/", "a/b", "a~object/", "a~object/x"].map(str::to_owned).to_vec();
+        expected.extend(["1", "2", "3"].map(|attempt| format!("a~object-{}", digits(&["test", "a", attempt]))));
+        let (mut paths, awkward) = paths(&sources);
+        expected.sort_unstable();
+        paths.sort_unstable();
+        assert_eq!((paths, awkward), (expected, 3));
+    }
+
+    #[test]
     fn sources_stand_where_they_are_mounted() {
         let sources = [
             listing("", &[("x", 1)]),

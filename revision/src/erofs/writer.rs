@@ -97,7 +97,7 @@ pub fn write(tree: &[Step<'_>], devices: &[u64], options: &BuildOptions) -> Resu
     Ok(image.into_bytes()?)
 }
 
-/// The same in bounded memory: that of the folders alone, some 40 bytes each.
+/// The same in bounded memory: that of the folders alone, 24 bytes each.
 ///
 /// As an inode says how long a folder is, and a folder where the inodes of what is in it lie, the tree is walked through three times:
 /// for the lengths of folders, for where the inodes end, and to write.
