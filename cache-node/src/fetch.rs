@@ -10,7 +10,7 @@
 use std::ops::Range;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -206,7 +206,7 @@ impl Fetch {
         places.of_source.sent();
         let (extent, origin) = (&self.extent, &self.source.origin);
         let read = origin.read(&extent.object, extent.bytes, range);
-        let answer = timeout(ORIGIN_SILENCE_MAX, read).await;
+        let answer = timeout(self.silence_max(), read).await;
         match answer.unwrap_or_else(|_| Err(self.silence())) {
             Ok(body) => {
                 places.of_source.answered();
@@ -262,18 +262,28 @@ impl Fetch {
             Ok(piece) => piece,
             Err(_) if !self.is_ahead && self.source.requests.takes_second() => return Err(Broken::Stalls),
             Err(_) => {
-                let rest = timeout(ORIGIN_SILENCE_MAX - BODY_STALL_MAX, body.next()).await;
+                let rest = timeout(self.silence_max() - BODY_STALL_MAX, body.next()).await;
                 rest.map_err(|_| self.silence())?
             }
         };
         Ok(piece.transpose()?)
     }
 
+    /// Patience with a source that sends nothing. Cache nodes may rightly wait for their origin themselves, and whether they are
+    /// there at all their client finds out.
+    fn silence_max(&self) -> Duration {
+        if self.source.origin.is_a_cache() {
+            ORIGIN_PATIENCE
+        } else {
+            ORIGIN_SILENCE_MAX
+        }
+    }
+
     fn silence(&self) -> OriginError {
         OriginError::Unreachable(format!(
             "{} sent nothing for {} s; check the network from the cache nodes",
             self.source.requests.name(),
-            ORIGIN_SILENCE_MAX.as_secs()
+            self.silence_max().as_secs()
         ))
     }
 

@@ -182,8 +182,12 @@ pub const PEER_PATIENCE: Duration = Duration::from_secs(10);
 /// [`ORIGIN_SILENCE_MAX`], so that it is them who are named.
 pub const OTHER_DATASET_PATIENCE: Duration = Duration::from_secs(8);
 
-/// Packages of one other Dataset that are kept in memory: the newest, and older ones that pods still read through.
-pub const OTHER_PACKAGES_MAX: usize = 3;
+/// Packages of other Datasets that are kept in memory: their newest, and older ones that pods still read through. One takes 40 bytes
+/// an object.
+pub const OTHER_PACKAGES_MAX: usize = 8;
+
+/// Places that are remembered to be in no revision of another Dataset that is served: 32 bytes each.
+pub const OTHER_PLACES_MISSED_MAX: usize = 100_000;
 
 /// Bytes that are asked of another Dataset's cache nodes at once: a page, as a mounter asks for.
 pub const OTHER_READ_BYTES: u64 = UNIT_BYTES_MAX;

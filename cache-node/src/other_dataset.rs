@@ -3,16 +3,17 @@
 //!
 //! A version of an object here is its place in the other Dataset's space: an address there never means two objects.
 
-use std::collections::VecDeque;
+use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt, StreamExt, stream};
 use penstock_cache_client::{CacheClient, ClientError};
 use penstock_origin::{Body, Origin, OriginError, Pages};
 use penstock_protocol::control::cache_node as wire;
@@ -22,15 +23,97 @@ use penstock_revision::erofs::reader::{Damaged, Image, Inode};
 use penstock_revision::limits::PACKAGE_BYTES_MAX;
 use penstock_revision::{Listed, ObjectVersion, Package, Version};
 use penstock_tls::Identity;
-use tokio::sync::Mutex;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_blocking;
+use tokio_stream::wrappers::ReceiverStream;
 
 use crate::limits::{
-    LISTED_PAGE_OBJECTS, OTHER_DATASET_PATIENCE, OTHER_PACKAGES_MAX, OTHER_READ_BYTES, UNIT_BYTES_MAX,
+    LISTED_PAGE_OBJECTS, OTHER_DATASET_PATIENCE, OTHER_PACKAGES_MAX, OTHER_PLACES_MISSED_MAX, OTHER_READ_BYTES,
+    UNIT_BYTES_MAX,
 };
 
 /// The version of a file without bytes, which has no place.
 const EMPTY: &str = "empty";
+
+/// Packages of other Datasets, whichever client looks into them; clones share them. One that is on its way arrives for all who
+/// wait, and also when they have given up.
+#[derive(Clone)]
+pub struct OtherPackages(Arc<Shelf>);
+
+struct Shelf {
+    packages: Mutex<Vec<(RevisionId, Getting)>>,
+    /// Trees that are unpacked at the same time, as for inspection: one takes 200 bytes a file.
+    unpacking: Semaphore,
+}
+
+type Getting = Shared<BoxFuture<'static, Result<Package, OriginError>>>;
+
+impl Default for OtherPackages {
+    fn default() -> Self {
+        Self(Arc::new(Shelf {
+            packages: Mutex::default(),
+            unpacking: Semaphore::new(1),
+        }))
+    }
+}
+
+impl OtherPackages {
+    /// Those of these revisions that have arrived, the one that was used last at first.
+    fn held(&self, revisions: &[RevisionId]) -> Vec<Package> {
+        let packages = self.lock();
+        let arrived = packages.iter().rev().filter_map(|(revision, getting)| {
+            let package = getting.peek()?.as_ref().ok()?;
+            revisions.contains(revision).then(|| package.clone())
+        });
+        arrived.collect()
+    }
+
+    /// The package of a revision, from here or by `download`. Of more than [`OTHER_PACKAGES_MAX`] the one that was not used for
+    /// the longest time goes.
+    async fn get(
+        &self,
+        revision: RevisionId,
+        download: impl Future<Output = Result<Package, OriginError>> + Send + 'static,
+    ) -> Result<Package, OriginError> {
+        let getting = {
+            let mut packages = self.lock();
+            let found = packages.iter().position(|(other, _)| *other == revision);
+            let getting = match found {
+                Some(at) => packages.remove(at).1,
+                None => {
+                    let task = tokio::spawn(download);
+                    let ended = |error| OriginError::Other(format!("the download of a package ended early: {error}"));
+                    async move { task.await.unwrap_or_else(|error| Err(ended(error))) }
+                        .boxed()
+                        .shared()
+                }
+            };
+            packages.push((revision, getting.clone()));
+            if packages.len() > OTHER_PACKAGES_MAX {
+                drop(packages.remove(0));
+            }
+            getting
+        };
+        let got = getting.await;
+        if got.is_err() {
+            let mut packages = self.lock();
+            packages.retain(|(other, getting)| *other != revision || !matches!(getting.peek(), Some(Err(_))));
+        }
+        got
+    }
+
+    fn used(&self, revision: &RevisionId) {
+        let mut packages = self.lock();
+        if let Some(at) = packages.iter().position(|(other, _)| other == revision) {
+            let used = packages.remove(at);
+            packages.push(used);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(RevisionId, Getting)>> {
+        self.0.packages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The folder; clones share what was looked into.
 #[derive(Clone)]
@@ -44,13 +127,14 @@ struct Inner {
     client: CacheClient,
     /// Those that it serves, the newest first.
     revisions: Vec<RevisionId>,
-    /// Those that were looked into, the last one at the end.
-    packages: Mutex<VecDeque<Package>>,
+    packages: OtherPackages,
+    /// Places that none of these revisions has: nobody looks through all of them twice.
+    missed: Mutex<HashSet<Place>>,
 }
 
 impl OtherDataset {
     /// The folder; asks nobody yet. With an identity it speaks TLS.
-    pub fn new(told: wire::OtherDataset, identity: Option<Arc<Identity>>) -> Self {
+    pub fn new(told: wire::OtherDataset, packages: OtherPackages, identity: Option<Arc<Identity>>) -> Self {
         let wire::OtherDataset {
             uid,
             namespace,
@@ -68,13 +152,22 @@ impl OtherDataset {
             revisions: revisions
                 .filter_map(|id| RevisionId::try_from(id.as_slice()).ok())
                 .collect(),
-            packages: Mutex::default(),
+            packages,
+            missed: Mutex::default(),
         }))
     }
 }
 
 impl Inner {
-    async fn listed(&self) -> Result<Vec<Listed>, OriginError> {
+    /// Sends all files in pages; the last may be an error. As one, the names of a large Dataset would be in memory twice.
+    async fn send_files(self: Arc<Self>, pages: mpsc::Sender<Result<Vec<Listed>, OriginError>>) {
+        if let Err(error) = self.try_send_files(&pages).await {
+            // Whoever listed has given up.
+            let _ = pages.send(Err(error)).await;
+        }
+    }
+
+    async fn try_send_files(&self, pages: &mpsc::Sender<Result<Vec<Listed>, OriginError>>) -> Result<(), OriginError> {
         let Some(newest) = self.revisions.first() else {
             return Err(OriginError::NotFound(format!(
                 "the Dataset {} has no revision yet; it is waited for",
@@ -82,61 +175,70 @@ impl Inner {
             )));
         };
         let package = self.package(newest).await?;
-        let path = self.path.clone();
-        let found = spawn_blocking(move || files(&package, &path)).await;
+        // Never closed.
+        let _turn = self.packages.0.unpacking.acquire().await;
+        let (path, pages) = (self.path.clone(), pages.clone());
+        let found = spawn_blocking(move || {
+            files(&package, &path, |page| {
+                // When nobody listens any more, the rest is walked in vain.
+                let _ = pages.blocking_send(Ok(page));
+            })
+        });
+        let found = found.await;
         let found = found.map_err(|error| OriginError::Other(format!("look into {}: {error}", self.name)))?;
-        let found = found.map_err(|Damaged(error)| self.damaged(&error))?;
-        found.ok_or_else(|| {
-            OriginError::NotFound(format!(
+        match found.map_err(|Damaged(error)| self.damaged(&error))? {
+            true => Ok(()),
+            false => Err(OriginError::NotFound(format!(
                 "the Dataset {} has no folder {:?}; correct the path of the source",
                 self.name, self.path
-            ))
-        })
+            ))),
+        }
     }
 
-    /// A package of the other Dataset. One is looked for at a time: who comes second finds it.
+    /// A package of the other Dataset.
     async fn package(&self, revision: &RevisionId) -> Result<Package, OriginError> {
-        let mut packages = self.packages.lock().await;
-        if let Some(at) = packages.iter().position(|package| package.id() == *revision) {
-            let package = packages.remove(at).ok_or_else(|| self.damaged("it went away"))?;
-            packages.push_back(package.clone());
-            return Ok(package);
-        }
-        let mut bytes = Vec::new();
-        let sink = |piece: &[u8]| {
-            bytes.extend_from_slice(piece);
-            let fits = bytes.len() as u64 <= PACKAGE_BYTES_MAX;
-            fits.then_some(())
-                .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))
+        let (client, name, revision) = (self.client.clone(), self.name.clone(), *revision);
+        let download = async move {
+            let mut bytes = Vec::new();
+            let sink = |piece: &[u8]| {
+                bytes.extend_from_slice(piece);
+                let fits = bytes.len() as u64 <= PACKAGE_BYTES_MAX;
+                fits.then_some(())
+                    .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))
+            };
+            let downloaded = client.package(&revision, sink).await;
+            downloaded.map_err(|error| unanswered(&name, &error))?;
+            let verified = spawn_blocking(move || Package::verified(bytes.into(), &revision)).await;
+            let verified = verified.map_err(|error| damaged(&name, &error.to_string()))?;
+            verified.map_err(|error| damaged(&name, &error.to_string()))
         };
-        let downloaded = self.client.package(revision, sink).await;
-        downloaded.map_err(|error| self.unanswered(&error))?;
-        let package = Package::verified(bytes.into(), revision).map_err(|error| self.damaged(&error.to_string()))?;
-        if packages.len() >= OTHER_PACKAGES_MAX {
-            packages.pop_front();
-        }
-        packages.push_back(package.clone());
-        Ok(package)
+        self.packages.get(revision, download).await
     }
 
     /// A revision that is served and has an object at this place. Without looking, an address that is not served any more would
-    /// read as zeros.
+    /// read as zeros. What is here is looked through first: who reads an older revision goes on with it.
     async fn revision_with(&self, place: Place, bytes: u64, key: &str) -> Result<RevisionId, OriginError> {
-        for revision in &self.revisions {
-            let package = self.package(revision).await?;
-            if package.space() != place.space {
-                continue;
+        let held = self.packages.held(&self.revisions);
+        for package in &held {
+            if self.has(package, place, bytes)? {
+                self.packages.used(&package.id());
+                return Ok(package.id());
             }
-            let Some(first) = BlockRange::covering(place.address, 1).next() else {
-                continue;
-            };
-            let extents = package.extents(first);
-            let extents = extents.map_err(|error| self.damaged(&error.to_string()))?;
-            if extents
+        }
+        let is_missed = lock(&self.missed).contains(&place);
+        if !is_missed {
+            let others = self
+                .revisions
                 .iter()
-                .any(|extent| extent.address == place.address && extent.bytes == bytes)
-            {
-                return Ok(*revision);
+                .filter(|id| !held.iter().any(|package| package.id() == **id));
+            for revision in others {
+                if self.has(&self.package(revision).await?, place, bytes)? {
+                    return Ok(*revision);
+                }
+            }
+            let mut missed = lock(&self.missed);
+            if missed.len() < OTHER_PLACES_MISSED_MAX {
+                missed.insert(place);
             }
         }
         Err(OriginError::Drifted(format!(
@@ -145,26 +247,44 @@ impl Inner {
         )))
     }
 
+    fn has(&self, package: &Package, place: Place, bytes: u64) -> Result<bool, OriginError> {
+        let first = BlockRange::covering(place.address, 1).next();
+        let Some(first) = first.filter(|_| package.space() == place.space) else {
+            return Ok(false);
+        };
+        let extents = package.extents(first);
+        let extents = extents.map_err(|error| self.damaged(&error.to_string()))?;
+        let mut extents = extents.iter();
+        Ok(extents.any(|extent| extent.address == place.address && extent.bytes == bytes))
+    }
+
     async fn piece(&self, revision: &RevisionId, space: &SpaceId, piece: BlockRange) -> Result<Bytes, OriginError> {
         let mut bytes = vec![0; piece.bytes() as usize];
         let read = self.client.read(revision, space, piece, &mut bytes).await;
-        read.map_err(|error| self.unanswered(&error))?;
+        read.map_err(|error| unanswered(&self.name, &error))?;
         Ok(bytes.into())
     }
 
-    fn unanswered(&self, error: &ClientError) -> OriginError {
-        match error {
-            ClientError::Drifted(said) => OriginError::Drifted(said.clone()),
-            ClientError::Unavailable { last, .. } => OriginError::Unreachable(format!(
-                "no cache node of the Dataset {} could help ({last}); look at its conditions",
-                self.name
-            )),
-        }
-    }
-
     fn damaged(&self, error: &str) -> OriginError {
-        OriginError::Other(format!("a package of the Dataset {} is damaged: {error}", self.name))
+        damaged(&self.name, error)
     }
+}
+
+fn unanswered(name: &str, error: &ClientError) -> OriginError {
+    match error {
+        ClientError::Drifted(said) => OriginError::Drifted(said.clone()),
+        ClientError::Unavailable { last, .. } => OriginError::Unreachable(format!(
+            "no cache node of the Dataset {name} could help ({last}); look at its conditions"
+        )),
+    }
+}
+
+fn damaged(name: &str, error: &str) -> OriginError {
+    OriginError::Other(format!("a package of the Dataset {name} is damaged: {error}"))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
@@ -183,14 +303,9 @@ impl Origin for OtherDataset {
     }
 
     fn list(&self) -> Pages<'_> {
-        let pages = stream::once(self.0.listed()).map_ok(|mut left| {
-            let pages = std::iter::from_fn(move || {
-                let page: Vec<_> = left.drain(..left.len().min(LISTED_PAGE_OBJECTS)).collect();
-                (!page.is_empty()).then_some(Ok(page))
-            });
-            stream::iter(pages)
-        });
-        pages.try_flatten().boxed()
+        let (pages, listed) = mpsc::channel(1);
+        tokio::spawn(self.0.clone().send_files(pages));
+        ReceiverStream::new(listed).boxed()
     }
 
     async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError> {
@@ -235,7 +350,7 @@ fn pieces(wanted: &Range<u64>) -> impl Iterator<Item = BlockRange> + Send + use<
 }
 
 /// Where an object lies in the other Dataset's space.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Place {
     space: SpaceId,
     address: u64,
@@ -259,8 +374,8 @@ impl FromStr for Place {
     }
 }
 
-/// The files below a folder of a package, and its folders without any; `None` when there is no such folder.
-fn files(package: &Package, folder: &str) -> Result<Option<Vec<Listed>>, Damaged> {
+/// Gives away the files below a folder of a package, and its folders without any, in pages; false when there is no such folder.
+fn files(package: &Package, folder: &str, mut give: impl FnMut(Vec<Listed>)) -> Result<bool, Damaged> {
     let image = package.image().map_err(|error| Damaged(error.to_string()))?;
     let image = Image::open(image.into())?;
     let is_folder = match image.lookup(folder)? {
@@ -268,9 +383,9 @@ fn files(package: &Package, folder: &str) -> Result<Option<Vec<Listed>>, Damaged
         None => false,
     };
     if !is_folder {
-        return Ok(None);
+        return Ok(false);
     }
-    let mut found = Vec::new();
+    let mut page = Vec::new();
     // A folder of which nothing was seen yet.
     let mut unfilled: Option<Listed> = None;
     image.walk(|path, _, inode| {
@@ -279,17 +394,21 @@ fn files(package: &Package, folder: &str) -> Result<Option<Vec<Listed>>, Damaged
             folder => path.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')),
         };
         let Some(key) = below else { return };
-        if let Some(marker) = unfilled.take().filter(|marker| !key.starts_with(&marker.key)) {
-            found.push(marker);
-        }
+        page.extend(unfilled.take().filter(|marker| !key.starts_with(&marker.key)));
         if inode.is_directory() {
             unfilled = Some(listed(format!("{key}/"), inode, package.space()));
         } else {
-            found.push(listed(key.to_owned(), inode, package.space()));
+            page.push(listed(key.to_owned(), inode, package.space()));
+        }
+        if page.len() >= LISTED_PAGE_OBJECTS {
+            give(std::mem::take(&mut page));
         }
     })?;
-    found.extend(unfilled);
-    Ok(Some(found))
+    page.extend(unfilled);
+    if !page.is_empty() {
+        give(page);
+    }
+    Ok(true)
 }
 
 fn listed(key: String, inode: &Inode, space: SpaceId) -> Listed {
@@ -329,6 +448,13 @@ mod tests {
         }
     }
 
+    fn all_files(package: &Package, folder: &str) -> Option<Vec<Listed>> {
+        let mut found = Vec::new();
+        files(package, folder, |page| found.extend(page))
+            .unwrap()
+            .then_some(found)
+    }
+
     #[test]
     fn a_folder_has_its_files_and_its_empty_folders_under_their_own_names() {
         let package = package(&[
@@ -357,7 +483,7 @@ mod tests {
             ("top", None),
             ("nothing", None),
         ] {
-            let found = files(&package, folder).unwrap().map(|found| {
+            let found = all_files(&package, folder).map(|found| {
                 let mut names: Vec<_> = found.iter().map(|one| format!("{} {}", one.key, one.bytes)).collect();
                 names.sort();
                 names
@@ -365,7 +491,7 @@ mod tests {
             let expected = expected.map(|names| names.into_iter().map(str::to_owned).collect::<Vec<_>>());
             assert_eq!(found, expected, "{folder}");
         }
-        let found = files(&package, "a/deep").unwrap().unwrap();
+        let found = all_files(&package, "a/deep").unwrap();
         let Version::Id(id) = &found[0].version else {
             panic!("{:?}", found[0])
         };

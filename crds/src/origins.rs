@@ -18,7 +18,7 @@ pub struct Origins {
         length(max = 64),
         inner(
             length(min = 1, max = 512),
-            regex(pattern = "^((s3|gs|azure|hdfs|hf|https?)://[^\\s/].*|\\*\\*)$")
+            regex(pattern = "^((s3|gs|azure|hdfs|hf|claim|https?)://[^\\s/].*|\\*\\*)$")
         )
     )]
     #[x_kube(validation = Rule::new("!self.exists(pattern, pattern.split('/').exists(part, part == '.' || part == '..'))").message("a pattern has no parts `.` or `..`: places have none"))]

@@ -116,12 +116,16 @@ async fn act(
             Ok(Action::requeue(WAIT_INTERVAL))
         }
         Next::Build { parent } => {
+            // A reader of a claim may have turned out to be somebody else's since this was decided.
+            let Ok(sources) = observed.sources.clone() else {
+                return Ok(Action::requeue(WAIT_INTERVAL));
+            };
             let request = wire::BuildRequest {
                 dataset: Some(wire::Dataset {
                     uid: uid.clone(),
                     namespace: dataset.namespace().unwrap_or_default(),
                     name: dataset.name_any(),
-                    sources: observed.sources.clone().unwrap_or_default(),
+                    sources,
                     ownership: dataset.spec.ownership.as_ref().map(wire_ownership),
                     ..wire::Dataset::default()
                 }),

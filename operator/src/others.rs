@@ -26,7 +26,10 @@ pub enum NotTaken {
     #[error("the Dataset {0} does not exist in this namespace; create it, or correct the source")]
     Missing(String),
     /// It would go round, or through several caches.
-    #[error("the Dataset {0} takes files of other Datasets itself, or is this one; name those as sources instead")]
+    #[error(
+        "the Dataset {0} takes files of other Datasets itself (or pods of its older revisions do), or is this one; name those as \
+         sources instead"
+    )]
     Nested(String),
     /// Nothing was listed yet.
     #[error("the Dataset {0} has no revision yet; look at its conditions")]
@@ -64,7 +67,7 @@ pub fn told(source: &DatasetSource, namespace: &str, others: &Others) -> Result<
         None if of_namespace == namespace => return Err(NotTaken::Missing(name.to_owned())),
         Some(_) | None => return Err(NotTaken::NotAllowed(full_name, namespace.to_owned())),
     };
-    if other.spec.sources.iter().any(|source| source.dataset.is_some()) {
+    if all_sources(other).any(|source| source.dataset.is_some()) {
         return Err(NotTaken::Nested(full_name));
     }
     let revisions = announced(other);
@@ -101,17 +104,21 @@ pub fn allows(dataset: &Dataset, namespace: &str) -> bool {
     dataset.namespace().as_deref() == Some(namespace) || allowed.any(|other| other == "*" || other == namespace)
 }
 
-/// Whether a Dataset takes files of `other`, or has pods that may still read them.
-pub fn takes_of(dataset: &Dataset, other: &Dataset) -> bool {
-    let own = dataset.namespace().unwrap_or_default();
-    let (namespace, name) = (other.namespace().unwrap_or_default(), other.name_any());
+/// The sources of a Dataset, and those of revisions that pods may still read.
+fn all_sources(dataset: &Dataset) -> impl Iterator<Item = &Source> {
     let revision = dataset.status.as_ref().and_then(|status| status.revision.as_ref());
     let committed = revision.into_iter().flat_map(|revision| &revision.sources);
     let former = revision
         .into_iter()
         .flat_map(|revision| revision.former_sources.iter().map(|former| &former.source));
-    let mut all = dataset.spec.sources.iter().chain(committed).chain(former);
-    all.any(|source| {
+    dataset.spec.sources.iter().chain(committed).chain(former)
+}
+
+/// Whether a Dataset takes files of `other`, or has pods that may still read them.
+pub fn takes_of(dataset: &Dataset, other: &Dataset) -> bool {
+    let own = dataset.namespace().unwrap_or_default();
+    let (namespace, name) = (other.namespace().unwrap_or_default(), other.name_any());
+    all_sources(dataset).any(|source| {
         let source = source.dataset.as_ref();
         source.is_some_and(|source| source.of_namespace(&own) == (&namespace, &name))
     })
@@ -202,6 +209,14 @@ mod tests {
         assert_eq!(refused("", "nothing"), Some(NotTaken::Missing("nothing".into())));
         assert_eq!(refused("", "nested"), Some(NotTaken::Nested("b/nested".into())));
         assert_eq!(refused("a", "new"), Some(NotTaken::NotBuilt("a/new".into())));
+        // The spec names none any more, and what is committed still has their files.
+        let mut was_nested = all[5].clone();
+        let committed = std::mem::take(&mut was_nested.spec.sources);
+        let revision = was_nested.status.as_mut().unwrap().revision.as_mut().unwrap();
+        revision.sources = committed;
+        let edited = Others::from([(("b".to_owned(), "nested".to_owned()), Some(was_nested))]);
+        let nested = super::told(&source(json!({"name": "nested"})), "b", &edited);
+        assert_eq!(nested, Err(NotTaken::Nested("b/nested".into())));
 
         let told = told(
             &source(json!({"namespace": "a", "name": "open", "path": "x"})),

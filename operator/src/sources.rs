@@ -342,7 +342,7 @@ mod tests {
         let terms = Terms::of(&serde_json::from_value(runtime).unwrap());
         let source = json!([{"s3": {"bucket": "b"}, "limits": {"requestsPerSecond": 10, "bandwidth": "1Gi"}}]);
         let sources: Vec<Source> = serde_json::from_value(source).unwrap();
-        let (told, unusable) = wire_sources(&sources, &Secrets::new(), Some(&terms));
+        let (told, unusable) = wire_sources(&sources, &Named::default(), Some(&terms));
         assert_eq!(unusable, None);
         let expected = wire::Limits {
             requests_per_thousand_seconds: 2500,

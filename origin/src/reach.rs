@@ -5,6 +5,7 @@
 //! be reached all the same, by address or by the name with which a source asks. Who is told nothing refuses nothing of that:
 //! `penstock` reads what its user may.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::future::Future;
 use std::io;
@@ -16,8 +17,9 @@ use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 /// Services of clouds that tell a machine its secrets, where they are not link-local: Alibaba's, Azure's, and of IPv6 AWS's (of
-/// machines and of pods), Google's and Oracle's.
-const METADATA: [IpAddr; 6] = [
+/// machines and of pods), Google's, Oracle's and Scaleway's.
+const METADATA: [IpAddr; 7] = [
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe)),
@@ -149,15 +151,16 @@ impl Reach {
         all: impl Iterator<Item = SocketAddr>,
         port: Option<u16>,
     ) -> Result<Vec<SocketAddr>, NotAllowed> {
-        let (mut allowed, mut refused) = (Vec::new(), None);
+        let (mut allowed, mut refused) = (Vec::new(), BTreeMap::new());
         for address in all {
             match self.judge(name, address.ip(), port) {
                 Ok(()) => allowed.push(address),
-                Err(why) => refused = refused.or(Some(why)),
+                Err(why) => drop(refused.insert(address.ip(), why)),
             }
         }
-        match refused {
-            Some(why) if allowed.is_empty() => Err(why),
+        // The same one is named, in whatever order they come: a status is not written again for nothing.
+        match refused.pop_first() {
+            Some((_, why)) if allowed.is_empty() => Err(why),
             _ => Ok(allowed),
         }
     }

@@ -65,6 +65,12 @@ impl CacheNode for ControlServer {
     async fn build(&self, request: Request<wire::BuildRequest>) -> Result<Response<wire::BuildReply>, Status> {
         let wire::BuildRequest { dataset, parent } = request.into_inner();
         let dataset = dataset.ok_or_else(|| Status::invalid_argument("no dataset"))?;
+        // Only then it knows which addresses are not to be reached.
+        if !self.node.is_configured().await {
+            return Err(Status::unavailable(
+                "this cache node has just begun and was not told its configuration yet; the build is tried again",
+            ));
+        }
         let outcome = match self.build_dataset(&dataset, &parent).await {
             Ok(built) => wire::build_reply::Outcome::Built(built),
             Err(failed) => wire::build_reply::Outcome::Failed(failed),

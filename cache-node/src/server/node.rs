@@ -58,6 +58,8 @@ struct Inner {
 
 /// Whoever changes what is announced holds it. Nothing is downloaded under it.
 struct Told {
+    /// Whether it was told anything yet: until then nothing is known of what may not be reached.
+    is_configured: bool,
     origins: Origins,
     datasets: Vec<ToldDataset>,
 }
@@ -98,6 +100,7 @@ impl Node {
     pub fn open(engine: Engine, tiers: &[PathBuf], identity: Option<Arc<Identity>>) -> io::Result<Self> {
         let packages = PackageStore::open(tiers)?;
         let told = Told {
+            is_configured: false,
             origins: Origins::of(identity.clone()),
             datasets: Vec::new(),
         };
@@ -179,6 +182,7 @@ impl Node {
     /// When a source makes no sense; everything else was acted upon.
     pub async fn apply(&self, config: wire::NodeConfig) -> Result<(), OriginError> {
         let mut told = self.0.told.lock().await;
+        told.is_configured = true;
         self.0.remember(&config);
         let wire::NodeConfig {
             generation: _,
@@ -209,6 +213,11 @@ impl Node {
             .collect();
         self.announce(&told, None).await;
         outcome
+    }
+
+    /// Whether the operator has told it something since it started.
+    pub async fn is_configured(&self) -> bool {
+        self.0.told.lock().await.is_configured
     }
 
     /// The sources of a build.

@@ -8,13 +8,15 @@ use penstock_origin::{Origin, OriginError, Reach, selected};
 use penstock_protocol::control::cache_node as wire;
 use penstock_tls::Identity;
 
-use crate::other_dataset::OtherDataset;
+use crate::other_dataset::{OtherDataset, OtherPackages};
 
 /// The clients, each by the source without its place in the tree. Connections survive a new configuration that names the same
 /// source.
 #[derive(Default)]
 pub(super) struct Origins {
     clients: HashMap<wire::Source, Arc<dyn Origin>>,
+    /// What was looked into of other Datasets: they survive a new configuration, which comes with each of their revisions.
+    other_packages: OtherPackages,
     /// With which it speaks to the cache nodes of other Datasets.
     identity: Option<Arc<Identity>>,
     /// Which addresses they may reach, all the same ones.
@@ -52,7 +54,7 @@ impl Origins {
         }
         match &source.origin {
             Some(wire::source::Origin::Dataset(other)) => {
-                let other = OtherDataset::new(other.clone(), self.identity.clone());
+                let other = OtherDataset::new(other.clone(), self.other_packages.clone(), self.identity.clone());
                 selected(Arc::new(other), source)
             }
             _ => penstock_origin::client_within(source, &self.reach, &self.tally),

@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::try_join_all;
+use penstock_cache_node::limits::OTHER_PACKAGES_MAX;
 use penstock_cache_node::memory::Budget;
-use penstock_cache_node::other_dataset::OtherDataset;
+use penstock_cache_node::other_dataset::{OtherDataset, OtherPackages};
 use penstock_cache_node::rules::Rules;
 use penstock_cache_node::server::bulk::BulkServer;
 use penstock_cache_node::server::node::Node;
@@ -68,23 +69,24 @@ impl Lender {
             cache_nodes: vec![self.address.clone()],
             revisions: revisions.iter().map(|package| package.id().0.to_vec()).collect(),
         };
-        OtherDataset::new(told, None)
+        OtherDataset::new(told, OtherPackages::default(), None)
     }
 
-    /// A revision of its origin as it is now, that goes on with the one before. Both are served from here on.
-    async fn next_revision(&self) -> Package {
+    /// A revision of its origin as it is now, that goes on with the newest of these. All are served from here on, the newest first.
+    async fn next_revision(&self, before: &[&Package]) -> Package {
         let listing = listing(&self.scene.origin).await;
         let built = build(
             SpaceId([6; 16]),
-            Some(&self.scene.package),
+            before.first().copied(),
             &[listing],
             &BuildOptions::default(),
         );
         let Outcome::New(next) = built.unwrap() else {
             panic!("something has changed")
         };
-        let both = dataset("lender", &self.scene.origin, &[&next, &self.scene.package]);
-        self.scene.engine.set_datasets(&[both], false);
+        let served: Vec<&Package> = std::iter::once(&next).chain(before.iter().copied()).collect();
+        let served = dataset("lender", &self.scene.origin, &served);
+        self.scene.engine.set_datasets(&[served], false);
         next
     }
 }
@@ -184,13 +186,14 @@ async fn what_changes_elsewhere_in_the_other_dataset_changes_nothing() {
     let lender = Lender::with(Scene::with(&OBJECTS).await).await;
     let before = first_revision_of(&lender.told("raw", &[&lender.scene.package])).await;
     lender.scene.origin.put("other/out", content(70, 9001));
-    let next = lender.next_revision().await;
-    let origin = lender.told("raw", &[&next, &lender.scene.package]);
+    let first = &lender.scene.package;
+    let next = lender.next_revision(&[first]).await;
+    let origin = lender.told("raw", &[&next, first]);
     assert!(matches!(revision_of(&origin, Some(&before)).await, Outcome::Unchanged));
 
     lender.scene.origin.put("raw/small", content(71, 70_000));
-    let next = lender.next_revision().await;
-    let origin = lender.told("raw", &[&next, &lender.scene.package]);
+    let last = lender.next_revision(&[&next, first]).await;
+    let origin = lender.told("raw", &[&last, &next, first]);
     let Outcome::New(after) = revision_of(&origin, Some(&before)).await else {
         panic!("a file of the folder has changed")
     };
@@ -210,7 +213,7 @@ async fn an_older_file_is_read_as_long_as_the_other_dataset_serves_it_and_never_
     lender.scene.read("raw/small").await.unwrap();
     lender.scene.origin.put("raw/small", content(71, 70_000));
     lender.scene.origin.remove("raw/large");
-    let next = lender.next_revision().await;
+    let next = lender.next_revision(&[first]).await;
 
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
     let engine = taker(&folder, &lender.told("raw", &[&next, first]), &package);
@@ -228,6 +231,29 @@ async fn an_older_file_is_read_as_long_as_the_other_dataset_serves_it_and_never_
     };
     assert!(said.contains("n/lender") && said.contains("small"), "{said}");
     assert_eq!(read_file(&engine, &package, "deep/tiny").await.unwrap(), content(2, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_a_revision_long_ago_read_on_however_many_came_since() {
+    let lender = Lender::with(Scene::with(&OBJECTS).await).await;
+    let package = first_revision_of(&lender.told("raw", &[&lender.scene.package])).await;
+    let mut revisions = vec![lender.scene.package.clone()];
+    for number in 0..2 * OTHER_PACKAGES_MAX as u64 {
+        lender.scene.origin.put("raw/small", content(80 + number, 70_000));
+        let before: Vec<&Package> = revisions.iter().collect();
+        let next = lender.next_revision(&before).await;
+        revisions.insert(0, next);
+    }
+    let told: Vec<&Package> = revisions.iter().collect();
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let engine = taker(&folder, &lender.told("raw", &told), &package);
+    for _again in 0..2 {
+        assert_eq!(read_file(&engine, &package, "deep/tiny").await.unwrap(), content(2, 3));
+        let small = read_file(&engine, &package, "small").await;
+        assert!(matches!(small, Err(ReadError::Drifted(_))), "{small:?}");
+        let large = read_file(&engine, &package, "large").await.unwrap();
+        assert!(large == content(0, 5_000_001));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

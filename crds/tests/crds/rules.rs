@@ -273,3 +273,15 @@ fn is_of_its_kind(what: &str, object: &Value) {
         panic!("{what}: {error}");
     }
 }
+
+/// The rest of the schema is not asked above, and a place that cannot be written down cannot be allowed.
+#[test]
+fn a_pattern_may_begin_like_every_kind_of_place() {
+    let schema = schema("CacheRuntime");
+    let items = &schema["properties"]["spec"]["properties"]["origins"]["properties"]["allowed"]["items"];
+    let pattern = items["pattern"].as_str().unwrap();
+    let (kinds, _) = pattern.trim_start_matches("^((").split_once(')').unwrap();
+    let kinds: BTreeSet<&str> = kinds.split('|').collect();
+    let places = BTreeSet::from(["s3", "gs", "azure", "hdfs", "hf", "claim", "https?"]);
+    assert_eq!(kinds, places);
+}

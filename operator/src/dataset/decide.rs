@@ -96,7 +96,7 @@ pub(super) fn is_moot(dataset: &Dataset, observed: &Observed, now: Timestamp) ->
     };
     let has_failed = matches!(observed.build, State::Failed(_));
     basis.sources_digest != observed.sources_digest
-        || observed.is_not_allowed()
+        || observed.is_forbidden()
         || has_failed && !is_due(dataset, observed, now)
 }
 
@@ -538,6 +538,11 @@ pub(super) mod tests {
             };
             let is_begun = !matches!(observed.build, State::Idle);
             assert_eq!(is_moot(&asked, &observed, at(9999)), is_begun, "{:?}", observed.build);
+            let withdrawn = Observed {
+                sources: Err(crate::others::NotTaken::NotAllowed("a/d".into(), "b".into()).into()),
+                ..observed.clone()
+            };
+            assert_eq!(is_moot(&asked, &withdrawn, at(9999)), is_begun);
             observed.build = State::Idle;
             assert_eq!(next(&asked, &observed, at(9999)), Next::Rest);
         }

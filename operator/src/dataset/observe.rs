@@ -19,7 +19,7 @@ use crate::dataset::{decide, desired};
 use crate::error::Error;
 use crate::limits::REVISION_PATIENCE;
 use crate::names::volume;
-use crate::others;
+use crate::others::{self, NotTaken};
 use crate::sources::{Terms, Unusable, named, wire_sources};
 
 /// Most seeds that a mount is given.
@@ -114,6 +114,12 @@ impl Observed {
     /// Whether the CacheRuntime does not allow one of the sources.
     pub fn is_not_allowed(&self) -> bool {
         matches!(self.sources, Err(Unusable::NotAllowed { .. }))
+    }
+
+    /// Whether what was begun must not be committed: somebody has forbidden a source since.
+    pub fn is_forbidden(&self) -> bool {
+        let not_taken = matches!(self.sources, Err(Unusable::NotTaken(NotTaken::NotAllowed(..))));
+        self.is_not_allowed() || not_taken
     }
 
     /// Revisions that nobody will come back with: a cache node deletes what is not announced any more.

@@ -74,13 +74,14 @@ pub(super) async fn apply(
     observed: &mut Observed,
     context: &Context,
 ) -> Result<(), Error> {
+    // Also without a CacheRuntime: a claim that is deleted waits for its reader.
+    for name in unneeded(&observed.claims, &observed.readers) {
+        delete(&name, namespace, context).await?;
+    }
     // Only the cache nodes of a CacheRuntime may connect, so without one nobody is let in.
     let Ok(runtime) = observed.runtime.clone() else {
         return Ok(());
     };
-    for name in unneeded(&observed.claims, &observed.readers) {
-        delete(&name, namespace, context).await?;
-    }
     let claims = observed.claims.clone();
     for (reading, known) in &claims {
         if !is_needed(known) {
@@ -101,7 +102,10 @@ pub(super) async fn apply(
             context,
         )
         .await?;
-        if !taken.is_empty() {
+        let mut of_spec = dataset.spec.sources.iter().filter_map(|source| source.claim.as_ref());
+        let is_of_spec = of_spec.any(|claim| Reading::of(claim) == *reading);
+        // One that only older revisions need holds up nothing new.
+        if !taken.is_empty() && is_of_spec {
             observed.sources = Err(Unusable::NoReader(format!(
                 "the reader of the claim {} cannot be made, because {} is somebody else's; delete it",
                 reading.claim,
