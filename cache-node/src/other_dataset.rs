@@ -3,6 +3,8 @@
 //!
 //! A version of an object here is its place in the other Dataset's space: an address there never means two objects.
 
+mod packages;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
@@ -12,8 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::{BoxFuture, Shared};
-use futures::{FutureExt, StreamExt, stream};
+use futures::{StreamExt, stream};
 use penstock_cache_client::{CacheClient, ClientError};
 use penstock_origin::{Body, Origin, OriginError, Pages};
 use penstock_protocol::control::cache_node as wire;
@@ -23,97 +24,17 @@ use penstock_revision::erofs::reader::{Damaged, Image, Inode};
 use penstock_revision::limits::PACKAGE_BYTES_MAX;
 use penstock_revision::{Listed, ObjectVersion, Package, Version};
 use penstock_tls::Identity;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::limits::{
-    LISTED_PAGE_OBJECTS, OTHER_DATASET_PATIENCE, OTHER_PACKAGES_MAX, OTHER_PLACES_MISSED_MAX, OTHER_READ_BYTES,
-    UNIT_BYTES_MAX,
+    LISTED_PAGE_OBJECTS, OTHER_DATASET_PATIENCE, OTHER_PLACES_MISSED_MAX, OTHER_READ_BYTES, UNIT_BYTES_MAX,
 };
+pub use packages::OtherPackages;
 
 /// The version of a file without bytes, which has no place.
 const EMPTY: &str = "empty";
-
-/// Packages of other Datasets, whichever client looks into them; clones share them. One that is on its way arrives for all who
-/// wait, and also when they have given up.
-#[derive(Clone)]
-pub struct OtherPackages(Arc<Shelf>);
-
-struct Shelf {
-    packages: Mutex<Vec<(RevisionId, Getting)>>,
-    /// Trees that are unpacked at the same time, as for inspection: one takes 200 bytes a file.
-    unpacking: Semaphore,
-}
-
-type Getting = Shared<BoxFuture<'static, Result<Package, OriginError>>>;
-
-impl Default for OtherPackages {
-    fn default() -> Self {
-        Self(Arc::new(Shelf {
-            packages: Mutex::default(),
-            unpacking: Semaphore::new(1),
-        }))
-    }
-}
-
-impl OtherPackages {
-    /// Those of these revisions that have arrived, the one that was used last at first.
-    fn held(&self, revisions: &[RevisionId]) -> Vec<Package> {
-        let packages = self.lock();
-        let arrived = packages.iter().rev().filter_map(|(revision, getting)| {
-            let package = getting.peek()?.as_ref().ok()?;
-            revisions.contains(revision).then(|| package.clone())
-        });
-        arrived.collect()
-    }
-
-    /// The package of a revision, from here or by `download`. Of more than [`OTHER_PACKAGES_MAX`] the one that was not used for
-    /// the longest time goes.
-    async fn get(
-        &self,
-        revision: RevisionId,
-        download: impl Future<Output = Result<Package, OriginError>> + Send + 'static,
-    ) -> Result<Package, OriginError> {
-        let getting = {
-            let mut packages = self.lock();
-            let found = packages.iter().position(|(other, _)| *other == revision);
-            let getting = match found {
-                Some(at) => packages.remove(at).1,
-                None => {
-                    let task = tokio::spawn(download);
-                    let ended = |error| OriginError::Other(format!("the download of a package ended early: {error}"));
-                    async move { task.await.unwrap_or_else(|error| Err(ended(error))) }
-                        .boxed()
-                        .shared()
-                }
-            };
-            packages.push((revision, getting.clone()));
-            if packages.len() > OTHER_PACKAGES_MAX {
-                drop(packages.remove(0));
-            }
-            getting
-        };
-        let got = getting.await;
-        if got.is_err() {
-            let mut packages = self.lock();
-            packages.retain(|(other, getting)| *other != revision || !matches!(getting.peek(), Some(Err(_))));
-        }
-        got
-    }
-
-    fn used(&self, revision: &RevisionId) {
-        let mut packages = self.lock();
-        if let Some(at) = packages.iter().position(|(other, _)| other == revision) {
-            let used = packages.remove(at);
-            packages.push(used);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<(RevisionId, Getting)>> {
-        self.0.packages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The folder; clones share what was looked into.
 #[derive(Clone)]
@@ -175,8 +96,7 @@ impl Inner {
             )));
         };
         let package = self.package(newest).await?;
-        // Never closed.
-        let _turn = self.packages.0.unpacking.acquire().await;
+        let _turn = self.packages.unpacking().await;
         let (path, pages) = (self.path.clone(), pages.clone());
         let found = spawn_blocking(move || {
             files(&package, &path, |page| {

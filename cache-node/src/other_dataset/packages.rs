@@ -1,0 +1,99 @@
+//! The packages of other Datasets that a node looked into. It must not know how they are asked for.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared};
+use penstock_origin::OriginError;
+use penstock_protocol::ids::RevisionId;
+use penstock_revision::Package;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use crate::limits::OTHER_PACKAGES_MAX;
+
+/// Packages of other Datasets, whichever client looks into them; clones share them. One that is on its way arrives for all who
+/// wait, and also when they have given up.
+#[derive(Clone)]
+pub struct OtherPackages(Arc<Shelf>);
+
+struct Shelf {
+    packages: Mutex<Vec<(RevisionId, Getting)>>,
+    /// Trees that are unpacked at the same time, as for inspection: one takes 200 bytes a file.
+    unpacking: Semaphore,
+}
+
+type Getting = Shared<BoxFuture<'static, Result<Package, OriginError>>>;
+
+impl Default for OtherPackages {
+    fn default() -> Self {
+        Self(Arc::new(Shelf {
+            packages: Mutex::default(),
+            unpacking: Semaphore::new(1),
+        }))
+    }
+}
+
+impl OtherPackages {
+    /// Those of these revisions that have arrived, the one that was used last at first.
+    pub(super) fn held(&self, revisions: &[RevisionId]) -> Vec<Package> {
+        let packages = self.lock();
+        let arrived = packages.iter().rev().filter_map(|(revision, getting)| {
+            let package = getting.peek()?.as_ref().ok()?;
+            revisions.contains(revision).then(|| package.clone())
+        });
+        arrived.collect()
+    }
+
+    /// The package of a revision, from here or by `download`. Of more than [`OTHER_PACKAGES_MAX`] the one that was not used for
+    /// the longest time goes.
+    pub(super) async fn get(
+        &self,
+        revision: RevisionId,
+        download: impl Future<Output = Result<Package, OriginError>> + Send + 'static,
+    ) -> Result<Package, OriginError> {
+        let getting = {
+            let mut packages = self.lock();
+            let found = packages.iter().position(|(other, _)| *other == revision);
+            let getting = match found {
+                Some(at) => packages.remove(at).1,
+                None => {
+                    let task = tokio::spawn(download);
+                    let ended = |error| OriginError::Other(format!("the download of a package ended early: {error}"));
+                    async move { task.await.unwrap_or_else(|error| Err(ended(error))) }
+                        .boxed()
+                        .shared()
+                }
+            };
+            packages.push((revision, getting.clone()));
+            if packages.len() > OTHER_PACKAGES_MAX {
+                drop(packages.remove(0));
+            }
+            getting
+        };
+        let got = getting.await;
+        if got.is_err() {
+            let mut packages = self.lock();
+            packages.retain(|(other, getting)| *other != revision || !matches!(getting.peek(), Some(Err(_))));
+        }
+        got
+    }
+
+    /// Waits until no other tree is unpacked.
+    pub(super) async fn unpacking(&self) -> Option<SemaphorePermit<'_>> {
+        // Never closed.
+        self.0.unpacking.acquire().await.ok()
+    }
+
+    /// Notes that somebody reads through it.
+    pub(super) fn used(&self, revision: &RevisionId) {
+        let mut packages = self.lock();
+        if let Some(at) = packages.iter().position(|(other, _)| other == revision) {
+            let used = packages.remove(at);
+            packages.push(used);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<(RevisionId, Getting)>> {
+        self.0.packages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
