@@ -1,7 +1,7 @@
 //! `penstock mounts`.
 
 use anyhow::Result;
-use penstock_crds::{Dataset, DatasetSource, Revision, Source};
+use penstock_crds::{Dataset, Revision, Source};
 use penstock_sources::wire_source;
 use serde::Serialize;
 
@@ -74,7 +74,7 @@ fn mounted(dataset: &Dataset) -> Vec<Mounted> {
             Some(revision) if revision.sources.contains(&source.origin_only()) => State::Mounted,
             _ => State::NotYet,
         };
-        mounted_as(source, state)
+        mounted_as(dataset, source, state)
     });
     of_spec
         .chain(revision.into_iter().flat_map(|revision| gone(dataset, revision)))
@@ -88,14 +88,14 @@ fn gone(dataset: &Dataset, revision: &Revision) -> Vec<Mounted> {
     let all = last.chain(former.map(|former| (&former.source, &former.revision)));
     let named: Vec<Source> = dataset.spec.sources.iter().map(Source::origin_only).collect();
     let gone = all.filter(|(source, _)| !named.contains(source));
-    gone.map(|(source, id)| mounted_as(source, State::OldPods(id.clone())))
+    gone.map(|(source, id)| mounted_as(dataset, source, State::OldPods(id.clone())))
         .collect()
 }
 
-fn mounted_as(source: &Source, state: State) -> Mounted {
+fn mounted_as(dataset: &Dataset, source: &Source, state: State) -> Mounted {
     Mounted {
         path: source.path.clone(),
-        origin: origin(source),
+        origin: origin(dataset, source),
         include: source.include.clone(),
         exclude: source.exclude.clone(),
         state,
@@ -103,9 +103,14 @@ fn mounted_as(source: &Source, state: State) -> Mounted {
 }
 
 /// It as people know it; without keys, which are not asked for anything here.
-fn origin(source: &Source) -> String {
-    if let Some(DatasetSource { name, namespace, path }) = &source.dataset {
-        return format!("dataset://{namespace}/{name}/{path}");
+fn origin(dataset: &Dataset, source: &Source) -> String {
+    let own = dataset.metadata.namespace.as_deref().unwrap_or_default();
+    if let Some(other) = &source.dataset {
+        let (namespace, name) = other.of_namespace(own);
+        return format!("dataset://{namespace}/{name}/{}", other.path);
+    }
+    if let Some(claim) = &source.claim {
+        return format!("claim://{own}/{}/{}", claim.name, claim.path);
     }
     let told = wire_source(&source.without_secret(), None).map_err(|error| error.to_string());
     let client = told.and_then(|told| penstock_origin::client(&told).map_err(|error| error.to_string()));
@@ -124,9 +129,12 @@ mod tests {
             {"s3": {"bucket": "photos", "prefix": "train/", "credentialsSecretRef": {"name": "keys"}}, "exclude": ["*.crc"]},
             {"path": "new", "http": {"url": "https://h/pub/", "files": ["a"]}},
             {"path": "other", "dataset": {"name": "d", "namespace": "n"}},
+            {"path": "near", "dataset": {"name": "e", "path": "x"}},
+            {"path": "nfs", "claim": {"name": "data", "path": "2024"}},
         ]});
         let mut dataset: Dataset = serde_json::from_value(json!({
-            "apiVersion": "penstock.io/v1alpha1", "kind": "Dataset", "metadata": {"name": "d"}, "spec": spec,
+            "apiVersion": "penstock.io/v1alpha1", "kind": "Dataset", "metadata": {"name": "d", "namespace": "own"},
+            "spec": spec,
         }))
         .unwrap();
         let shown =
@@ -136,7 +144,9 @@ mod tests {
             [
                 "/|s3://photos/train/|-|!*.crc",
                 "/new|https://h/pub/|-|",
-                "/other|dataset://n/d/|-|"
+                "/other|dataset://n/d/|-|",
+                "/near|dataset://own/e/x|-|",
+                "/nfs|claim://own/data/2024|-|",
             ]
         );
         let old: Source = serde_json::from_value(json!({"gcs": {"bucket": "old"}})).unwrap();
@@ -152,6 +162,8 @@ mod tests {
                 "/|s3://photos/train/|mounted|!*.crc",
                 "/new|https://h/pub/|not yet|",
                 "/other|dataset://n/d/|not yet|",
+                "/near|dataset://own/e/x|not yet|",
+                "/nfs|claim://own/data/2024|not yet|",
                 "/|gs://old/|pods until revision abababababab|",
             ]
         );
