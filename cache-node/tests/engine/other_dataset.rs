@@ -219,13 +219,13 @@ async fn an_older_file_is_read_as_long_as_the_other_dataset_serves_it_and_never_
     let engine = taker(&folder, &lender.told("raw", &[&next, first]), &package);
     let small = read_file(&engine, &package, "small").await.unwrap();
     assert!(small == content(1, 70_000), "it is cached as it was");
-    let large = read_file(&engine, &package, "large").await;
+    let large = read_file(&engine, &package, "large").await.map(|bytes| bytes.len());
     assert!(matches!(large, Err(ReadError::Drifted(_))), "{large:?}");
 
     // The other Dataset has let the older revision go.
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
     let engine = taker(&folder, &lender.told("raw", &[&next]), &package);
-    let small = read_file(&engine, &package, "small").await;
+    let small = read_file(&engine, &package, "small").await.map(|bytes| bytes.len());
     let Err(ReadError::Drifted(said)) = small else {
         panic!("{small:?}")
     };
@@ -249,7 +249,7 @@ async fn pods_of_a_revision_long_ago_read_on_however_many_came_since() {
     let engine = taker(&folder, &lender.told("raw", &told), &package);
     for _again in 0..2 {
         assert_eq!(read_file(&engine, &package, "deep/tiny").await.unwrap(), content(2, 3));
-        let small = read_file(&engine, &package, "small").await;
+        let small = read_file(&engine, &package, "small").await.map(|bytes| bytes.len());
         assert!(matches!(small, Err(ReadError::Drifted(_))), "{small:?}");
         let large = read_file(&engine, &package, "large").await.unwrap();
         assert!(large == content(0, 5_000_001));
