@@ -10,6 +10,7 @@ use crate::source_limits::SourceLimits;
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure), has(self.hdfs), has(self.http), has(self.huggingFace), has(self.dataset), has(self.folder), has(self.claim)].filter(is_set, is_set).size() == 1").message("a source has exactly one origin: set one of s3, gcs, azure, hdfs, http, huggingFace, dataset, folder, claim"))]
+#[x_kube(validation = Rule::new("!has(self.dataset) || !has(self.limits) && (!has(self.caBundle) || self.caBundle == '')").message("limits and caBundle mean nothing for files of another Dataset: set them at its own sources"))]
 pub struct Source {
     /// Where the source stands in the tree, for example `raw/2024`. Empty is the root.
     #[serde(default)]

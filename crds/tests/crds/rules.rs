@@ -97,6 +97,18 @@ fn table() -> Vec<Row> {
     let claim_path_rule = [("spec.sources[0].claim.path", path_rule[0].1)];
     let claim_user_rule = [("spec.sources[0].claim.uid", "files of a claim are not read as root")];
     let own_claim_rule = [("", "a source cannot be the claim that has the Dataset's own name")];
+    let other_rule = [(
+        "spec.sources[0]",
+        "limits and caBundle mean nothing for files of another Dataset",
+    )];
+    let other = |more: Value| {
+        let mut source = json!({"dataset": {"name": "other"}});
+        source
+            .as_object_mut()
+            .unwrap()
+            .extend(more.as_object().unwrap().clone());
+        dataset("d", json!([source]))
+    };
     let cached_rule = [("spec.cache.rules[1].path", path_rule[0].1)];
     let allowed_rule = [("spec.origins.allowed", "a pattern has no parts `.` or `..`")];
     let memory_rule = [("spec.tiers[0]", "a tier in Memory has the volume EmptyDir")];
@@ -143,6 +155,17 @@ fn table() -> Vec<Row> {
             "the Dataset's own",
             dataset("data", json!([{"claim": {"name": "data"}}])),
             &own_claim_rule,
+        ),
+        accepted("another Dataset", other(json!({"exclude": ["*.crc"], "caBundle": ""}))),
+        refused(
+            "a limit of another Dataset",
+            other(json!({"limits": {"requestsPerSecond": 5}})),
+            &other_rule,
+        ),
+        refused(
+            "authorities of another Dataset",
+            other(json!({"caBundle": "pem"})),
+            &other_rule,
         ),
         accepted("no path", named_dataset("d")),
         accepted("the root", path("")),
