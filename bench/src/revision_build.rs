@@ -84,7 +84,7 @@ pub fn measure(files: usize, folder: &Path) -> Result<Measured> {
         refresh_peak_bytes,
         changed_bytes,
         refetched_bytes: refetched_bytes(&package, &next)?,
-        package_bytes: package.bytes().len() as u64,
+        package_bytes: package.bytes(),
         image_bytes,
     })
 }

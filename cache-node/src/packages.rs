@@ -2,7 +2,7 @@
 //! each has all of them, so that any may be taken away.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,6 +56,14 @@ impl PackageStore {
         Scratch::folder(&self.folder)
     }
 
+    /// A file without a name, for a package that arrives.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn unnamed(&self) -> io::Result<File> {
+        tempfile::tempfile_in(&self.folder)
+    }
+
     /// Keeps a package; it is on disk when this returns.
     ///
     /// # Errors
@@ -68,7 +76,7 @@ impl PackageStore {
         }
         let number = self.unfinished.fetch_add(1, Ordering::Relaxed);
         let unfinished = self.folder.join(format!(".{}.{number}", package.id()));
-        let written = write_synced(&unfinished, package.bytes()).and_then(|()| fs::rename(&unfinished, path));
+        let written = write_synced(&unfinished, package).and_then(|()| fs::rename(&unfinished, path));
         if written.is_err() {
             // The error that counts is the first.
             let _ = fs::remove_file(&unfinished);
@@ -83,11 +91,10 @@ impl PackageStore {
         Ok(())
     }
 
-    /// A package; `None` when it is not here or not what its name says, in which case it is removed.
+    /// A package, which stays in its file; `None` when it is not here or not what its name says, in which case it is removed.
     pub fn load(&self, revision: &RevisionId) -> Option<Package> {
         let path = self.path(revision);
-        let bytes = fs::read(&path).ok()?;
-        match Package::verified(bytes.into(), revision) {
+        match Package::in_file(File::open(&path).ok()?, revision) {
             Ok(package) => Some(package),
             Err(error) => {
                 tracing::warn!(path = %path.display(), %error, "a package is damaged; it is fetched again");
@@ -101,8 +108,8 @@ impl PackageStore {
     /// for each piece: who gets them compares the digest anyway.
     pub fn piece(&self, revision: &RevisionId, offset: u64, bytes_max: usize) -> Option<Vec<u8>> {
         if offset == 0 {
-            let package = self.load(revision)?;
-            return Some(package.bytes()[..package.bytes().len().min(bytes_max)].to_vec());
+            let piece = self.load(revision)?.read(0..bytes_max as u64).ok()?;
+            return Some(piece.to_vec());
         }
         let file = File::open(self.path(revision)).ok()?;
         let left = file.metadata().ok()?.len().saturating_sub(offset);
@@ -188,15 +195,16 @@ fn copy_if_new(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_synced(path: &Path, package: &Package) -> io::Result<()> {
     let mut file = File::create(path)?;
-    file.write_all(bytes)?;
+    package.copy_to(&mut file)?;
     file.sync_all()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
     use penstock_protocol::ids::SpaceId;
     use penstock_revision::{BuildOptions, Outcome, build};
 
@@ -207,6 +215,10 @@ mod tests {
         }
     }
 
+    fn all(package: &Package) -> Bytes {
+        package.whole().unwrap()
+    }
+
     #[test]
     fn a_package_is_kept_found_and_dropped() {
         let folder = tempfile::tempdir().unwrap();
@@ -215,7 +227,7 @@ mod tests {
         for package in [&one, &two, &one] {
             store.keep(package).unwrap();
         }
-        assert_eq!(store.load(&one.id()).unwrap().bytes(), one.bytes());
+        assert_eq!(all(&store.load(&one.id()).unwrap()), all(&one));
         assert_eq!(store.newest_first().len(), 2);
         store.keep_only(|revision| *revision == two.id(), Duration::ZERO);
         assert!(store.load(&one.id()).is_none() && store.load(&two.id()).is_some());
@@ -256,7 +268,7 @@ mod tests {
         PackageStore::open(&tiers(&[0, 1])).unwrap().keep(&one).unwrap();
         for numbers in [&[0][..], &[1], &[2, 1], &[2]] {
             let store = PackageStore::open(&tiers(numbers)).unwrap();
-            assert_eq!(store.load(&one.id()).unwrap().bytes(), one.bytes(), "{numbers:?}");
+            assert_eq!(all(&store.load(&one.id()).unwrap()), all(&one), "{numbers:?}");
         }
         let store = PackageStore::open(&tiers(&[0, 1, 2])).unwrap();
         store.keep(&two).unwrap();
@@ -277,7 +289,7 @@ mod tests {
                 for _ in 0..4 {
                     scope.spawn(|| {
                         store.keep(&package).unwrap();
-                        assert_eq!(store.load(&package.id()).unwrap().bytes(), package.bytes());
+                        assert_eq!(all(&store.load(&package.id()).unwrap()), all(&package));
                     });
                 }
             });
@@ -294,7 +306,7 @@ mod tests {
         let store = PackageStore::open(&[folder.path().into()]).unwrap();
         let package = package(7);
         store.keep(&package).unwrap();
-        let (id, bytes) = (package.id(), package.bytes());
+        let (id, bytes) = (package.id(), all(&package));
         let piece = |offset, bytes_max| store.piece(&id, offset, bytes_max);
         assert_eq!(piece(0, 100).unwrap(), bytes[..100]);
         assert_eq!(piece(100, 1 << 20).unwrap(), bytes[100..]);
@@ -309,7 +321,7 @@ mod tests {
         let store = PackageStore::open(&[folder.path().into()]).unwrap();
         let package = package(3);
         store.keep(&package).unwrap();
-        let mut bytes = package.bytes().to_vec();
+        let mut bytes = all(&package).to_vec();
         bytes[20] ^= 1;
         fs::write(store.path(&package.id()), bytes).unwrap();
         assert!(store.load(&package.id()).is_none());

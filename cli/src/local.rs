@@ -122,7 +122,7 @@ impl Local {
         let listings = listings(sources, |identity| known.iter().any(|known| known == identity)).await?;
         let package = revision(parent, listings, ownership).await?;
         if before != Some(package.id()) {
-            folder.keep_package(package.bytes())?;
+            folder.keep_package(&package.whole()?)?;
         }
         let engine = Engine::open(EngineConfig {
             tiers: vec![TierConfig {

@@ -22,7 +22,7 @@ mod steps;
 mod takeover;
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -30,7 +30,6 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use bytes::Bytes;
 use penstock_descriptors as descriptors;
 use penstock_protocol::connection::Connection;
 use penstock_protocol::control::mounter::{Fetch, FetchedPackage, from_mounter, to_mounter};
@@ -330,11 +329,12 @@ impl Keeper {
         state.kept.keys().filter(|id| state.takeover.is_served(**id)).count()
     }
 
-    /// Fetches the package of a revision from the cache nodes. Its digest is not checked here.
+    /// Fetches the package of a revision from the cache nodes, as a file in memory that nobody changes any more. Its digest is not
+    /// checked here.
     ///
     /// # Errors
     /// When there is no mounter, or it cannot.
-    pub fn fetch(&self, revision: &RevisionId, seeds: &[String]) -> Result<Bytes, KeeperError> {
+    pub fn fetch(&self, revision: &RevisionId, seeds: &[String]) -> Result<File, KeeperError> {
         let letter = to_mounter::Letter::Fetch(Fetch {
             revision: revision.as_bytes().to_vec(),
             seeds: seeds.to_vec(),
@@ -345,7 +345,7 @@ impl Keeper {
                 let descriptor = descriptors.into_iter().next();
                 let memory =
                     descriptor.ok_or_else(|| KeeperError::Nonsense("a package without a descriptor".into()))?;
-                package::read_sealed(memory, bytes).map(Bytes::from)
+                package::sealed(memory, bytes)
             }
             (other, _) => Err(KeeperError::unexpected(&other)),
         }

@@ -13,6 +13,7 @@
 
 pub mod build;
 mod cases;
+mod contents;
 mod entry;
 pub mod erofs;
 mod extents;

@@ -9,13 +9,16 @@
 //! the index, bytes of the chunks, bytes of the compressed image, bytes of the image; BLAKE3 of the image (32).
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, round_up_to_block};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 
+use crate::contents::{Contents, Draft, Part};
 use crate::erofs;
 use crate::extents::{self, DamagedExtents, INDEX_ENTRY_BYTES};
 use crate::limits::{
@@ -26,9 +29,12 @@ use crate::scratch::{Log, Plane, Scratch};
 use crate::tree::Awkward;
 
 const MAGIC: &[u8; 8] = b"PSTKREV1";
-const HEADER_BYTES: usize = 8 + 16 + 32 + 5 * 8 + 32;
+const LENGTHS_AT: usize = 8 + 16 + 32;
+const HEADER_BYTES: usize = LENGTHS_AT + 5 * 8 + 32;
 /// Level 1 of zstd: an image of 1 M files compresses in under a second, and higher levels gained little.
 const ZSTD_LEVEL: i32 = 1;
+/// Bytes of an image that are in memory while it is written.
+const IMAGE_PIECE_BYTES: usize = 1 << 20;
 
 /// What a person wants to know of a revision.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -65,6 +71,15 @@ pub enum PackageError {
     /// A length or a part makes no sense.
     #[error("the package is damaged: {0}")]
     Damaged(&'static str),
+    /// The file that it is in cannot be read.
+    #[error("the file of the package cannot be read: {0}")]
+    Unreadable(String),
+}
+
+impl From<io::Error> for PackageError {
+    fn from(error: io::Error) -> Self {
+        Self::Unreadable(error.to_string())
+    }
 }
 
 /// A parsed package; cheap to clone.
@@ -73,16 +88,18 @@ pub struct Package(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    bytes: Bytes,
+    contents: Contents,
     id: RevisionId,
     space: SpaceId,
     parent: Option<RevisionId>,
     facts_summary: Summary,
     sources: Vec<String>,
     /// First address and offset of each chunk.
-    index: Vec<(u64, usize)>,
-    chunks: Bytes,
-    image: Bytes,
+    index: Vec<(u64, u64)>,
+    /// Where they are.
+    chunks: Range<u64>,
+    /// Where the compressed image is.
+    image: Range<u64>,
     image_bytes: u64,
     image_digest: [u8; 32],
     decoded: Mutex<HashMap<usize, Arc<Vec<Extent>>>>,
@@ -119,45 +136,58 @@ pub(crate) fn write(parts: Parts<impl Iterator<Item = io::Result<Extent>>>) -> i
         chunk_bytes += chunk.len();
         chunks.append(chunk)
     })?;
-    let mut out = Vec::with_capacity(HEADER_BYTES + facts.len() + index.len() + chunk_bytes);
-    out.extend_from_slice(MAGIC);
-    out.extend_from_slice(space.as_bytes());
-    out.extend_from_slice(&parent.map_or([0; 32], |parent| parent.0));
-    let lengths_at = out.len();
-    out.extend_from_slice(&[0; 5 * 8]);
-    out.extend_from_slice(&image_digest);
-    out.extend_from_slice(&facts);
-    out.extend_from_slice(&index);
+    let mut out = Draft::new(&scratch, HEADER_BYTES + facts.len() + index.len() + chunk_bytes)?;
+    out.write_all(MAGIC)?;
+    out.write_all(space.as_bytes())?;
+    out.write_all(&parent.map_or([0; 32], |parent| parent.0))?;
+    out.write_all(&[0; 5 * 8])?;
+    out.write_all(&image_digest)?;
+    out.write_all(&facts)?;
+    out.write_all(&index)?;
     let mut chunk = chunks.records();
     while let Some(chunk) = chunk.next()? {
-        out.extend_from_slice(chunk);
+        out.write_all(chunk)?;
     }
     drop(chunks);
-    let before = out.len();
     let image_bytes = image.bytes();
-    compress(&mut image, &mut out)?;
-    let compressed = out.len() - before;
+    let compressed = compress(&mut image, &mut out)?;
+    drop(image);
     let lengths = [
         facts.len() as u64,
         index.len() as u64,
         chunk_bytes as u64,
-        compressed as u64,
+        compressed,
         image_bytes,
     ];
-    for (length, place) in lengths.iter().zip(out[lengths_at..].chunks_exact_mut(8)) {
-        place.copy_from_slice(&length.to_le_bytes());
-    }
-    out.shrink_to_fit();
-    Package::parse(out.into()).map_err(io::Error::other)
+    let lengths: Vec<u8> = lengths.into_iter().flat_map(u64::to_le_bytes).collect();
+    let (contents, id) = out.finish(LENGTHS_AT, &lengths)?;
+    Package::of(contents, id).map_err(io::Error::other)
 }
 
-/// The frame says how long the image is. Its bytes do not depend on the pieces in which the image is read.
-fn compress(image: &mut Plane, out: &mut Vec<u8>) -> io::Result<()> {
-    let mut encoder = zstd::stream::Encoder::new(out, ZSTD_LEVEL)?;
+/// The frame says how long the image is. Its bytes do not depend on the pieces in which the image is read. Returns how many there are.
+fn compress(image: &mut Plane, out: &mut impl Write) -> io::Result<u64> {
+    let mut encoder = zstd::stream::Encoder::new(Counting { out, bytes: 0 }, ZSTD_LEVEL)?;
     encoder.set_pledged_src_size(Some(image.bytes()))?;
     image.read(|piece| encoder.write_all(piece))?;
-    encoder.finish()?;
-    Ok(())
+    Ok(encoder.finish()?.bytes)
+}
+
+/// Counts what is written.
+struct Counting<W> {
+    out: W,
+    bytes: u64,
+}
+
+impl<W: Write> Write for Counting<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
 }
 
 impl Package {
@@ -167,10 +197,17 @@ impl Package {
     /// When the bytes are anything else.
     pub fn verified(bytes: Bytes, id: &RevisionId) -> Result<Self, PackageError> {
         let found = RevisionId(*blake3::hash(&bytes).as_bytes());
-        if found != *id {
-            return Err(PackageError::Digest(found));
-        }
-        Self::parse_as(bytes, found)
+        Self::of_id(Contents::Memory(bytes), found, id)
+    }
+
+    /// The package with this id in a file, of which little more is kept in memory than a checksum for each 16 KiB: what is read of it
+    /// later is compared with these.
+    ///
+    /// # Errors
+    /// When it is anything else, or cannot be read.
+    pub fn in_file(file: File, id: &RevisionId) -> Result<Self, PackageError> {
+        let (contents, found) = Contents::of_file(file)?;
+        Self::of_id(contents, found, id)
     }
 
     /// The package in `bytes`. Its id is the digest of these bytes.
@@ -179,37 +216,44 @@ impl Package {
     /// When the bytes are anything else. Never panics; reserves no memory that the bytes do not justify.
     pub fn parse(bytes: Bytes) -> Result<Self, PackageError> {
         let id = RevisionId(*blake3::hash(&bytes).as_bytes());
-        Self::parse_as(bytes, id)
+        Self::of(Contents::Memory(bytes), id)
     }
 
-    fn parse_as(bytes: Bytes, id: RevisionId) -> Result<Self, PackageError> {
-        let header = bytes.get(..HEADER_BYTES).ok_or(PackageError::Magic)?;
-        if &header[..8] != MAGIC {
+    fn of_id(contents: Contents, found: RevisionId, wanted: &RevisionId) -> Result<Self, PackageError> {
+        if found != *wanted {
+            return Err(PackageError::Digest(found));
+        }
+        Self::of(contents, found)
+    }
+
+    fn of(contents: Contents, id: RevisionId) -> Result<Self, PackageError> {
+        let header = contents.read(0..HEADER_BYTES as u64)?;
+        if header.len() < HEADER_BYTES || &header[..8] != MAGIC {
             return Err(PackageError::Magic);
         }
         let space = SpaceId(std::array::from_fn(|i| header[8 + i]));
         let parent = RevisionId(std::array::from_fn(|i| header[24 + i]));
-        let length = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| header[56 + at * 8 + i]));
+        let length = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| header[LENGTHS_AT + at * 8 + i]));
         let image_digest = std::array::from_fn(|i| header[HEADER_BYTES - 32 + i]);
-        let mut rest = bytes.slice(HEADER_BYTES..);
+        let mut rest = HEADER_BYTES as u64..contents.bytes();
         let mut part = |at: usize| {
-            let length = usize::try_from(length(at)).ok().filter(|length| *length <= rest.len());
-            length
-                .map(|length| rest.split_to(length))
-                .ok_or(PackageError::Damaged("a part is longer than the whole"))
+            let start = rest.start;
+            let end = start.checked_add(length(at)).filter(|end| *end <= rest.end);
+            rest.start = end.ok_or(PackageError::Damaged("a part is longer than the whole"))?;
+            Ok::<_, PackageError>(start..rest.start)
         };
         let (facts, index, chunks, image) = (part(0)?, part(1)?, part(2)?, part(3)?);
         let image_bytes_max = IMAGE_BYTES_ALWAYS
-            .max(image.len() as u64 * IMAGE_RATIO_MAX)
+            .max((image.end - image.start).saturating_mul(IMAGE_RATIO_MAX))
             .min(IMAGE_BYTES_MAX);
-        if facts.len() > FACTS_BYTES_MAX {
+        if facts.end - facts.start > FACTS_BYTES_MAX as u64 {
             return Err(PackageError::Damaged("its summary is too long"));
         }
         if !rest.is_empty() || length(4) > image_bytes_max {
             return Err(PackageError::Damaged("its length differs from the header's"));
         }
-        let Facts { summary, sources } =
-            serde_json::from_slice(&facts).map_err(|_| PackageError::Damaged("the summary makes no sense"))?;
+        let Facts { summary, sources } = serde_json::from_slice(&contents.read(facts)?)
+            .map_err(|_| PackageError::Damaged("the summary makes no sense"))?;
         if summary.space_bytes > SPACE_BYTES_MAX || !summary.space_bytes.is_multiple_of(BLOCK_BYTES) {
             return Err(PackageError::Damaged("the end of the space makes no sense"));
         }
@@ -219,13 +263,13 @@ impl Package {
             parent: (parent.0 != [0; 32]).then_some(parent),
             facts_summary: summary,
             sources,
-            index: parse_index(&index, chunks.len())?,
+            index: parse_index(&contents.read(index)?, chunks.end - chunks.start)?,
             chunks,
             image,
             image_bytes: length(4),
             image_digest,
             decoded: Mutex::default(),
-            bytes,
+            contents,
         };
         Ok(Self(Arc::new(inner)))
     }
@@ -245,9 +289,40 @@ impl Package {
         self.0.parent
     }
 
-    /// The package as bytes.
-    pub fn bytes(&self) -> &Bytes {
-        &self.0.bytes
+    /// How long the package is.
+    pub fn bytes(&self) -> u64 {
+        self.0.contents.bytes()
+    }
+
+    /// What of the package is in `range`.
+    ///
+    /// # Errors
+    /// When it is in a file that cannot be read, or is not what was written.
+    pub fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+        self.0.contents.read(range)
+    }
+
+    /// All of it in memory.
+    ///
+    /// # Errors
+    /// As for [`Self::read`].
+    pub fn whole(&self) -> io::Result<Bytes> {
+        self.read(0..self.bytes())
+    }
+
+    /// Writes the package.
+    ///
+    /// # Errors
+    /// Those of reading and writing.
+    pub fn copy_to(&self, out: &mut impl Write) -> io::Result<()> {
+        io::copy(&mut self.part(0..self.bytes()), out).map(drop)
+    }
+
+    fn part(&self, range: Range<u64>) -> impl Read {
+        Part {
+            contents: &self.0.contents,
+            left: range,
+        }
     }
 
     /// What a person wants to know.
@@ -275,13 +350,36 @@ impl Package {
     /// # Errors
     /// When the bytes are damaged.
     pub fn image(&self) -> Result<Vec<u8>, PackageError> {
-        let damaged = PackageError::Damaged("the image does not have its digest");
-        let capacity = usize::try_from(self.0.image_bytes).map_err(|_| damaged.clone())?;
-        let image = zstd::bulk::decompress(&self.0.image, capacity).map_err(|_| damaged.clone())?;
-        if image.len() != capacity || *blake3::hash(&image).as_bytes() != self.0.image_digest {
-            return Err(damaged);
-        }
+        // What the parser admitted.
+        let mut image = Vec::with_capacity(usize::try_from(self.0.image_bytes).unwrap_or(0));
+        self.image_to(&mut image)?;
         Ok(image)
+    }
+
+    /// Writes the EROFS image, a piece at a time. What was written is worth nothing until this returns.
+    ///
+    /// # Errors
+    /// When the bytes are damaged, or cannot be written.
+    pub fn image_to(&self, out: &mut impl Write) -> Result<(), PackageError> {
+        let mut hasher = blake3::Hasher::new();
+        let decoder = zstd::stream::Decoder::new(self.part(self.0.image.clone()))?;
+        // More would be cut off, and less is not what the digest says.
+        let mut decoder = decoder.single_frame().take(self.0.image_bytes);
+        let mut piece = vec![0; IMAGE_PIECE_BYTES];
+        loop {
+            let length = match decoder.read(&mut piece) {
+                Ok(0) => break,
+                Ok(length) => length,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error.into()),
+            };
+            hasher.update(&piece[..length]);
+            out.write_all(&piece[..length])?;
+        }
+        if *hasher.finalize().as_bytes() != self.0.image_digest {
+            return Err(PackageError::Damaged("the image does not have its digest"));
+        }
+        Ok(())
     }
 
     /// The extents that have bytes in `range`, in the order of their addresses.
@@ -342,10 +440,13 @@ impl Package {
 
     fn decode(&self, chunk: usize) -> Result<Vec<Extent>, DamagedExtents> {
         let (first, start) = self.0.index[chunk];
-        let behind = (self.summary().space_bytes, self.0.chunks.len());
+        let chunks = &self.0.chunks;
+        let behind = (self.summary().space_bytes, chunks.end - chunks.start);
         let (until, end) = self.0.index.get(chunk + 1).copied().unwrap_or(behind);
-        let compressed = self.0.chunks.get(start..end).ok_or(DamagedExtents)?;
-        extents::decode_chunk(compressed, first..until)
+        // The parser has seen that they are in order and in the chunks.
+        let compressed = self.0.contents.read(chunks.start + start..chunks.start + end);
+        let compressed = compressed.map_err(|_| DamagedExtents)?;
+        extents::decode_chunk(&compressed, first..until)
     }
 }
 
@@ -353,7 +454,7 @@ fn end(extent: &Extent) -> u64 {
     extent.address + round_up_to_block(extent.bytes)
 }
 
-fn parse_index(index: &[u8], chunk_bytes: usize) -> Result<Vec<(u64, usize)>, PackageError> {
+fn parse_index(index: &[u8], chunk_bytes: u64) -> Result<Vec<(u64, u64)>, PackageError> {
     let damaged = PackageError::Damaged("the index of extents makes no sense");
     let entries = index.chunks_exact(INDEX_ENTRY_BYTES);
     if !entries.remainder().is_empty() {
@@ -362,12 +463,8 @@ fn parse_index(index: &[u8], chunk_bytes: usize) -> Result<Vec<(u64, usize)>, Pa
     let number = |bytes: &[u8]| u64::from_le_bytes(std::array::from_fn(|i| bytes[i]));
     let index = entries
         .map(|entry| {
-            Some((
-                number(&entry[..8]),
-                usize::try_from(number(&entry[8..]))
-                    .ok()
-                    .filter(|at| *at < chunk_bytes)?,
-            ))
+            let at = Some(number(&entry[8..])).filter(|at| *at < chunk_bytes)?;
+            Some((number(&entry[..8]), at))
         })
         .collect::<Option<Vec<_>>>()
         .ok_or(damaged.clone())?;

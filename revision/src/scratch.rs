@@ -44,7 +44,7 @@ impl Scratch {
     }
 
     /// A file without a name; `None` when everything stays in memory.
-    fn file(&self) -> io::Result<Option<File>> {
+    pub(crate) fn file(&self) -> io::Result<Option<File>> {
         self.folder.as_ref().map(tempfile::tempfile_in).transpose()
     }
 }

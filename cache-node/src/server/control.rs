@@ -134,7 +134,7 @@ impl ControlServer {
             space: package.space().as_bytes().to_vec(),
             files: summary.files,
             bytes: summary.bytes,
-            package_bytes: package.bytes().len() as u64,
+            package_bytes: package.bytes(),
             unchanged,
             awkward_keys: summary.awkward.count,
             awkward_examples: summary.awkward.examples.clone(),

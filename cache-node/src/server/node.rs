@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -167,13 +167,13 @@ impl Node {
 
     /// Up to `bytes_max` bytes of such a package from `offset` on; fewer when it ends.
     pub async fn package_piece(&self, revision: &RevisionId, offset: u64, bytes_max: usize) -> Option<Bytes> {
-        if let Some(package) = self.0.engine.package(revision) {
-            let bytes = package.bytes();
-            let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-            return Some(bytes.slice(start..start.saturating_add(bytes_max).min(bytes.len())));
-        }
+        let announced = self.0.engine.package(revision);
         let (node, revision) = (self.clone(), *revision);
-        on_disk(move || node.0.packages.piece(&revision, offset, bytes_max).map(Bytes::from)).await
+        on_disk(move || match announced {
+            Some(package) => package.read(offset..offset.saturating_add(bytes_max as u64)).ok(),
+            None => node.0.packages.piece(&revision, offset, bytes_max).map(Bytes::from),
+        })
+        .await
     }
 
     /// Acts upon a configuration. Packages that are not here are looked for afterwards, until they are found.
@@ -258,21 +258,25 @@ impl Node {
     /// When it does not arrive whole, as a sentence.
     pub async fn fetch_package(&self, revision: &RevisionId, from: Vec<String>) -> Result<Package, String> {
         let client = CacheClient::with_identity(from, PEER_PATIENCE, self.0.identity.clone());
-        let mut bytes = Vec::new();
+        let file = self.0.packages.unnamed();
+        let mut file = file.map_err(|error| format!("the disk takes no package: {error}"))?;
+        let mut bytes = 0;
+        // Into the kernel's memory, a frame at a time.
         let sink = |piece: &[u8]| {
-            bytes.extend_from_slice(piece);
-            let fits = bytes.len() as u64 <= PACKAGE_BYTES_MAX;
-            if fits {
-                Ok(())
-            } else {
-                Err(io::ErrorKind::FileTooLarge.into())
+            bytes += piece.len() as u64;
+            if bytes > PACKAGE_BYTES_MAX {
+                return Err(io::ErrorKind::FileTooLarge.into());
             }
+            file.write_all(piece)
         };
         client
             .package(revision, sink)
             .await
             .map_err(|error| error.to_string())?;
-        Package::verified(bytes.into(), revision).map_err(|error| format!("the package arrived damaged: {error}"))
+        let revision = *revision;
+        let verified = spawn_blocking(move || Package::in_file(file, &revision)).await;
+        let verified = verified.map_err(|error| format!("the check of a package ended early: {error}"))?;
+        verified.map_err(|error| format!("the package arrived damaged: {error}"))
     }
 
     /// Makes readable what was told, as far as its packages are here.
@@ -304,11 +308,16 @@ impl Node {
     async fn found(&self, package: Package) {
         let revision = package.id();
         tracing::info!(%revision, "found the package of an announced revision");
-        if let Err(error) = self.keep(&package).await {
-            tracing::warn!(%revision, %error, "keep a package; it is fetched again after a restart");
-        }
+        // From its file, where it needs no memory, if the disk took it.
+        let found = match self.keep(&package).await {
+            Ok(()) => None,
+            Err(error) => {
+                tracing::warn!(%revision, %error, "keep a package; it is fetched again after a restart");
+                Some(package)
+            }
+        };
         let told = self.0.told.lock().await;
-        self.announce(&told, Some(package)).await;
+        self.announce(&told, found).await;
     }
 }
 

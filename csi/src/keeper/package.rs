@@ -1,17 +1,16 @@
 //! A package, as the mounter hands it over.
 
-use std::fs;
+use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 
 use rustix::fs::SealFlags;
 
 use super::KeeperError;
 use penstock_revision::limits::PACKAGE_BYTES_MAX;
 
-/// The bytes of a memory file that nobody can change any more. The mounter is not trusted: what it sends could be a pipe
+/// A memory file of `bytes` bytes that nobody can change any more. The mounter is not trusted: what it sends could be a pipe
 /// that never ends, or change after it was verified.
-pub(super) fn read_sealed(memory: OwnedFd, bytes: u64) -> Result<Vec<u8>, KeeperError> {
+pub(super) fn sealed(memory: OwnedFd, bytes: u64) -> Result<File, KeeperError> {
     let nonsense = |text: String| KeeperError::Nonsense(text);
     if bytes > PACKAGE_BYTES_MAX {
         return Err(nonsense(format!(
@@ -23,10 +22,11 @@ pub(super) fn read_sealed(memory: OwnedFd, bytes: u64) -> Result<Vec<u8>, Keeper
         Ok(seals) if seals.contains(wanted) => {}
         _ => return Err(nonsense("a package that is no sealed memory file".to_owned())),
     }
-    let mut content = vec![0; bytes as usize];
-    let read = fs::File::from(memory).read_exact_at(&mut content, 0);
-    read.map_err(|error| nonsense(format!("a package shorter than it says: {error}")))?;
-    Ok(content)
+    let memory = File::from(memory);
+    match memory.metadata() {
+        Ok(found) if found.len() == bytes => Ok(memory),
+        _ => Err(nonsense("a package of another length than it says".to_owned())),
+    }
 }
 
 #[cfg(test)]
@@ -34,10 +34,11 @@ mod tests {
     use super::*;
     use rustix::fs::MemfdFlags;
     use std::io::Write;
+    use std::os::unix::fs::FileExt;
 
     fn memory(content: &[u8], seals: SealFlags) -> OwnedFd {
         let descriptor = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
-        let mut file = fs::File::from(descriptor);
+        let mut file = File::from(descriptor);
         file.write_all(content).unwrap();
         rustix::fs::fcntl_add_seals(&file, seals).unwrap();
         file.into()
@@ -46,10 +47,14 @@ mod tests {
     #[test]
     fn only_a_sealed_memory_file_of_its_length_is_taken_for_a_package() {
         let all = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW;
-        assert_eq!(read_sealed(memory(b"abc", all), 3).unwrap(), b"abc");
-        assert!(read_sealed(memory(b"abc", SealFlags::GROW), 3).is_err());
-        assert!(read_sealed(memory(b"abc", all), 4).is_err());
-        assert!(read_sealed(memory(b"abc", all), u64::MAX).is_err());
-        assert!(read_sealed(tempfile::tempfile().unwrap().into(), 0).is_err());
+        let mut content = [0; 3];
+        let file = sealed(memory(b"abc", all), 3).unwrap();
+        file.read_exact_at(&mut content, 0).unwrap();
+        assert_eq!(&content, b"abc");
+        assert!(sealed(memory(b"abc", SealFlags::GROW), 3).is_err());
+        assert!(sealed(memory(b"abc", all), 4).is_err());
+        assert!(sealed(memory(b"abc", all), 2).is_err());
+        assert!(sealed(memory(b"abc", all), u64::MAX).is_err());
+        assert!(sealed(tempfile::tempfile().unwrap().into(), 0).is_err());
     }
 }

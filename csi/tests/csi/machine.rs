@@ -117,7 +117,7 @@ impl Machine {
 
     /// Puts a Dataset at `package` into the cluster.
     pub fn add_dataset(&self, name: &str, package: &Package, read_timeout_seconds: i32) {
-        self.cache.keep(package.id(), package.bytes().to_vec());
+        self.cache.keep(package.id(), package.whole().unwrap().to_vec());
         let mut dataset = dataset(name, package, self.cache.address());
         dataset.spec.read_timeout_seconds = read_timeout_seconds;
         let text = serde_json::to_string(&dataset).unwrap();

@@ -128,9 +128,9 @@ fn answer_letters(socket: &OwnedFd, packages: &HashMap<RevisionId, Package>, ser
                 seen.lock().unwrap().fetched.push(revision);
                 match packages.get(&revision) {
                     Some(package) => {
-                        let bytes = package.bytes().len() as u64;
+                        let bytes = package.bytes();
                         let letter = from_mounter::Letter::FetchedPackage(FetchedPackage { bytes });
-                        send(socket, id, letter, Some(sealed(package.bytes())));
+                        send(socket, id, letter, Some(sealed(&package.whole().unwrap())));
                     }
                     None => {
                         let message = "no cache node has the package: cache-0.cache:7070 refused".to_owned();

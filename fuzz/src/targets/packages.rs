@@ -22,7 +22,10 @@ const PARTS: u8 = 1;
 
 fn begin() -> Trying {
     let packages = revisions::some();
-    let whole = packages.iter().map(|package| [&[WHOLE], &package.bytes()[..]].concat());
+    // They are in memory.
+    let whole = packages
+        .iter()
+        .filter_map(|package| Some([&[WHOLE], &package.whole().ok()?[..]].concat()));
     let parts = packages.iter().map(taken_apart);
     Trying {
         samples: whole.chain(parts).collect(),
@@ -93,7 +96,7 @@ fn check_range(package: &Package, range: BlockRange, all: Option<&[Extent]>) {
 
 /// Space, parent, facts, chunks with their first addresses, image; what is compressed in a package is not.
 fn taken_apart(package: &Package) -> Vec<u8> {
-    let bytes = package.bytes();
+    let bytes = package.whole().unwrap_or_default();
     let length = |at: usize| Numbers(&bytes[56 + at * 8..]).u64() as usize;
     let (facts, rest) = bytes[HEADER_BYTES..].split_at(length(0));
     let (index, rest) = rest.split_at(length(1));

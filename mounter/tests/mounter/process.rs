@@ -136,7 +136,7 @@ fn a_revision_is_served_from_cache_nodes_and_let_go_when_it_is_unmounted() {
 fn a_package_is_fetched_into_sealed_memory() {
     let scene = Scene::new(&[("small", 110_000)]);
     let (node, keeper) = (FakeNode::start(SPACE), Keeper::listen(scene.folder.path()));
-    node.keep(scene.package.id(), scene.package.bytes().to_vec());
+    node.keep(scene.package.id(), scene.package.whole().unwrap().to_vec());
     let _process = Process::start(&keeper.socket);
     let line = keeper.accept();
     let fetch = to_mounter::Letter::Fetch(Fetch {

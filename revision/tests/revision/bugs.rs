@@ -31,7 +31,7 @@ fn image(package: &Package) -> Image {
 
 /// The package with another summary and sources.
 fn with_facts(package: &Package, change: impl Fn(&mut serde_json::Value)) -> Vec<u8> {
-    let bytes = package.bytes().to_vec();
+    let bytes = package.whole().unwrap().to_vec();
     let length = u64::from_le_bytes(bytes[56..64].try_into().unwrap()) as usize;
     let mut facts = serde_json::from_slice(&bytes[128..128 + length]).unwrap();
     change(&mut facts);

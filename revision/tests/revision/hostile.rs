@@ -150,14 +150,14 @@ proptest! {
 
     #[test]
     fn a_damaged_package_never_panics(model in model(), damages in damage()) {
-        use_package(damaged(model.package().bytes().to_vec(), &damages));
+        use_package(damaged(model.package().whole().unwrap().to_vec(), &damages));
     }
 
     #[test]
     fn a_damaged_header_never_panics(damages in damage()) {
         let file = File { bytes: 5, modified_unix_nanos: 0 };
         let model = Model { files: [("a".to_owned(), file), ("b/c".to_owned(), file)].into() };
-        let bytes = model.package().bytes().to_vec();
+        let bytes = model.package().whole().unwrap().to_vec();
         let (header, rest) = bytes.split_at(128 + 100);
         let header = damaged(header.to_vec(), &damages);
         use_package([&header, rest].concat());
@@ -207,7 +207,7 @@ fn a_flipped_bit_anywhere_in_the_image_part_is_found() {
         files: (0..50).map(|i| (format!("{i}/x"), file)).collect(),
     };
     let package = model.package();
-    let bytes = package.bytes().to_vec();
+    let bytes = package.whole().unwrap().to_vec();
     // The image is the last part.
     for at in bytes.len() - 100..bytes.len() {
         let mut flipped = bytes.clone();
