@@ -36,4 +36,11 @@ pub struct Origins {
         )
     )]
     pub cluster_addresses: Vec<String>,
+
+    /// Folders of the nodes that sources may name, with all that is in them: mounts that every node of the cache nodes has, such as
+    /// `/mnt/lustre`. Without any: none. The chart has to allow them, too (`hostPaths`), and so has the Pod Security level of the namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(max = 1024), regex(pattern = "^(/[^/\\x00]+)+$")))]
+    #[x_kube(validation = Rule::new("!self.exists(path, path.split('/').exists(part, part == '.' || part == '..'))").message("a path has no parts `.` or `..`"))]
+    pub host_paths: Vec<String>,
 }

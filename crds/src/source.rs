@@ -46,7 +46,7 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<DatasetSource>,
 
-    /// A folder of the machine, for `penstock mount` only: cache nodes do not read the disks of their machines.
+    /// A folder of the machine, or in a cluster of its nodes, if the CacheRuntime has it among its `hostPaths`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub folder: Option<FolderSource>,
 
@@ -288,13 +288,31 @@ impl DatasetSource {
     }
 }
 
-/// A folder of the machine, of any file system that is mounted there (NFS too).
+/// A folder of the machine, of any file system that is mounted there (NFS too). In a cluster it is one of the nodes on which cache nodes
+/// run, all of which have the same one; a pod mounts it, for reading only, and serves its files to the cache nodes. A file's version is
+/// its inode, length and time of the last change.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct FolderSource {
     /// Its path.
     #[schemars(length(max = 4096), regex(pattern = "^/"))]
     pub path: String,
+
+    /// As which user its files are read in a cluster; the one who owns them, if not everybody may read them.
+    #[serde(default = "reader_id")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    #[x_kube(validation = Rule::new("self > 0").message("files of nodes are not read as root: name a user who may read them"))]
+    pub uid: i32,
+
+    /// As which group.
+    #[serde(default = "reader_id")]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub gid: i32,
+
+    /// Groups that the user belongs to besides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(range(min = 0, max = 2_147_483_647)))]
+    pub supplemental_groups: Vec<i32>,
 }
 
 /// A folder of the volume of a PersistentVolumeClaim. A pod of the Dataset's own mounts the claim, for reading only, and serves its

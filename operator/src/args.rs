@@ -43,6 +43,10 @@ pub(crate) struct Run {
     #[arg(long, env = "PENSTOCK_CLUSTER_NETWORKS", value_delimiter = ',')]
     pub(crate) cluster_networks: Vec<IpNet>,
 
+    /// Folders of nodes that CacheRuntimes may let their Datasets read, with all that is in them.
+    #[arg(long, env = "PENSTOCK_HOST_PATHS", value_delimiter = ',')]
+    pub(crate) host_paths: Vec<String>,
+
     /// Namespace of the operator.
     #[arg(long, env = "POD_NAMESPACE")]
     pub(crate) namespace: String,

@@ -90,7 +90,7 @@ async fn tell(
     users: &[Dataset],
     context: &Context,
 ) -> Result<(), Error> {
-    let terms = Terms::of(runtime);
+    let terms = Terms::of(runtime, &context.facts.host_paths);
     let mut datasets = Vec::new();
     for dataset in users {
         let former = dataset::former_sources(dataset);

@@ -44,6 +44,8 @@ pub struct Facts {
     pub image_pull_secrets: Vec<String>,
     /// Domain of the cluster's names.
     pub cluster_domain: String,
+    /// Folders of nodes that CacheRuntimes may let their Datasets read.
+    pub host_paths: Vec<String>,
     /// Namespace of the operator itself.
     pub namespace: String,
     /// What cache nodes log, as RUST_LOG understands it.

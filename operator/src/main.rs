@@ -73,6 +73,7 @@ async fn lead(client: Client, run: Run) -> Result<()> {
         image_pull_secrets,
         cluster_domain,
         cluster_networks,
+        host_paths,
         namespace,
         identity,
         log,
@@ -94,6 +95,8 @@ async fn lead(client: Client, run: Run) -> Result<()> {
         image_pull_policy,
         image_pull_secrets,
         cluster_domain,
+        // Of an empty list the delimiter leaves one that is empty.
+        host_paths: host_paths.into_iter().filter(|path| !path.is_empty()).collect(),
         namespace: namespace.clone(),
         log,
     };

@@ -1,18 +1,19 @@
-//! What sources name in the cluster (Secrets, claims, other Datasets), and what cache nodes are told of the sources.
+//! What sources name in the cluster (Secrets, volumes, other Datasets), and what cache nodes are told of the sources.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
-use penstock_crds::{CacheRuntime, ClaimSource, Dataset, FolderSource, Source};
+use penstock_crds::{CacheRuntime, Dataset, Source};
 use penstock_protocol::control::cache_node as wire;
 use penstock_sources::{Allowed, Keys, part_of, standing, wire_source};
 
-use crate::claims::{self, Claim, Claims, Known, Reading, TokenSecret};
 use crate::context::Context;
 use crate::error::Error;
+use crate::host_paths::{Held, HostPaths, NotHeld};
 use crate::names::READER_LABEL;
 use crate::others::{self, NotTaken, Others};
+use crate::volumes::{self, Known, Reading, State, TokenSecret, Volume, Volumes};
 
 /// Secrets by name; `None` for one that does not exist.
 pub type Secrets = BTreeMap<String, Option<Keys>>;
@@ -24,8 +25,8 @@ pub struct Named {
     pub namespace: String,
     /// Secrets with keys of origins.
     pub secrets: Secrets,
-    /// Claims.
-    pub claims: Claims,
+    /// Volumes.
+    pub volumes: Volumes,
     /// The other Datasets.
     pub others: Others,
 }
@@ -39,9 +40,6 @@ pub enum Unusable {
     /// Another Dataset whose files cannot be taken.
     #[error("{0}")]
     NotTaken(#[from] NotTaken),
-    /// A source that cache nodes do not have.
-    #[error("the folder {0} is one of a single machine, which cache nodes do not read; use `penstock mount` for it")]
-    Folder(String),
     /// A claim that is not there.
     #[error("the claim {0} does not exist in this namespace; create it")]
     NoClaim(String),
@@ -51,7 +49,7 @@ pub enum Unusable {
     /// The claim of a Dataset.
     #[error("the claim {0} is that of a Dataset; name the Dataset itself (`dataset`), or a claim of storage")]
     ClaimOfDataset(String),
-    /// The pod that reads a claim does not run.
+    /// The pod that reads a volume does not run.
     #[error("{0}")]
     NoReader(String),
     /// A source that the CacheRuntime does not allow.
@@ -64,6 +62,16 @@ pub enum Unusable {
         /// Whose CacheRuntime.
         runtime: String,
     },
+    /// A folder of nodes that may not be read.
+    #[error("{} reads the folder {folder} of the nodes, {why}", which(path))]
+    FolderNotAllowed {
+        /// Where it stands in the tree.
+        path: String,
+        /// The folder.
+        folder: String,
+        /// Who does not let it.
+        why: NotHeld,
+    },
 }
 
 /// On which terms a CacheRuntime lets sources be read.
@@ -71,33 +79,62 @@ pub enum Unusable {
 pub struct Terms {
     runtime: String,
     allowed: Allowed,
+    host_paths: HostPaths,
     /// Each has its part of the limits.
     cache_nodes: u64,
 }
 
 impl Terms {
-    /// Those of this CacheRuntime.
-    pub fn of(runtime: &CacheRuntime) -> Self {
+    /// Those of this CacheRuntime, of which the operator permits these folders of nodes.
+    pub fn of(runtime: &CacheRuntime, host_paths: &[String]) -> Self {
         let origins = runtime.spec.origins.as_ref();
         Self {
             runtime: runtime.name_any(),
             allowed: Allowed::of(origins.map_or(&[], |origins| &origins.allowed)),
+            host_paths: HostPaths::of(runtime, host_paths),
             cache_nodes: u64::from(runtime.spec.replicas.unsigned_abs()),
         }
     }
 
     /// Whether a source may be read.
     pub fn allows(&self, source: &Source) -> bool {
-        self.allowed.refused(source).is_none()
+        self.judge(source).is_ok()
+    }
+
+    fn judge(&self, source: &Source) -> Result<(), Unusable> {
+        if let Some(folder) = &source.folder {
+            return self.held(source, &folder.path).map(|_| ());
+        }
+        match self.allowed.refused(source) {
+            None => Ok(()),
+            Some(place) => Err(Unusable::NotAllowed {
+                path: source.path.clone(),
+                place,
+                runtime: self.runtime.clone(),
+            }),
+        }
+    }
+
+    fn held(&self, source: &Source, folder: &str) -> Result<Held, Unusable> {
+        let held = self.host_paths.holding(folder);
+        held.map_err(|why| Unusable::FolderNotAllowed {
+            path: source.path.clone(),
+            folder: folder.to_owned(),
+            why,
+        })
+    }
+}
+
+fn which(path: &str) -> String {
+    if path.is_empty() {
+        "the source".to_owned()
+    } else {
+        format!("the source at {path}")
     }
 }
 
 fn not_allowed(path: &str, place: &str, runtime: &str) -> String {
-    let which = if path.is_empty() {
-        "the source".to_owned()
-    } else {
-        format!("the source at {path}")
-    };
+    let which = which(path);
     format!(
         "{which} reads {place}, which the CacheRuntime {runtime} does not allow; add {place}/** to spec.origins.allowed of the \
          CacheRuntime, or name a place that is there"
@@ -113,7 +150,7 @@ pub async fn named(dataset: &Dataset, namespace: &str, sources: &[Source], conte
     Ok(Named {
         namespace: namespace.to_owned(),
         secrets: secrets(client, namespace, sources).await?,
-        claims: claims::look(client, dataset, namespace, domain, sources).await?,
+        volumes: volumes::look(client, dataset, namespace, domain, sources).await?,
         others: others::others(client, namespace, sources).await?,
     })
 }
@@ -148,60 +185,72 @@ fn told(source: &Source, named: &Named, terms: Option<&Terms>) -> Result<wire::S
         let other = others::told(other, &named.namespace, &named.others)?;
         return Ok(standing(source, wire::source::Origin::Dataset(other)));
     }
-    if let Some(FolderSource { path }) = &source.folder {
-        return Err(Unusable::Folder(path.clone()));
-    }
-    if let Some(Terms {
-        runtime,
-        allowed,
-        cache_nodes: _,
-    }) = terms
-        && let Some(place) = allowed.refused(source)
-    {
-        return Err(Unusable::NotAllowed {
-            path: source.path.clone(),
-            place,
-            runtime: runtime.clone(),
-        });
+    if let Some(terms) = terms {
+        terms.judge(source)?;
     }
     let keys = source
         .secret()
         .and_then(|secret| named.secrets.get(&secret.name)?.as_ref());
     let mut told = wire_source(source, keys)?;
-    if let (Some(claim), Some(wire::source::Origin::Claim(wanted))) = (&source.claim, &mut told.origin) {
-        complete(wanted, claim, &named.claims)?;
+    if let Some(reading) = Reading::of(source) {
+        complete(&mut told, source, &reading, named, terms)?;
     }
     Ok(part_of(told, terms.map_or(1, |terms| terms.cache_nodes)))
 }
 
-/// With what the cluster knows of the claim and its reader.
-fn complete(wanted: &mut wire::Claim, source: &ClaimSource, claims: &Claims) -> Result<(), Unusable> {
-    let name = source.name.clone();
-    let Some(known) = claims.get(&Reading::of(source)) else {
-        return Err(Unusable::NoClaim(name));
-    };
+/// With what the cluster knows of the volume and its reader.
+fn complete(
+    told: &mut wire::Source,
+    source: &Source,
+    reading: &Reading,
+    named: &Named,
+    terms: Option<&Terms>,
+) -> Result<(), Unusable> {
+    let volume = &reading.volume;
+    let being_made = || Unusable::NoReader(format!("the reader of {volume} is being made"));
+    let known = named.volumes.get(reading);
+    if let Volume::Claim(name) = volume {
+        let name = name.clone();
+        match known.map(|known| &known.state) {
+            None | Some(State::Missing) => return Err(Unusable::NoClaim(name)),
+            Some(State::Leaving) => return Err(Unusable::ClaimLeaving(name)),
+            Some(State::OfDataset) => return Err(Unusable::ClaimOfDataset(name)),
+            Some(State::There(_) | State::OfNodes) => {}
+        }
+    }
     let Known {
         reader,
         url,
         namespace,
-        claim,
+        state,
         secret,
-    } = known;
-    match claim {
-        Claim::Missing => return Err(Unusable::NoClaim(name)),
-        Claim::Leaving => return Err(Unusable::ClaimLeaving(name)),
-        Claim::OfDataset => return Err(Unusable::ClaimOfDataset(name)),
-        Claim::There(uid) => wanted.uid.clone_from(uid),
+    } = known.ok_or_else(being_made)?;
+    let TokenSecret { token, .. } = secret.as_ref().ok_or_else(being_made)?;
+    let (namespace, url) = (namespace.clone(), url.clone());
+    let pods = format!("{READER_LABEL}={reader}");
+    let token = Some(wire::ReaderToken { value: token.clone() });
+    match &mut told.origin {
+        Some(wire::source::Origin::Claim(wanted)) => {
+            if let State::There(uid) = state {
+                wanted.uid.clone_from(uid);
+            }
+            wanted.namespace = namespace;
+            wanted.reader = url;
+            wanted.pods = pods;
+            wanted.token = token;
+        }
+        Some(wire::source::Origin::Folder(wanted)) => {
+            let below = terms.ok_or_else(being_made)?.held(source, &wanted.path)?.below;
+            wanted.reader = Some(wire::FolderReader {
+                namespace,
+                url,
+                below,
+                pods,
+                token,
+            });
+        }
+        _ => {}
     }
-    let Some(TokenSecret { token, .. }) = secret else {
-        return Err(Unusable::NoReader(format!(
-            "the reader of the claim {name} is being made"
-        )));
-    };
-    wanted.namespace.clone_from(namespace);
-    wanted.reader.clone_from(url);
-    wanted.pods = format!("{READER_LABEL}={reader}");
-    wanted.token = Some(wire::ReaderToken { value: token.clone() });
     Ok(())
 }
 
@@ -216,7 +265,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::claims::tests::{known, reading};
+    use crate::volumes::tests::{known, reading};
 
     #[test]
     fn a_missing_secret_takes_only_its_own_source_away() {
@@ -225,7 +274,6 @@ mod tests {
             {"path": "b", "s3": {"bucket": "b", "credentialsSecretRef": {"name": "there"}}},
             {"path": "c", "s3": {"bucket": "c"}},
             {"path": "d", "http": {"url": "http://d/", "files": ["e"]}},
-            {"path": "e", "folder": {"path": "/etc"}},
         ]))
         .unwrap();
         let there: Secret =
@@ -247,21 +295,17 @@ mod tests {
         let said = unusable.unwrap().to_string();
         assert!(said.starts_with("the Secret missing does not exist"), "{said}");
         assert_eq!(wire_sources(&sources[1..4], &named, None).1, None);
-        assert_eq!(
-            wire_sources(&sources[4..], &named, None),
-            (vec![], Some(Unusable::Folder("/etc".into())))
-        );
     }
 
     #[test]
     fn a_claim_is_told_with_its_uid_and_its_reader_or_it_is_said_what_lacks() {
         let source = json!([{"path": "a", "claim": {"name": "data", "path": "2024", "uid": 1000, "gid": 100}}]);
         let sources: Vec<Source> = serde_json::from_value(source).unwrap();
-        let with = |claim, token| Named {
-            claims: Claims::from([(reading("data", 1000), known(claim, token))]),
+        let with = |state, token| Named {
+            volumes: Volumes::from([(reading("data", 1000), known(state, token))]),
             ..Named::default()
         };
-        let (usable, unusable) = wire_sources(&sources, &with(Claim::There("c-1".into()), Some("hush")), None);
+        let (usable, unusable) = wire_sources(&sources, &with(State::There("c-1".into()), Some("hush")), None);
         assert_eq!(unusable, None);
         let expected = wire::Claim {
             namespace: "vision".into(),
@@ -274,14 +318,14 @@ mod tests {
         };
         assert!(!format!("{expected:?}").contains("hush"), "{expected:?}");
         assert_eq!(usable[0].origin, Some(wire::source::Origin::Claim(expected)));
-        let there = || Claim::There("c-1".into());
+        let there = || State::There("c-1".into());
         for (named, said) in [
             (
-                with(Claim::Missing, Some("hush")),
+                with(State::Missing, Some("hush")),
                 "does not exist in this namespace; create it",
             ),
-            (with(Claim::Leaving, Some("hush")), "is being deleted"),
-            (with(Claim::OfDataset, Some("hush")), "is that of a Dataset"),
+            (with(State::Leaving, Some("hush")), "is being deleted"),
+            (with(State::OfDataset, Some("hush")), "is that of a Dataset"),
             (with(there(), None), "is being made"),
             (Named::default(), "does not exist"),
         ] {
@@ -301,7 +345,7 @@ mod tests {
                 "apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime", "metadata": {"name": "pool"},
                 "spec": {"replicas": 1, "tiers": [], "origins": origins},
             });
-            Terms::of(&serde_json::from_value(runtime).unwrap())
+            Terms::of(&serde_json::from_value(runtime).unwrap(), &[])
         };
         let sources: Vec<Source> = serde_json::from_value(json!([
             {"path": "raw", "s3": {"bucket": "secret", "prefix": "a/"}},
@@ -334,12 +378,70 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_of_nodes_is_told_with_its_reader_where_runtime_and_operator_allow_it() {
+        let sources: Vec<Source> =
+            serde_json::from_value(json!([{"path": "raw", "folder": {"path": "/mnt/lustre/2024/raw/", "uid": 1000}}]))
+                .unwrap();
+        let reading = Reading::of(&sources[0]).unwrap();
+        assert_eq!((reading.uid, reading.gid), (1000, 65532));
+        let named = |token| Named {
+            volumes: Volumes::from([(reading.clone(), known(State::OfNodes, token))]),
+            ..Named::default()
+        };
+        let terms = |listed: &[&str], permitted: &[&str]| {
+            let runtime = json!({
+                "apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime", "metadata": {"name": "pool"},
+                "spec": {"replicas": 1, "tiers": [], "origins": {"hostPaths": listed, "allowed": ["s3://photos/**"]}},
+            });
+            let permitted: Vec<String> = permitted.iter().map(|path| (*path).to_owned()).collect();
+            Terms::of(&serde_json::from_value(runtime).unwrap(), &permitted)
+        };
+        let allowed = terms(&["/mnt/lustre"], &["/mnt"]);
+        let (told, unusable) = wire_sources(&sources, &named(Some("hush")), Some(&allowed));
+        assert_eq!(unusable, None);
+        let expected = wire::Folder {
+            path: "/mnt/lustre/2024/raw/".into(),
+            reader: Some(wire::FolderReader {
+                namespace: "vision".into(),
+                url: "http://reader-d-1:7074".into(),
+                below: "2024/raw".into(),
+                pods: "penstock.io/reader=reader-d-1".into(),
+                token: Some(wire::ReaderToken { value: "hush".into() }),
+            }),
+        };
+        assert!(!format!("{expected:?}").contains("hush"), "{expected:?}");
+        assert_eq!(told[0].origin, Some(wire::source::Origin::Folder(expected)));
+        for (terms, token, said) in [
+            (
+                Some(&allowed),
+                None,
+                "the reader of the folder /mnt/lustre/2024/raw/ is being made",
+            ),
+            (None, Some("hush"), "is being made"),
+            (
+                Some(&terms(&[], &["/mnt"])),
+                Some("hush"),
+                "the source at raw reads the folder /mnt/lustre/2024/raw/ of the nodes, which the CacheRuntime pool does not list",
+            ),
+            (
+                Some(&terms(&["/mnt/lustre"], &[])),
+                Some("hush"),
+                "hostPaths of the chart",
+            ),
+        ] {
+            let (told, unusable) = wire_sources(&sources, &named(token), terms);
+            let unusable = unusable.unwrap().to_string();
+            assert!(told.is_empty() && unusable.contains(said), "{unusable}");
+        }
+    }
+
+    #[test]
     fn each_cache_node_is_told_its_part_of_a_limit() {
         let runtime = json!({
             "apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime", "metadata": {"name": "pool"},
             "spec": {"replicas": 4, "tiers": []},
         });
-        let terms = Terms::of(&serde_json::from_value(runtime).unwrap());
+        let terms = Terms::of(&serde_json::from_value(runtime).unwrap(), &[]);
         let source = json!([{"s3": {"bucket": "b"}, "limits": {"requestsPerSecond": 10, "bandwidth": "1Gi"}}]);
         let sources: Vec<Source> = serde_json::from_value(source).unwrap();
         let (told, unusable) = wire_sources(&sources, &Named::default(), Some(&terms));

@@ -5,7 +5,7 @@
 //! written to while it is read is never taken for what was listed. Links are followed to files within the folder; the kernel makes sure that none leads out
 //! of it (`openat2(2)`, RESOLVE_BENEATH). Folders behind links are not walked: they may lead in circles.
 //!
-//! The pod that reads a claim for cache nodes uses it too, with the volume around the folder and words of its own.
+//! The pod that reads a volume for cache nodes uses it too, with the volume around the folder and words of its own.
 
 use std::fs::File;
 use std::io;
@@ -17,7 +17,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
-use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat, openat2, statat};
 use rustix::io::Errno;
@@ -82,7 +81,7 @@ impl FolderOrigin {
     ///
     /// # Errors
     /// When the path is not absolute.
-    pub fn new(wire::Folder { path }: wire::Folder) -> Result<Self, OriginError> {
+    pub fn new(path: String) -> Result<Self, OriginError> {
         let path = PathBuf::from(path);
         if !path.is_absolute() {
             return Err(OriginError::Invalid(format!(

@@ -5,7 +5,6 @@
 pub mod azure;
 mod bearer;
 mod checked;
-pub mod claim;
 mod contact;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
@@ -24,6 +23,7 @@ mod refusal;
 pub mod s3;
 mod selected;
 mod transport;
+pub mod volume;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -37,7 +37,6 @@ use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion};
 
 use crate::azure::AzureOrigin;
-use crate::claim::ClaimOrigin;
 pub use crate::contact::{Contact, contact, proven};
 use crate::folder::FolderOrigin;
 use crate::gcs::GcsOrigin;
@@ -48,6 +47,7 @@ use crate::meter::{Meter, Metered, Tally};
 pub use crate::reach::Reach;
 use crate::s3::S3Origin;
 use crate::selected::Selected;
+use crate::volume::VolumeOrigin;
 
 /// What an origin lists, some objects at a time, in any order.
 pub type Pages<'a> = BoxStream<'a, Result<Vec<Listed>, OriginError>>;
@@ -198,23 +198,28 @@ pub fn client_over(source: &wire::Source, network: &Network) -> Result<Arc<dyn O
         Kind::Http(config) => Arc::new(HttpOrigin::new(config, network)?),
         Kind::Hdfs(config) => Arc::new(HdfsOrigin::new(config, network)?),
         Kind::HuggingFace(config) => Arc::new(HuggingFaceOrigin::new(config, network)?),
-        Kind::Folder(config) => Arc::new(FolderOrigin::new(config)?),
+        Kind::Folder(wire::Folder { path, reader: None }) => Arc::new(FolderOrigin::new(path)?),
+        Kind::Folder(wire::Folder {
+            path,
+            reader: Some(reader),
+        }) => Arc::new(VolumeOrigin::of_nodes(&path, reader, &to_readers(network))?),
         Kind::Dataset(other) => {
             return Err(OriginError::Invalid(format!(
                 "the Dataset {}/{} is no origin; only cache nodes have files of it",
                 other.namespace, other.name
             )));
         }
-        // Its reader is a Service of the cluster by our own hand.
-        Kind::Claim(config) => {
-            let network = Network {
-                reach: Reach::default(),
-                ..network.clone()
-            };
-            Arc::new(ClaimOrigin::new(config, &network)?)
-        }
+        Kind::Claim(config) => Arc::new(VolumeOrigin::of_claim(config, &to_readers(network))?),
     };
     Ok(Metered::of(selected(origin, source)?, network.meter.clone()))
+}
+
+/// The readers of volumes are Services of the cluster by our own hand.
+fn to_readers(network: &Network) -> Network {
+    Network {
+        reach: Reach::default(),
+        ..network.clone()
+    }
 }
 
 /// The part of an origin that the patterns of the source select.

@@ -11,8 +11,8 @@ use http::header::{
     RETRY_AFTER,
 };
 use http::{Method, Request, Response, StatusCode};
-use penstock_origin::claim::exchange::{Asked, Line, range_of};
 use penstock_origin::folder::FolderOrigin;
+use penstock_origin::volume::exchange::{Asked, Line, range_of};
 use penstock_origin::{Origin, OriginError};
 use penstock_revision::{Listed, ObjectVersion, Version};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};

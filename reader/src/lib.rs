@@ -2,7 +2,7 @@
 //!
 //! A PersistentVolumeClaim can be mounted in its own namespace only, and by no pod that runs already. So the operator makes a small
 //! pod for each claim that a Dataset names, which has nothing but that volume and a token. What is asked and answered is
-//! `penstock_origin::claim::exchange`; how files are listed and proven is `penstock_origin::folder`. Must not know Kubernetes.
+//! `penstock_origin::volume::exchange`; how files are listed and proven is `penstock_origin::folder`. Must not know Kubernetes.
 
 mod answer;
 mod connections;

@@ -17,7 +17,8 @@ pub(crate) fn words(place: &str, folder: &str) -> Words {
     Words {
         place: format!("{place}/{folder}"),
         user,
-        remedy: "set uid, gid or supplementalGroups of the claim in the source to those of who may read its files and enter its folders"
-            .to_owned(),
+        remedy:
+            "set uid, gid or supplementalGroups of the source to those of who may read its files and enter its folders"
+                .to_owned(),
     }
 }

@@ -142,8 +142,11 @@ pub fn wire_source(source: &Source, keys: Option<&Keys>) -> Result<wire::Source,
         Origin::HuggingFace(wire_hugging_face(hub, secret.map(Secret::hugging_face).transpose()?))
     } else if let Some(DatasetSource { name, .. }) = dataset {
         return Err(Unusable::OtherDataset(name.clone()));
-    } else if let Some(FolderSource { path }) = folder {
-        Origin::Folder(wire::Folder { path: path.clone() })
+    } else if let Some(FolderSource { path, .. }) = folder {
+        Origin::Folder(wire::Folder {
+            path: path.clone(),
+            reader: None,
+        })
     } else if let Some(claim) = claim {
         Origin::Claim(wire_claim(claim))
     } else {

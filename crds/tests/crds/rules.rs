@@ -86,6 +86,16 @@ fn allowed(patterns: &[&str]) -> Value {
     object
 }
 
+fn host_paths(paths: &[&str]) -> Value {
+    let mut object = named_runtime("pool");
+    object["spec"]["origins"] = json!({"hostPaths": paths});
+    object
+}
+
+fn folder(uid: i32) -> Value {
+    dataset("d", json!([{"folder": {"path": "/mnt/data", "uid": uid}}]))
+}
+
 /// Names of objects are subdomains before any rule is asked: at most 253 characters, dots allowed, no capitals, no dash at an
 /// end.
 fn table() -> Vec<Row> {
@@ -111,6 +121,8 @@ fn table() -> Vec<Row> {
     };
     let cached_rule = [("spec.cache.rules[1].path", path_rule[0].1)];
     let allowed_rule = [("spec.origins.allowed", "a pattern has no parts `.` or `..`")];
+    let host_path_rule = [("spec.origins.hostPaths", "a path has no parts `.` or `..`")];
+    let folder_user_rule = [("spec.sources[0].folder.uid", "files of nodes are not read as root")];
     let memory_rule = [("spec.tiers[0]", "a tier in Memory has the volume EmptyDir")];
     vec![
         accepted("no patterns", allowed(&[])),
@@ -145,6 +157,14 @@ fn table() -> Vec<Row> {
             claim(json!({"path": "2024/..raw", "uid": 1, "gid": 0})),
         ),
         refused("one above it", claim(json!({"path": "2024/../.."})), &claim_path_rule),
+        accepted("a folder of nodes", folder(1000)),
+        refused("root as its reader as well", folder(0), &folder_user_rule),
+        accepted("folders of nodes", host_paths(&["/mnt/..lustre", "/srv"])),
+        refused(
+            "folders above others",
+            host_paths(&["/srv", "/mnt/../etc"]),
+            &host_path_rule,
+        ),
         refused("root as its reader", claim(json!({"uid": 0})), &claim_user_rule),
         refused(
             "a claim beside a bucket",

@@ -26,7 +26,11 @@ pub fn story() -> Result<()> {
         "--wait",
         "--timeout=2m",
         "--set",
-        &format!("image.repository={repository},image.tag={tag},csi.form={}", form()),
+        &format!(
+            "image.repository={repository},image.tag={tag},csi.form={},hostPaths={{{}}}",
+            form(),
+            crate::host_folder::PERMITTED
+        ),
     ])
     .inspect_err(|_| penstock_e2e::cluster::dump(SYSTEM_NAMESPACE))?;
     println!("  helm install --wait: {:.1} s", started.elapsed().as_secs_f32());

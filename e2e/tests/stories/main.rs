@@ -6,6 +6,7 @@ mod bad_input;
 mod cache_node_killed;
 mod first_line;
 mod garage;
+mod host_folder;
 mod install;
 mod leaving;
 mod mishaps;
@@ -37,6 +38,10 @@ const STORIES: &[Story] = &[
     (
         "a Dataset has the files of another namespace's Dataset, which are cached once",
         other_dataset::story,
+    ),
+    (
+        "a folder of the nodes is read where chart and CacheRuntime allow it",
+        host_folder::story,
     ),
     (
         "pods get a dataset in every way that Kubernetes has",

@@ -331,6 +331,7 @@ mod tests {
             image_pull_policy: "IfNotPresent".into(),
             image_pull_secrets: vec!["pull".into()],
             cluster_domain: "cluster.local".into(),
+            host_paths: Vec::new(),
             namespace: "penstock-system".into(),
             log: "info".into(),
         }

@@ -110,7 +110,7 @@ pub(super) fn next(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Ne
     // Claims of others are not watched, so nobody tells when one goes.
     let look = if observed.claim.is_in_the_way() {
         BLOCKED_LOOK_INTERVAL
-    } else if !observed.claims.is_empty() {
+    } else if !observed.volumes.is_empty() {
         SECRET_LOOK_INTERVAL
     } else {
         return next_of_revision(dataset, observed, now);
@@ -199,9 +199,9 @@ fn due_in(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Duration {
 pub(super) mod tests {
     use super::*;
     use crate::builds::Basis;
-    use crate::claims::{self, Claims};
     use crate::dataset::observe::Claim;
     use crate::sources::Unusable;
+    use crate::volumes::{self, Volumes};
     use penstock_crds::Revision;
     use penstock_protocol::control::cache_node as wire;
     use serde_json::{Value, json};
@@ -232,7 +232,7 @@ pub(super) mod tests {
             sources: Ok(Vec::new()),
             other_revisions: Vec::new(),
             sources_digest: "same".into(),
-            claims: Claims::new(),
+            volumes: Volumes::new(),
             readers: Vec::new(),
             build: State::Idle,
             revision: Some(Revision {
@@ -479,7 +479,7 @@ pub(super) mod tests {
         };
         assert_eq!(next(&plain, &no_node, at(1)), Next::Wait(WAIT_INTERVAL));
         let no_secret = Observed {
-            sources: Err(Unusable::Folder("/etc".into())),
+            sources: Err(Unusable::ClaimOfDataset("tree".into())),
             revision: None,
             ..settled()
         };
@@ -489,9 +489,9 @@ pub(super) mod tests {
     #[test]
     fn claims_of_sources_are_looked_at_again_because_nobody_tells_when_one_goes() {
         let plain = dataset(json!({}), None);
-        let known = claims::tests::known(claims::Claim::Missing, None);
+        let known = volumes::tests::known(volumes::State::Missing, None);
         let reads_a_claim = |sources| Observed {
-            claims: Claims::from([(claims::tests::reading("data", 1000), known.clone())]),
+            volumes: Volumes::from([(volumes::tests::reading("data", 1000), known.clone())]),
             sources,
             ..settled()
         };

@@ -6,13 +6,12 @@ use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
-use penstock_crds::{CacheRuntime, ClaimSource, Dataset, Revision, Source};
+use penstock_crds::{CacheRuntime, Dataset, Revision, Source};
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::{RevisionId, SpaceId};
 
 use crate::builds::State;
 use crate::cache_runtime::members::Members;
-use crate::claims::{self, Claims, Reading};
 use crate::context::Context;
 use crate::dataset::readers::{self, LiveReader};
 use crate::dataset::{decide, desired};
@@ -21,6 +20,7 @@ use crate::limits::REVISION_PATIENCE;
 use crate::names::volume;
 use crate::others::{self, NotTaken};
 use crate::sources::{Terms, Unusable, named, wire_sources};
+use crate::volumes::{self, Reading, Volume, Volumes};
 
 /// Most seeds that a mount is given.
 const SEEDS_MAX: usize = 16;
@@ -64,9 +64,9 @@ pub struct Observed {
     pub other_revisions: Vec<String>,
     /// Digest of the sources in the spec.
     pub sources_digest: String,
-    /// The claims that sources name, those of older revisions too.
-    pub claims: Claims,
-    /// The readers of claims that there are.
+    /// The volumes that sources name, those of older revisions too.
+    pub volumes: Volumes,
+    /// The readers of volumes that there are.
     pub readers: Vec<LiveReader>,
     /// The build under way.
     pub build: State,
@@ -113,7 +113,10 @@ impl Observed {
 
     /// Whether the CacheRuntime does not allow one of the sources.
     pub fn is_not_allowed(&self) -> bool {
-        matches!(self.sources, Err(Unusable::NotAllowed { .. }))
+        matches!(
+            self.sources,
+            Err(Unusable::NotAllowed { .. } | Unusable::FolderNotAllowed { .. })
+        )
     }
 
     /// Whether what was begun must not be committed: somebody has forbidden a source since.
@@ -158,7 +161,10 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         .map(|runtime| Members::of(runtime, &context.facts.cluster_domain));
 
     let spec_sources = &dataset.spec.sources;
-    let terms = runtime.as_ref().ok().map(Terms::of);
+    let terms = runtime
+        .as_ref()
+        .ok()
+        .map(|runtime| Terms::of(runtime, &context.facts.host_paths));
     let mut all_sources: Vec<_> = spec_sources
         .iter()
         .chain(&super::former_sources(dataset))
@@ -170,12 +176,12 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
     let readers = readers::look(dataset, namespace, context).await?;
     let (sources, unusable) = wire_sources(spec_sources, &named, terms.as_ref());
     let unusable = match unusable {
-        None => readers::trouble(dataset, namespace, &named.claims, &readers, context).await?,
+        None => readers::trouble(dataset, namespace, &named.volumes, &readers, context).await?,
         unusable => unusable,
     };
     let unusable = match unusable {
         Some(Unusable::NoReader(_)) if runtime.is_err() => Some(Unusable::NoReader(
-            "the readers of claims are made when there is a CacheRuntime that they let in".to_owned(),
+            "the readers of volumes are made when there is a CacheRuntime that they let in".to_owned(),
         )),
         unusable => unusable,
     };
@@ -185,8 +191,8 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         .get_opt(&dataset.name_any())
         .await
         .map_err(Error::api("get the claim"))?;
-    let volumes: Api<PersistentVolume> = Api::all(context.client.clone());
-    let volume = volumes
+    let persistent: Api<PersistentVolume> = Api::all(context.client.clone());
+    let volume = persistent
         .get_opt(&volume(&uid))
         .await
         .map_err(Error::api("get the volume"))?;
@@ -210,8 +216,8 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         seeds: members.map(|members| members.seeds(SEEDS_MAX)).unwrap_or_default(),
         other_revisions: others::newest_revisions(&sources),
         sources: unusable.map_or(Ok(sources), Err),
-        sources_digest: desired::sources_digest(&dataset.spec, &claim_uids(spec_sources, &named.claims)),
-        claims: named.claims,
+        sources_digest: desired::sources_digest(&dataset.spec, &claim_uids(spec_sources, &named.volumes)),
+        volumes: named.volumes,
         readers,
         build: context.builds.state(&uid),
         claim: claim_state(claim.as_ref(), &uid),
@@ -238,14 +244,14 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
 }
 
 /// UIDs of the claims that the sources name, in their order; of one that is not there it is "".
-fn claim_uids<'a>(sources: &[Source], claims: &'a Claims) -> Vec<&'a str> {
-    let uid = |claim: &ClaimSource| match claims.get(&Reading::of(claim)).map(|known| &known.claim) {
-        Some(claims::Claim::There(uid)) => uid.as_str(),
+fn claim_uids<'a>(sources: &[Source], volumes: &'a Volumes) -> Vec<&'a str> {
+    let uid = |reading: Reading| match volumes.get(&reading).map(|known| &known.state) {
+        Some(volumes::State::There(uid)) => uid.as_str(),
         _ => "",
     };
-    sources
-        .iter()
-        .filter_map(|source| source.claim.as_ref())
+    let readings = sources.iter().filter_map(Reading::of);
+    readings
+        .filter(|reading| matches!(reading.volume, Volume::Claim(_)))
         .map(uid)
         .collect()
 }

@@ -1,4 +1,4 @@
-//! The readers of a Dataset's claims: made when a source needs them, gone when none does, and what keeps one from running.
+//! The readers of a Dataset's volumes: made when a source needs them, gone when none does, and what keeps one from running.
 
 mod desired;
 
@@ -10,18 +10,19 @@ use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, ResourceExt};
-use penstock_crds::{ClaimSource, Dataset};
+use penstock_crds::Dataset;
 
 use crate::apply;
 use crate::children::{Child, is_ours};
-use crate::claims::{Claim, Claims, Known, Reading, TokenSecret};
 use crate::context::Context;
 use crate::dataset::observe::Observed;
 use crate::error::Error;
+use crate::host_paths::HostPaths;
 use crate::limits::READER_TOKEN_BYTES;
 use crate::names::{READER_LABEL, readers_selector};
 use crate::sources::Unusable;
-use desired::{Children, Reader};
+use crate::volumes::{Known, Reading, State, TokenSecret, Volume, Volumes};
+use desired::{Children, Mounted, Reader};
 
 /// A reader that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,15 +47,15 @@ pub(super) async fn look(dataset: &Dataset, namespace: &str, context: &Context) 
     Ok(ours.map(live).collect())
 }
 
-/// Why the next revision has to wait for a reader of a claim in the spec.
+/// Why the next revision has to wait for a reader of a volume in the spec.
 pub(super) async fn trouble(
     dataset: &Dataset,
     namespace: &str,
-    claims: &Claims,
+    volumes: &Volumes,
     readers: &[LiveReader],
     context: &Context,
 ) -> Result<Option<Unusable>, Error> {
-    let Some((claim, reader)) = first_that_does_not_run(dataset, claims, readers) else {
+    let Some((volume, reader)) = first_that_does_not_run(dataset, volumes, readers) else {
         return Ok(None);
     };
     let why = match readers.iter().find(|live| live.name == reader) {
@@ -63,7 +64,7 @@ pub(super) async fn trouble(
         None => "it is being made".to_owned(),
     };
     Ok(Some(Unusable::NoReader(format!(
-        "the reader of the claim {claim} does not run ({why}); kubectl -n {namespace} describe pods -l {READER_LABEL}={reader} shows more"
+        "the reader of {volume} does not run ({why}); kubectl -n {namespace} describe pods -l {READER_LABEL}={reader} shows more"
     ))))
 }
 
@@ -75,23 +76,33 @@ pub(super) async fn apply(
     context: &Context,
 ) -> Result<(), Error> {
     // Also without a CacheRuntime: a claim that is deleted waits for its reader.
-    for name in unneeded(&observed.claims, &observed.readers) {
+    for name in unneeded(&observed.volumes, &observed.readers) {
         delete(&name, namespace, context).await?;
     }
     // Only the cache nodes of a CacheRuntime may connect, so without one nobody is let in.
     let Ok(runtime) = observed.runtime.clone() else {
         return Ok(());
     };
-    let claims = observed.claims.clone();
-    for (reading, known) in &claims {
+    let host_paths = HostPaths::of(&runtime, &context.facts.host_paths);
+    let volumes = observed.volumes.clone();
+    for (reading, known) in &volumes {
         if !is_needed(known) {
             continue;
         }
+        let mounted = match &reading.volume {
+            Volume::Claim(name) => Mounted::Claim(name.clone()),
+            // What is not allowed was not looked for.
+            Volume::Folder(path) => match host_paths.holding(path) {
+                Ok(held) => Mounted::HostPath(held.root),
+                Err(_) => continue,
+            },
+        };
         let reader = Reader {
             dataset,
             namespace,
             name: &known.reader,
             reading,
+            mounted,
         };
         let Some(secret) = secret(&reader, known.secret.as_ref(), context).await? else {
             continue;
@@ -102,13 +113,13 @@ pub(super) async fn apply(
             context,
         )
         .await?;
-        let mut of_spec = dataset.spec.sources.iter().filter_map(|source| source.claim.as_ref());
-        let is_of_spec = of_spec.any(|claim| Reading::of(claim) == *reading);
+        let mut of_spec = dataset.spec.sources.iter().filter_map(Reading::of);
+        let is_of_spec = of_spec.any(|of_spec| of_spec == *reading);
         // One that only older revisions need holds up nothing new.
         if !taken.is_empty() && is_of_spec {
             observed.sources = Err(Unusable::NoReader(format!(
-                "the reader of the claim {} cannot be made, because {} is somebody else's; delete it",
-                reading.claim,
+                "the reader of {} cannot be made, because {} is somebody else's; delete it",
+                reading.volume,
                 taken.join(" and ")
             )));
         }
@@ -116,14 +127,14 @@ pub(super) async fn apply(
     Ok(())
 }
 
-/// Claims that can be mounted. One that is being deleted is let go, or it would never end.
+/// Volumes that can be mounted. A claim that is being deleted is let go, or it would never end.
 fn is_needed(known: &Known) -> bool {
-    matches!(known.claim, Claim::There(_))
+    matches!(known.state, State::There(_) | State::OfNodes)
 }
 
 /// Names of the readers that no source needs, neither of the spec nor of an older revision.
-fn unneeded(claims: &Claims, readers: &[LiveReader]) -> Vec<String> {
-    let needed: BTreeSet<&str> = claims
+fn unneeded(volumes: &Volumes, readers: &[LiveReader]) -> Vec<String> {
+    let needed: BTreeSet<&str> = volumes
         .values()
         .filter(|known| is_needed(known))
         .map(|known| known.reader.as_str())
@@ -132,16 +143,16 @@ fn unneeded(claims: &Claims, readers: &[LiveReader]) -> Vec<String> {
     names.filter(|name| !needed.contains(name.as_str())).cloned().collect()
 }
 
-/// Claim and reader.
+/// Volume and reader.
 fn first_that_does_not_run<'a>(
-    dataset: &'a Dataset,
-    claims: &'a Claims,
+    dataset: &Dataset,
+    volumes: &'a Volumes,
     readers: &[LiveReader],
-) -> Option<(&'a str, &'a str)> {
-    let of_spec = dataset.spec.sources.iter().filter_map(|source| source.claim.as_ref());
-    let mut named = of_spec.filter_map(|claim: &ClaimSource| {
-        let known = claims.get(&Reading::of(claim))?;
-        Some((claim.name.as_str(), known.reader.as_str()))
+) -> Option<(Volume, &'a str)> {
+    let of_spec = dataset.spec.sources.iter().filter_map(Reading::of);
+    let mut named = of_spec.filter_map(|reading| {
+        let known = volumes.get(&reading)?;
+        Some((reading.volume, known.reader.as_str()))
     });
     named.find(|(_, reader)| !readers.iter().any(|live| live.name == *reader && live.is_ready))
 }
@@ -257,8 +268,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::claims::tests::{known, reading};
     use crate::dataset::decide::tests::dataset;
+    use crate::volumes::tests::{known, reading};
 
     fn live_reader(name: &str, is_ready: bool) -> LiveReader {
         LiveReader {
@@ -268,23 +279,23 @@ mod tests {
         }
     }
 
-    fn named(claim: Claim, reader: &str) -> Known {
+    fn named(state: State, reader: &str) -> Known {
         Known {
             reader: reader.into(),
-            ..known(claim, Some("t"))
+            ..known(state, Some("t"))
         }
     }
 
     #[test]
     fn a_reader_goes_when_no_source_names_its_claim_or_the_claim_goes() {
-        let there = || Claim::There("c".into());
-        let claims = Claims::from([
+        let there = || State::There("c".into());
+        let volumes = Volumes::from([
             (reading("a", 1), named(there(), "reader-a")),
-            (reading("b", 1), named(Claim::Leaving, "reader-b")),
-            (reading("c", 1), named(Claim::Missing, "reader-c")),
+            (reading("b", 1), named(State::Leaving, "reader-b")),
+            (reading("c", 1), named(State::Missing, "reader-c")),
         ]);
         let live = ["reader-a", "reader-b", "reader-c", "reader-of-before"].map(|name| live_reader(name, true));
-        assert_eq!(unneeded(&claims, &live), ["reader-b", "reader-c", "reader-of-before"]);
+        assert_eq!(unneeded(&volumes, &live), ["reader-b", "reader-c", "reader-of-before"]);
     }
 
     #[test]
@@ -295,8 +306,8 @@ mod tests {
             {"path": "b", "claim": {"name": "b", "uid": 1, "gid": 100}},
         ]});
         let dataset = dataset(spec, None);
-        let there = || Claim::There("c".into());
-        let claims = Claims::from([
+        let there = || State::There("c".into());
+        let volumes = Volumes::from([
             (reading("a", 1), named(there(), "reader-a")),
             (reading("b", 1), named(there(), "reader-b")),
             (reading("former", 1), named(there(), "reader-former")),
@@ -306,14 +317,21 @@ mod tests {
                 &[("reader-a", true), ("reader-b", true), ("reader-former", false)][..],
                 None,
             ),
-            (&[("reader-a", true), ("reader-b", false)], Some(("b", "reader-b"))),
-            (&[("reader-b", true)], Some(("a", "reader-a"))),
+            (
+                &[("reader-a", true), ("reader-b", false)],
+                Some((Volume::Claim("b".into()), "reader-b")),
+            ),
+            (&[("reader-b", true)], Some((Volume::Claim("a".into()), "reader-a"))),
         ] {
             let live: Vec<LiveReader> = ready
                 .iter()
                 .map(|(name, is_ready)| live_reader(name, *is_ready))
                 .collect();
-            assert_eq!(first_that_does_not_run(&dataset, &claims, &live), expected, "{ready:?}");
+            assert_eq!(
+                first_that_does_not_run(&dataset, &volumes, &live),
+                expected,
+                "{ready:?}"
+            );
         }
     }
 

@@ -203,19 +203,19 @@ fn trouble(dataset: &Dataset, observed: &Observed) -> Option<(&'static str, Stri
     if let Err(unusable) = &observed.sources {
         let reason = match unusable {
             Unusable::Keys(_) => "SecretMissing",
-            Unusable::NotAllowed { .. } => reason_text(Some(Reason::NotAllowed)),
+            Unusable::NotAllowed { .. } | Unusable::FolderNotAllowed { .. } => reason_text(Some(Reason::NotAllowed)),
             Unusable::NotTaken(NotTaken::NotBuilt(_)) => "DatasetNotReady",
             Unusable::NotTaken(_) => "DatasetNotAvailable",
             Unusable::NoClaim(_) | Unusable::ClaimLeaving(_) => "ClaimMissing",
             Unusable::NoReader(_) => "ReaderNotReady",
-            Unusable::Folder(_) | Unusable::ClaimOfDataset(_) => reason_text(Some(Reason::Invalid)),
+            Unusable::ClaimOfDataset(_) => reason_text(Some(Reason::Invalid)),
         };
         return Some((reason, unusable.to_string()));
     }
     let Failure { reason, message, .. } = observed.build.failure()?;
     let whose_keys = match reason {
-        // A claim has no keys.
-        Some(Reason::Denied) if !is_about_a_claim(message) => whose_keys(dataset),
+        // A volume has no keys.
+        Some(Reason::Denied) if !is_about_a_volume(message) => whose_keys(dataset),
         _ => String::new(),
     };
     Some((reason_text(*reason), format!("{message}{whose_keys}")))
@@ -290,8 +290,10 @@ fn caching_condition(before: &DatasetStatus, observed: &Observed) -> Option<Want
     (!observed.refusals.is_empty()).then_some(refused)
 }
 
-fn is_about_a_claim(message: &str) -> bool {
-    message.starts_with("claim://") || message.starts_with("the reader of the claim ")
+fn is_about_a_volume(message: &str) -> bool {
+    ["claim://", "/", "the reader of the "]
+        .iter()
+        .any(|words| message.starts_with(words))
 }
 
 /// Cache nodes know keys, but not where they come from.

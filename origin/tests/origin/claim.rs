@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures::TryStreamExt;
-use penstock_origin::claim::ClaimOrigin;
+use penstock_origin::volume::VolumeOrigin;
 use penstock_origin::{Network, Origin, OriginError};
 use penstock_protocol::control::cache_node as wire;
 use penstock_reader::limits::{HEADER_BYTES_MAX, READS_MAX};
@@ -39,8 +39,8 @@ impl Reader {
         Self { address, serving }
     }
 
-    fn origin(&self, path: &str) -> ClaimOrigin {
-        ClaimOrigin::new(claim(self.address, path, TOKEN), &Network::default()).unwrap()
+    fn origin(&self, path: &str) -> VolumeOrigin {
+        VolumeOrigin::of_claim(claim(self.address, path, TOKEN), &Network::default()).unwrap()
     }
 }
 
@@ -63,13 +63,13 @@ pub fn claim(address: SocketAddr, path: &str, token: &str) -> wire::Claim {
     }
 }
 
-async fn listed(origin: &ClaimOrigin) -> Vec<Listed> {
+async fn listed(origin: &VolumeOrigin) -> Vec<Listed> {
     let mut listed = origin.list_all().await.unwrap();
     listed.sort_by(|a, b| a.key.cmp(&b.key));
     listed
 }
 
-async fn read(origin: &ClaimOrigin, listed: &Listed) -> Result<Vec<u8>, OriginError> {
+async fn read(origin: &VolumeOrigin, listed: &Listed) -> Result<Vec<u8>, OriginError> {
     let object = ObjectVersion {
         source: 0,
         key: listed.key.clone(),
@@ -229,7 +229,7 @@ async fn who_takes_nothing_keeps_no_more_than_his_place() {
 async fn a_reader_that_is_not_there_or_answers_strangely_is_said_with_what_to_do() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let origin = ClaimOrigin::new(claim(address, "", TOKEN), &Network::default()).unwrap();
+    let origin = VolumeOrigin::of_claim(claim(address, "", TOKEN), &Network::default()).unwrap();
     let answers = [
         "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n{\"file\":",
         "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}",

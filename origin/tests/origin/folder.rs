@@ -6,12 +6,11 @@ use std::path::Path;
 use futures::TryStreamExt;
 use penstock_origin::folder::FolderOrigin;
 use penstock_origin::{Origin, OriginError};
-use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion};
 
 fn origin(path: &Path) -> FolderOrigin {
     let path = path.to_str().unwrap().to_owned();
-    FolderOrigin::new(wire::Folder { path }).unwrap()
+    FolderOrigin::new(path).unwrap()
 }
 
 async fn listed(origin: &FolderOrigin) -> Vec<Listed> {
@@ -128,6 +127,6 @@ async fn what_cannot_be_listed_says_why() {
         matches!(&file, OriginError::Invalid(text) if text.contains("is no folder")),
         "{file:?}"
     );
-    let relative = FolderOrigin::new(wire::Folder { path: "data".into() }).err();
+    let relative = FolderOrigin::new("data".into()).err();
     assert!(matches!(relative, Some(OriginError::Invalid(_))));
 }

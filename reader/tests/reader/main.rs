@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use futures::TryStreamExt;
-use penstock_origin::claim::ClaimOrigin;
+use penstock_origin::volume::VolumeOrigin;
 use penstock_origin::{Network, Origin, OriginError};
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion};
@@ -71,7 +71,7 @@ impl Reader {
         }
     }
 
-    fn origin(&self) -> ClaimOrigin {
+    fn origin(&self) -> VolumeOrigin {
         let claim = wire::Claim {
             namespace: "vision".into(),
             name: "data".into(),
@@ -83,7 +83,7 @@ impl Reader {
                 value: "hush-hush".into(),
             }),
         };
-        ClaimOrigin::new(claim, &Network::default()).unwrap()
+        VolumeOrigin::of_claim(claim, &Network::default()).unwrap()
     }
 }
 
@@ -119,7 +119,7 @@ async fn what_may_not_be_read_is_named_with_who_may_not() {
     let [file] = origin.list_all().await.unwrap().try_into().unwrap();
     let expected = |path: &str| {
         OriginError::Denied(format!(
-            "claim://vision/data/2024{path} may not be read by {}; set uid, gid or supplementalGroups of the claim in the source to those \
+            "claim://vision/data/2024{path} may not be read by {}; set uid, gid or supplementalGroups of the source to those \
              of who may read its files and enter its folders",
             reader.user
         ))

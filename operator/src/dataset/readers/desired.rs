@@ -1,5 +1,7 @@
 //! The objects of one reader: pure.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -8,11 +10,11 @@ use penstock_crds::{CacheRuntime, Dataset, READER_PORT};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::claims::{Reading, TOKEN_KEY};
 use crate::context::Facts;
 use crate::error::Error;
 use crate::limits::{READER_CPU_REQUEST, READER_ENDING_SECONDS, READER_MEMORY_LIMIT, READER_MEMORY_REQUEST};
 use crate::names::{READER_LABEL, reader_labels, runtime_labels};
+use crate::volumes::{Reading, TOKEN_KEY};
 
 /// Where the volume and the Secret are in the container.
 const VOLUME_FOLDER: &str = "/volume";
@@ -28,6 +30,56 @@ pub(super) struct Reader<'a> {
     pub(super) name: &'a str,
     /// What it reads, as whom.
     pub(super) reading: &'a Reading,
+    /// What it mounts for that.
+    pub(super) mounted: Mounted,
+}
+
+/// What a reader mounts.
+pub(super) enum Mounted {
+    /// The volume of the claim of this name.
+    Claim(String),
+    /// This folder of its node.
+    HostPath(String),
+}
+
+impl Mounted {
+    /// What it is called in sentences.
+    fn place(&self, namespace: &str) -> String {
+        match self {
+            Self::Claim(name) => format!("claim://{namespace}/{name}"),
+            Self::HostPath(path) => path.clone(),
+        }
+    }
+
+    fn volume(&self) -> Value {
+        match self {
+            Self::Claim(name) => {
+                json!({"name": "volume", "persistentVolumeClaim": {"claimName": name, "readOnly": true}})
+            }
+            // One that a node lacks keeps the pod from starting there, and nothing is made in its place.
+            Self::HostPath(path) => json!({"name": "volume", "hostPath": {"path": path, "type": "Directory"}}),
+        }
+    }
+
+    fn mount(&self) -> Value {
+        let mut mount = json!({"name": "volume", "mountPath": VOLUME_FOLDER, "readOnly": true});
+        if let Self::HostPath(_) = self {
+            // What is mounted there later, or again, is seen.
+            mount["mountPropagation"] = json!("HostToContainer");
+        }
+        mount
+    }
+
+    /// Labels of the nodes that have it, as far as it is known.
+    fn nodes(&self, runtime: &CacheRuntime) -> BTreeMap<String, String> {
+        let mut labels = match self {
+            // Its volume says that.
+            Self::Claim(_) => BTreeMap::new(),
+            Self::HostPath(_) => runtime.spec.node_selector.clone(),
+        };
+        labels.insert("kubernetes.io/os".to_owned(), "linux".to_owned());
+        labels
+    }
 }
 
 /// All but the Secret.
@@ -114,11 +166,12 @@ fn deployment(
     selector: &Value,
 ) -> Value {
     let Reading {
-        claim,
+        volume: _,
         uid,
         gid,
         groups,
     } = reader.reading;
+    let mounted = &reader.mounted;
     let pull_secrets: Vec<Value> = facts
         .image_pull_secrets
         .iter()
@@ -133,7 +186,7 @@ fn deployment(
         "args": [
             format!("--volume={VOLUME_FOLDER}"),
             format!("--token-file={TOKEN_FOLDER}/{TOKEN_KEY}"),
-            format!("--place=claim://{}/{claim}", reader.namespace),
+            format!("--place={}", mounted.place(reader.namespace)),
             format!("--listen=0.0.0.0:{READER_PORT}"),
         ],
         "ports": [{"name": "files", "containerPort": READER_PORT, "protocol": "TCP"}],
@@ -150,7 +203,7 @@ fn deployment(
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": [
-            {"name": "volume", "mountPath": VOLUME_FOLDER, "readOnly": true},
+            mounted.mount(),
             {"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": true},
         ],
     });
@@ -173,7 +226,7 @@ fn deployment(
                     "enableServiceLinks": false,
                     "terminationGracePeriodSeconds": READER_ENDING_SECONDS,
                     "imagePullSecrets": pull_secrets,
-                    "nodeSelector": {"kubernetes.io/os": "linux"},
+                    "nodeSelector": mounted.nodes(runtime),
                     "tolerations": runtime.spec.tolerations,
                     // Without fsGroup: it would change who owns the files.
                     "securityContext": {
@@ -185,7 +238,7 @@ fn deployment(
                     },
                     "containers": [container],
                     "volumes": [
-                        {"name": "volume", "persistentVolumeClaim": {"claimName": claim, "readOnly": true}},
+                        mounted.volume(),
                         {"name": "token", "secret": {"secretName": reader.name, "defaultMode": 0o444}},
                     ],
                 },
@@ -201,7 +254,8 @@ fn shaped<K: DeserializeOwned>(step: &'static str, value: Value) -> Result<K, Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::claims::tests::reading;
+    use crate::volumes::Volume;
+    use crate::volumes::tests::reading;
 
     fn facts() -> Facts {
         Facts {
@@ -209,6 +263,7 @@ mod tests {
             image_pull_policy: "Always".into(),
             image_pull_secrets: vec!["pull".into()],
             cluster_domain: "cluster.local".into(),
+            host_paths: Vec::new(),
             namespace: "penstock-system".into(),
             log: "info".into(),
         }
@@ -227,7 +282,7 @@ mod tests {
         serde_json::from_value(json!({
             "apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime",
             "metadata": {"name": "pool", "namespace": "vision"},
-            "spec": {"replicas": 1, "tiers": [], "tolerations": [{"key": "storage", "operator": "Exists"}]},
+            "spec": {"replicas": 1, "tiers": [], "nodeSelector": {"has": "lustre"}, "tolerations": [{"key": "storage", "operator": "Exists"}]},
         }))
         .unwrap()
     }
@@ -239,6 +294,10 @@ mod tests {
             namespace: "vision",
             name: "reader-tree-1",
             reading,
+            mounted: match &reading.volume {
+                Volume::Claim(name) => Mounted::Claim(name.clone()),
+                Volume::Folder(_) => Mounted::HostPath("/mnt/lustre".into()),
+            },
         };
         let children = children(&reader, "s-1", &runtime(), &facts()).unwrap();
         (secret(&reader, "hush-hush").unwrap(), children)
@@ -299,6 +358,33 @@ mod tests {
             arguments.contains(&"--place=claim://vision/training-data".to_owned()),
             "{arguments:?}"
         );
+    }
+
+    #[test]
+    fn a_folder_of_nodes_is_mounted_where_cache_nodes_may_run_and_only_if_it_is_there() {
+        let folder = Reading {
+            volume: Volume::Folder("/mnt/lustre/2024".into()),
+            ..reading("", 1000)
+        };
+        let (_, children) = made(&folder);
+        let pod = children.deployment.spec.unwrap().template.spec.unwrap();
+        let volume = pod.volumes.unwrap().swap_remove(0).host_path.unwrap();
+        assert_eq!(
+            (volume.path.as_str(), volume.type_.as_deref()),
+            ("/mnt/lustre", Some("Directory"))
+        );
+        let mount = pod.containers[0].volume_mounts.clone().unwrap().swap_remove(0);
+        assert_eq!(
+            (mount.read_only, mount.mount_propagation.as_deref()),
+            (Some(true), Some("HostToContainer"))
+        );
+        let arguments = pod.containers[0].args.clone().unwrap();
+        assert!(arguments.contains(&"--place=/mnt/lustre".to_owned()), "{arguments:?}");
+        assert_eq!(
+            json!(pod.node_selector),
+            json!({"has": "lustre", "kubernetes.io/os": "linux"})
+        );
+        assert!(pod.security_context.unwrap().run_as_non_root.unwrap());
     }
 
     #[test]

@@ -1,11 +1,12 @@
-//! The claims that sources name, and the readers through which cache nodes read them: who they are, and what is there of them.
+//! The volumes that sources name, claims and folders of nodes, and the readers through which cache nodes read them: who they are, and
+//! what is there of them.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Secret};
 use kube::{Api, Client, Resource, ResourceExt};
-use penstock_crds::{ClaimSource, Dataset, Source};
+use penstock_crds::{ClaimSource, Dataset, FolderSource, Source};
 
 use crate::error::Error;
 use crate::names;
@@ -13,11 +14,29 @@ use crate::names;
 /// Key of the token in the Secret of a reader.
 pub const TOKEN_KEY: &str = "token";
 
-/// Which claim is read as whom. Sources of a Dataset that differ in the path only share a reader.
+/// What one reader mounts.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Volume {
+    /// The volume of the claim of this name.
+    Claim(String),
+    /// What holds this folder of the nodes.
+    Folder(String),
+}
+
+impl fmt::Display for Volume {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Claim(name) => write!(f, "the claim {name}"),
+            Self::Folder(path) => write!(f, "the folder {path}"),
+        }
+    }
+}
+
+/// Which volume is read as whom. Sources of a Dataset that differ in the path in a claim only share a reader.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Reading {
-    /// Name of the claim.
-    pub claim: String,
+    /// What is read.
+    pub volume: Volume,
     /// User.
     pub uid: i32,
     /// Group.
@@ -27,51 +46,72 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// That of a source.
-    pub fn of(claim: &ClaimSource) -> Self {
-        let ClaimSource {
-            name,
-            path: _,
-            uid,
-            gid,
-            supplemental_groups,
-        } = claim;
-        Self {
-            claim: name.clone(),
+    /// That of a source; `None` for one that is read without a reader.
+    pub fn of(source: &Source) -> Option<Self> {
+        let (volume, uid, gid, groups) = match source {
+            Source {
+                claim:
+                    Some(ClaimSource {
+                        name,
+                        path: _,
+                        uid,
+                        gid,
+                        supplemental_groups,
+                    }),
+                ..
+            } => (Volume::Claim(name.clone()), uid, gid, supplemental_groups),
+            Source {
+                folder:
+                    Some(FolderSource {
+                        path,
+                        uid,
+                        gid,
+                        supplemental_groups,
+                    }),
+                ..
+            } => (Volume::Folder(path.clone()), uid, gid, supplemental_groups),
+            _ => return None,
+        };
+        Some(Self {
+            volume,
             uid: *uid,
             gid: *gid,
-            groups: supplemental_groups.clone(),
-        }
+            groups: groups.clone(),
+        })
     }
 
     /// Name of its reader.
     pub fn reader(&self, dataset: &Dataset) -> String {
         let Self {
-            claim,
+            volume,
             uid,
             gid,
             groups,
         } = self;
         let dataset_uid = dataset.uid().unwrap_or_default();
-        let what = format!("{dataset_uid} {claim} {uid} {gid} {groups:?}");
+        // No claim has a slash in its name.
+        let (Volume::Claim(volume) | Volume::Folder(volume)) = volume;
+        let what = format!("{dataset_uid} {volume} {uid} {gid} {groups:?}");
         names::reader(&dataset.name_any(), &what)
     }
 }
 
-/// What is there of a claim.
+/// What is there of a volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub enum State {
     /// Nothing.
     Missing,
     /// It is being deleted, which ends when nobody mounts it any more.
     Leaving,
     /// That of a Dataset, which is read in another way.
     OfDataset,
-    /// It, with its UID.
+    /// The claim, with its UID.
     There(String),
+    /// A folder of nodes, which nobody has looked at.
+    OfNodes,
 }
 
-/// What is there of a claim and of what opens its reader.
+/// What is there of a volume and of what opens its reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Known {
     /// Name of the reader.
@@ -80,8 +120,8 @@ pub struct Known {
     pub url: String,
     /// Namespace of all of it.
     pub namespace: String,
-    /// The claim.
-    pub claim: Claim,
+    /// The volume.
+    pub state: State,
     /// The Secret with the token, once it was made.
     pub secret: Option<TokenSecret>,
 }
@@ -105,9 +145,9 @@ impl fmt::Debug for TokenSecret {
 }
 
 /// What is there, by who reads what.
-pub type Claims = BTreeMap<Reading, Known>;
+pub type Volumes = BTreeMap<Reading, Known>;
 
-/// Looks at the claims that the sources name.
+/// Looks at the volumes that the sources name.
 ///
 /// # Errors
 /// When the API server cannot be asked.
@@ -117,27 +157,28 @@ pub async fn look(
     namespace: &str,
     cluster_domain: &str,
     sources: &[Source],
-) -> Result<Claims, Error> {
+) -> Result<Volumes, Error> {
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
     let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
-    let mut known = Claims::new();
-    for reading in sources
-        .iter()
-        .filter_map(|source| source.claim.as_ref())
-        .map(Reading::of)
-    {
+    let mut known = Volumes::new();
+    for reading in sources.iter().filter_map(Reading::of) {
         if known.contains_key(&reading) {
             continue;
         }
         let reader = reading.reader(dataset);
-        let claim = claims.get_opt(&reading.claim).await;
-        let claim = claim.map_err(Error::api("get the claim of a source"))?;
+        let state = match &reading.volume {
+            Volume::Claim(name) => {
+                let claim = claims.get_opt(name).await;
+                state(claim.map_err(Error::api("get the claim of a source"))?.as_ref())
+            }
+            Volume::Folder(_) => State::OfNodes,
+        };
         let secret = secrets.get_opt(&reader).await;
         let secret = secret.map_err(Error::api("get the Secret of a reader"))?;
         let found = Known {
             url: names::reader_url(&reader, namespace, cluster_domain),
             namespace: namespace.to_owned(),
-            claim: state(claim.as_ref()),
+            state,
             secret: secret.map(token),
             reader,
         };
@@ -146,20 +187,20 @@ pub async fn look(
     Ok(known)
 }
 
-fn state(claim: Option<&PersistentVolumeClaim>) -> Claim {
+fn state(claim: Option<&PersistentVolumeClaim>) -> State {
     let Some(claim) = claim else {
-        return Claim::Missing;
+        return State::Missing;
     };
     let is_of_dataset = claim
         .owner_references()
         .iter()
         .any(|owner| owner.kind == Dataset::kind(&()));
     if claim.metadata.deletion_timestamp.is_some() {
-        Claim::Leaving
+        State::Leaving
     } else if is_of_dataset {
-        Claim::OfDataset
+        State::OfDataset
     } else {
-        Claim::There(claim.uid().unwrap_or_default())
+        State::There(claim.uid().unwrap_or_default())
     }
 }
 
@@ -189,19 +230,19 @@ pub(crate) mod tests {
 
     pub(crate) fn reading(claim: &str, uid: i32) -> Reading {
         Reading {
-            claim: claim.into(),
+            volume: Volume::Claim(claim.into()),
             uid,
             gid: 100,
             groups: Vec::new(),
         }
     }
 
-    pub(crate) fn known(claim: Claim, token: Option<&str>) -> Known {
+    pub(crate) fn known(state: State, token: Option<&str>) -> Known {
         Known {
             reader: "reader-d-1".into(),
             url: "http://reader-d-1:7074".into(),
             namespace: "vision".into(),
-            claim,
+            state,
             secret: token.map(|token| TokenSecret {
                 uid: "s".into(),
                 token: token.into(),
@@ -257,10 +298,10 @@ pub(crate) mod tests {
         let owned = json!({"uid": "c", "ownerReferences": [{"apiVersion": "penstock.io/v1alpha1", "kind": "Dataset", "name": "d", "uid": "u"}]});
         let leaving = json!({"uid": "c", "deletionTimestamp": "2026-11-27T10:00:00Z"});
         for (found, expected) in [
-            (None, Claim::Missing),
-            (Some(json!({"uid": "c"})), Claim::There("c".into())),
-            (Some(owned), Claim::OfDataset),
-            (Some(leaving), Claim::Leaving),
+            (None, State::Missing),
+            (Some(json!({"uid": "c"})), State::There("c".into())),
+            (Some(owned), State::OfDataset),
+            (Some(leaving), State::Leaving),
         ] {
             assert_eq!(state(found.map(claim).as_ref()), expected);
         }

@@ -1,4 +1,4 @@
-//! How the reader of a claim is asked, and what it answers: both sides of it, so that they cannot differ.
+//! How the reader of a volume is asked, and what it answers: both sides of it, so that they cannot differ.
 //!
 //! ```text
 //! GET /list/FOLDER                          lines of JSON: a file each, then `end`; or a fault, wherever it comes up

@@ -1,7 +1,7 @@
-//! A folder of the volume of a PersistentVolumeClaim, read through a small pod that mounts it (`reader/`).
+//! A folder of a volume, that of a PersistentVolumeClaim or a folder of nodes, read through a small pod that mounts it (`reader/`).
 //!
 //! That reader looks at files as at those of a machine (`folder.rs`): a version is inode, length and time, and each read names all of
-//! them. How it is asked and what it answers stands in `claim/exchange.rs`, which both sides use. Its address is made by the operator
+//! them. How it is asked and what it answers stands in `volume/exchange.rs`, which both sides use. Its address is made by the operator
 //! and by nobody else, so no bound on what people may name as an origin concerns it.
 
 pub mod exchange;
@@ -22,13 +22,14 @@ use crate::limits::{CLAIM_LINE_BYTES_MAX, CLAIM_PAGE_FILES};
 use crate::transport::{self, Failure, quoted};
 use crate::{Body, Network, Origin, OriginError, Pages};
 
-/// A folder of a claim.
-pub struct ClaimOrigin {
+/// A folder of a volume.
+pub struct VolumeOrigin {
     identity: String,
     place: String,
-    /// The folder.
+    /// The volume in sentences, for example `the claim data`.
+    volume: String,
+    /// The folder in it; "" is all.
     path: String,
-    claim: String,
     reader: String,
     /// What a person does to see why it does not answer, and to have it begin anew.
     described: String,
@@ -37,44 +38,101 @@ pub struct ClaimOrigin {
     client: transport::Client,
 }
 
-impl ClaimOrigin {
-    /// Makes the client; asks nobody yet.
+/// The pod that mounts a volume, and where its server and that pod are.
+struct Reader {
+    url: String,
+    namespace: String,
+    pods: String,
+    token: Option<wire::ReaderToken>,
+}
+
+impl VolumeOrigin {
+    /// A folder of a claim. Makes the client; asks nobody yet.
     ///
     /// # Errors
     /// When the configuration makes no sense, or there is no cluster.
-    pub fn new(config: wire::Claim, network: &Network) -> Result<Self, OriginError> {
+    pub fn of_claim(config: wire::Claim, network: &Network) -> Result<Self, OriginError> {
         let wire::Claim {
             namespace,
             name: claim,
             uid,
             path,
-            reader,
+            reader: url,
             pods,
             token,
         } = config;
-        let invalid = |text: String| OriginError::Invalid(format!("the claim {claim} {text}"));
-        if reader.is_empty() {
-            return Err(invalid(
-                "can only be read in a cluster, by a pod that mounts it; name a path where its volume is mounted as `folder`".to_owned(),
-            ));
+        let volume = format!("the claim {claim}");
+        if url.is_empty() {
+            return Err(OriginError::Invalid(format!(
+                "{volume} can only be read in a cluster, by a pod that mounts it; name a path where its volume is mounted as `folder`"
+            )));
         }
-        let token = format!("Bearer {}", token.unwrap_or_default().value);
-        let mut token = HeaderValue::try_from(token)
-            .map_err(|_| invalid("has a reader whose token no header can hold; delete the Secret of it".to_owned()))?;
-        token.set_sensitive(true);
-        let client = transport::client(network).map_err(invalid)?;
         let folder = if path.is_empty() {
             String::new()
         } else {
             format!("{path}/")
         };
+        let names = [
+            format!("claim://{namespace}/{claim}@{uid}/{folder}"),
+            format!("claim://{namespace}/{claim}/{folder}"),
+            volume,
+        ];
+        let reader = Reader {
+            url,
+            namespace,
+            pods,
+            token,
+        };
+        Self::new(names, path, reader, network)
+    }
+
+    /// The folder `path` of nodes. Makes the client; asks nobody yet.
+    ///
+    /// # Errors
+    /// When the configuration makes no sense.
+    pub fn of_nodes(path: &str, reader: wire::FolderReader, network: &Network) -> Result<Self, OriginError> {
+        let wire::FolderReader {
+            namespace,
+            url,
+            below,
+            pods,
+            token,
+        } = reader;
+        let names = [
+            format!("nodes://{}/", path.trim_matches('/')),
+            path.to_owned(),
+            format!("the folder {path}"),
+        ];
+        let reader = Reader {
+            url,
+            namespace,
+            pods,
+            token,
+        };
+        Self::new(names, below, reader, network)
+    }
+
+    fn new(names: [String; 3], path: String, reader: Reader, network: &Network) -> Result<Self, OriginError> {
+        let [identity, place, volume] = names;
+        let Reader {
+            url: reader,
+            namespace,
+            pods,
+            token,
+        } = reader;
+        let invalid = |text: String| OriginError::Invalid(format!("{volume} {text}"));
+        let token = format!("Bearer {}", token.unwrap_or_default().value);
+        let mut token = HeaderValue::try_from(token)
+            .map_err(|_| invalid("has a reader whose token no header can hold; delete the Secret of it".to_owned()))?;
+        token.set_sensitive(true);
+        let client = transport::client(network).map_err(invalid)?;
         Ok(Self {
-            identity: format!("claim://{namespace}/{claim}@{uid}/{folder}"),
-            place: format!("claim://{namespace}/{claim}/{folder}"),
             described: format!("kubectl -n {namespace} describe pods -l {pods}"),
             deleted: format!("kubectl -n {namespace} delete pods -l {pods}"),
+            identity,
+            place,
+            volume,
             path,
-            claim,
             reader,
             token,
             client,
@@ -91,26 +149,26 @@ impl ClaimOrigin {
     }
 
     fn explain(&self, failure: Failure) -> OriginError {
-        let Self { claim, .. } = self;
+        let Self { volume, .. } = self;
         let (status, text, wait) = match failure {
             Failure::Transport(cause) => return self.silent(&cause),
             Failure::NotAllowed(why) => {
-                return OriginError::NotAllowed(format!("the reader of the claim {claim} may not be reached: {why}"));
+                return OriginError::NotAllowed(format!("the reader of {volume} may not be reached: {why}"));
             }
             Failure::Refused { status, text, wait } => (status, text, wait),
         };
         match (status, Line::read(&text)) {
             (_, Some(Line::Fault(fault))) => fault.into(),
             (StatusCode::UNAUTHORIZED, _) => OriginError::Denied(format!(
-                "the reader of the claim {claim} does not take the token of the cache nodes; {} lets it begin with that of its Secret",
+                "the reader of {volume} does not take the token of the cache nodes; {} lets it begin with that of its Secret",
                 self.deleted
             )),
             (StatusCode::SERVICE_UNAVAILABLE, _) => OriginError::Throttled {
-                text: format!("the reader of the claim {claim} has more to do than it can; readers wait"),
+                text: format!("the reader of {volume} has more to do than it can; readers wait"),
                 wait,
             },
             _ => OriginError::Other(format!(
-                "the reader of the claim {claim} answered with an error ({}); it is tried again",
+                "the reader of {volume} answered with an error ({}); it is tried again",
                 status.as_u16()
             )),
         }
@@ -118,8 +176,8 @@ impl ClaimOrigin {
 
     fn silent(&self, cause: &str) -> OriginError {
         OriginError::Unreachable(format!(
-            "the reader of the claim {} does not answer ({cause}); {} shows why",
-            self.claim, self.described
+            "the reader of {} does not answer ({cause}); {} shows why",
+            self.volume, self.described
         ))
     }
 }
@@ -135,7 +193,7 @@ struct Listing {
 
 impl Listing {
     /// The next files. None when all were listed.
-    async fn page(&mut self, origin: &ClaimOrigin) -> Result<Option<Vec<Listed>>, OriginError> {
+    async fn page(&mut self, origin: &VolumeOrigin) -> Result<Option<Vec<Listed>>, OriginError> {
         while self.files.is_empty() && !self.is_whole {
             let piece = self.response.chunk().await;
             let broken = || origin.silent("it broke off while it listed");
@@ -147,11 +205,11 @@ impl Listing {
         Ok((!page.is_empty()).then_some(page))
     }
 
-    fn take_lines(&mut self, origin: &ClaimOrigin) -> Result<(), OriginError> {
+    fn take_lines(&mut self, origin: &VolumeOrigin) -> Result<(), OriginError> {
         let strange = || {
             OriginError::Other(format!(
-                "the reader of the claim {} lists in a way that this cache node does not know, as when it is upgraded; it is tried again",
-                origin.claim
+                "the reader of {} lists in a way that this cache node does not know, as when it is upgraded; it is tried again",
+                origin.volume
             ))
         };
         while let Some(end) = self.begun.iter().position(|byte| *byte == b'\n') {
@@ -175,7 +233,7 @@ impl Listing {
 }
 
 #[async_trait]
-impl Origin for ClaimOrigin {
+impl Origin for VolumeOrigin {
     fn identity(&self) -> String {
         self.identity.clone()
     }
@@ -239,8 +297,8 @@ mod tests {
         }
     }
 
-    fn origin(config: wire::Claim) -> Result<ClaimOrigin, OriginError> {
-        ClaimOrigin::new(config, &Network::default())
+    fn origin(config: wire::Claim) -> Result<VolumeOrigin, OriginError> {
+        VolumeOrigin::of_claim(config, &Network::default())
     }
 
     #[test]
