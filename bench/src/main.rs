@@ -166,7 +166,7 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
     let source_at = |address: SocketAddr| {
         anyhow::Ok(Source {
             path: String::new(),
-            origin: penstock_origin::client(&told_at(address))?,
+            origin: penstock_origin::client(&told_at(address), &penstock_origin::Environment::default())?,
         })
     };
     let source = source_at(server.address)?;

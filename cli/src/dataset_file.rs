@@ -7,9 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use penstock_cache_node::builder::options;
 use penstock_crds::{Dataset, Source};
+use penstock_origin::Environment;
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::BuildOptions;
-use penstock_sources::{looked_at, wire_ownership, wire_source};
+use penstock_sources::{Granted, looked_at, wire_ownership, wire_source};
 
 use crate::args::Which;
 use crate::documents::Document;
@@ -115,12 +116,13 @@ impl DatasetFile {
         let document = &self.documents[self.chosen];
         let dataset = self.dataset()?;
         let environment = |key: &str| std::env::var(key).ok();
+        let identity = Environment::of_process();
         let read_timeout = dataset.spec.read_timeout();
         let mut described = Vec::new();
         let mut sources = Vec::new();
         for source in &dataset.spec.sources {
             let told = self.told(source, environment).with_context(|| self.shown.clone())?;
-            let origin = penstock_origin::client(&told)?;
+            let origin = penstock_origin::client(&told, &identity)?;
             described.push(origin.place());
             let path = source.path.clone();
             sources.push(local::Source { path, origin });
@@ -143,6 +145,12 @@ impl DatasetFile {
     }
 
     fn told(&self, source: &Source, environment: impl Fn(&str) -> Option<String>) -> Result<wire::Source> {
+        if let Some(why) = Granted::to_oneself().refused("", source) {
+            bail!(
+                "the source at {:?} may not be read with the identity of who runs this: {why}",
+                source.path
+            );
+        }
         let secret = source.secret().map(|secret| secret.name.as_str());
         let keys = credentials::resolve(secret, looked_at(source), &self.documents, environment)?;
         Ok(wire_source(source, keys.as_ref())?)
@@ -201,6 +209,28 @@ spec: {sources: [{s3: {bucket: three}}]}
                 .map(|error| error.to_string());
             assert!(error.as_ref().is_some_and(|said| said.contains(sentence)), "{error:?}");
         }
+    }
+
+    #[test]
+    fn the_identity_of_who_runs_it_is_for_the_clouds_own_servers() {
+        let local = |more: &str| {
+            let text = format!(
+                "apiVersion: penstock.io/v1alpha1\nkind: Dataset\nmetadata: {{name: a}}\nspec: {{sources: [{{gcs: {{bucket: models, \
+                 workloadIdentity: true{more}}}}}]}}\n"
+            );
+            let local = DatasetFile::parse("x.yaml", &text, None).unwrap().local();
+            local
+                .map(|dataset| dataset.described)
+                .map_err(|error| format!("{error:#}"))
+        };
+        assert_eq!(local("").as_deref(), Ok("gs://models/"));
+        let said = local(", endpoint: \"https://storage.example.org\"").unwrap_err();
+        assert!(
+            said.contains("https://storage.example.org is not the cloud's own server"),
+            "{said}"
+        );
+        let said = local(", credentialsSecretRef: {name: google}").unwrap_err();
+        assert!(said.contains("workloadIdentity and credentialsSecretRef"), "{said}");
     }
 
     #[test]

@@ -129,6 +129,9 @@ fn wrong_in(source: &Source) -> Option<String> {
                 .into(),
         );
     }
+    if source.uses_workload_identity() && source.secret().is_some() {
+        return Some("workloadIdentity and credentialsSecretRef both say who asks: take one away".into());
+    }
     // The clients of the others say what is wrong with them.
     s3.as_ref().and_then(wrong_in_s3)
 }

@@ -9,6 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::origins::Origins;
+use crate::workload_identity::WorkloadIdentity;
 
 /// A pool of cache nodes that the Datasets of the namespace share.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -64,6 +65,10 @@ pub struct CacheRuntimeSpec {
     /// What its Datasets may reach. Without it: every place outside of the cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origins: Option<Origins>,
+
+    /// The identity that its cache nodes have for clouds. Without it: none that a Dataset may read with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_identity: Option<WorkloadIdentity>,
 }
 
 /// One medium of a cache node.

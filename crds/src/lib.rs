@@ -12,6 +12,7 @@ mod quantity;
 pub mod reference;
 mod source;
 mod source_limits;
+mod workload_identity;
 
 pub use cache_runtime::{CacheRuntime, CacheRuntimeSpec, CacheRuntimeStatus, Medium, Tier, TierVolume};
 pub use caching::{CacheRule, Caching, Eviction, Quota};
@@ -23,6 +24,7 @@ pub use source::{
     HuggingFaceSource, RepositoryKind, S3Source, SecretRef, Source,
 };
 pub use source_limits::SourceLimits;
+pub use workload_identity::WorkloadIdentity;
 
 /// Conditions of both kinds; kstatus reads the first three.
 pub mod condition {

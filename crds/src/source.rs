@@ -78,6 +78,7 @@ pub struct Source {
 /// A bucket of S3 or of a store that speaks its protocol.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.workloadIdentity) && self.workloadIdentity && has(self.credentialsSecretRef))").message("workloadIdentity and credentialsSecretRef both say who asks: take one away"))]
 pub struct S3Source {
     /// Name of the bucket.
     #[schemars(length(min = 1, max = 255), regex(pattern = "^[A-Za-z0-9][A-Za-z0-9._-]*$"))]
@@ -107,6 +108,11 @@ pub struct S3Source {
     /// AWS_SESSION_TOKEN. Without it requests are not signed, as for a public bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
+
+    /// Whether requests are signed with the workload identity of the cache nodes, which the CacheRuntime has to grant
+    /// (`spec.workloadIdentity`). For `penstock` without Kubernetes it is that of the environment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub workload_identity: bool,
 }
 
 /// How a bucket is addressed.
@@ -122,6 +128,7 @@ pub enum AddressingStyle {
 /// A bucket of Google Cloud Storage.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.workloadIdentity) && self.workloadIdentity && has(self.credentialsSecretRef))").message("workloadIdentity and credentialsSecretRef both say who asks: take one away"))]
 pub struct GcsSource {
     /// Name of the bucket.
     #[schemars(length(min = 3, max = 222), regex(pattern = "^[a-z0-9][a-z0-9._-]*$"))]
@@ -141,11 +148,17 @@ pub struct GcsSource {
     /// `gcloud auth application-default login` writes. Without it requests are not signed, as for a public bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
+
+    /// Whether requests are signed with the workload identity of the cache nodes, which the CacheRuntime has to grant
+    /// (`spec.workloadIdentity`). For `penstock` without Kubernetes it is that of the environment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub workload_identity: bool,
 }
 
 /// A container of Azure Blob Storage or Data Lake Storage Gen2.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.workloadIdentity) && self.workloadIdentity && has(self.credentialsSecretRef))").message("workloadIdentity and credentialsSecretRef both say who asks: take one away"))]
 pub struct AzureSource {
     /// Name of the storage account.
     #[schemars(length(min = 3, max = 24), regex(pattern = "^[a-z0-9]+$"))]
@@ -172,6 +185,11 @@ pub struct AzureSource {
     /// AZURE_CLIENT_ID and AZURE_CLIENT_SECRET (of an application). Without it requests are not signed, as for a public container.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
+
+    /// Whether requests are signed with the workload identity of the cache nodes, which the CacheRuntime has to grant
+    /// (`spec.workloadIdentity`). For `penstock` without Kubernetes it is that of the environment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub workload_identity: bool,
 }
 
 /// A folder of HDFS. A file's version is its length and the time of its last change, which are looked at before and after each read.
@@ -402,7 +420,21 @@ impl Source {
             hugging_face.as_mut().map(|hub| &mut hub.credentials_secret_ref),
         ];
         secrets.into_iter().flatten().for_each(|secret| *secret = None);
+        let identities = [
+            s3.as_mut().map(|s3| &mut s3.workload_identity),
+            gcs.as_mut().map(|gcs| &mut gcs.workload_identity),
+            azure.as_mut().map(|azure| &mut azure.workload_identity),
+        ];
+        identities.into_iter().flatten().for_each(|is_used| *is_used = false);
         source
+    }
+
+    /// Whether it is read with the workload identity of who reads it.
+    pub fn uses_workload_identity(&self) -> bool {
+        let s3 = self.s3.as_ref().is_some_and(|s3| s3.workload_identity);
+        let gcs = self.gcs.as_ref().is_some_and(|gcs| gcs.workload_identity);
+        let azure = self.azure.as_ref().is_some_and(|azure| azure.workload_identity);
+        s3 || gcs || azure
     }
 
     /// The Secret that it names.

@@ -10,6 +10,8 @@ pub const FIELD_MANAGER: &str = "penstock-operator";
 pub const COMMIT_MANAGER: &str = "penstock-commit";
 /// Finalizer of both kinds.
 pub const FINALIZER: &str = "penstock.io/cleanup";
+/// Annotation of cache nodes' pods: a digest of what their service account is for clouds.
+pub const IDENTITY_ANNOTATION: &str = "penstock.io/workload-identity";
 /// User and group of cache nodes.
 pub const CACHE_USER: i64 = 65532;
 

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use penstock_crds::{CacheRuntime, Dataset, Source};
 use penstock_protocol::control::cache_node as wire;
-use penstock_sources::{Allowed, Keys, part_of, standing, wire_source};
+use penstock_sources::{Allowed, Granted, Keys, NotGranted, part_of, standing, wire_source};
 
 use crate::context::Context;
 use crate::error::Error;
@@ -23,6 +23,8 @@ pub type Secrets = BTreeMap<String, Option<Keys>>;
 pub struct Named {
     /// The Dataset's namespace.
     pub namespace: String,
+    /// Its name.
+    pub dataset: String,
     /// Secrets with keys of origins.
     pub secrets: Secrets,
     /// Volumes.
@@ -72,6 +74,19 @@ pub enum Unusable {
         /// Who does not let it.
         why: NotHeld,
     },
+    /// A source that may not be read with the cache nodes' identity.
+    #[error(
+        "{} may not be read with the workload identity of the CacheRuntime {runtime}: {why}",
+        which(path)
+    )]
+    NotGranted {
+        /// Where it stands in the tree.
+        path: String,
+        /// Whose identity.
+        runtime: String,
+        /// Why, and what to do.
+        why: NotGranted,
+    },
 }
 
 /// On which terms a CacheRuntime lets sources be read.
@@ -80,6 +95,7 @@ pub struct Terms {
     runtime: String,
     allowed: Allowed,
     host_paths: HostPaths,
+    granted: Granted,
     /// Each has its part of the limits.
     cache_nodes: u64,
 }
@@ -92,16 +108,30 @@ impl Terms {
             runtime: runtime.name_any(),
             allowed: Allowed::of(origins.map_or(&[], |origins| &origins.allowed)),
             host_paths: HostPaths::of(runtime, host_paths),
+            granted: Granted::of(runtime.spec.workload_identity.as_ref()),
             cache_nodes: u64::from(runtime.spec.replicas.unsigned_abs()),
         }
     }
 
-    /// Whether a source may be read.
+    /// Whether what a source names may be read.
     pub fn allows(&self, source: &Source) -> bool {
-        self.judge(source).is_ok()
+        self.check_place(source).is_ok()
     }
 
-    fn judge(&self, source: &Source) -> Result<(), Unusable> {
+    /// Why a source of this Dataset must not be told.
+    fn check(&self, source: &Source, dataset: &str) -> Result<(), Unusable> {
+        self.check_place(source)?;
+        match self.granted.refused(dataset, source) {
+            None => Ok(()),
+            Some(why) => Err(Unusable::NotGranted {
+                path: source.path.clone(),
+                runtime: self.runtime.clone(),
+                why,
+            }),
+        }
+    }
+
+    fn check_place(&self, source: &Source) -> Result<(), Unusable> {
         if let Some(folder) = &source.folder {
             return self.held(source, &folder.path).map(|_| ());
         }
@@ -149,6 +179,7 @@ pub async fn named(dataset: &Dataset, namespace: &str, sources: &[Source], conte
     let (client, domain) = (&context.client, &context.facts.cluster_domain);
     Ok(Named {
         namespace: namespace.to_owned(),
+        dataset: dataset.name_any(),
         secrets: secrets(client, namespace, sources).await?,
         volumes: volumes::look(client, dataset, namespace, domain, sources).await?,
         others: others::others(client, namespace, sources).await?,
@@ -186,7 +217,7 @@ fn told(source: &Source, named: &Named, terms: Option<&Terms>) -> Result<wire::S
         return Ok(standing(source, wire::source::Origin::Dataset(other)));
     }
     if let Some(terms) = terms {
-        terms.judge(source)?;
+        terms.check(source, &named.dataset)?;
     }
     let keys = source
         .secret()
@@ -432,6 +463,67 @@ mod tests {
             let (told, unusable) = wire_sources(&sources, &named(token), terms);
             let unusable = unusable.unwrap().to_string();
             assert!(told.is_empty() && unusable.contains(said), "{unusable}");
+        }
+    }
+
+    #[test]
+    fn a_source_is_told_with_the_identity_of_the_pool_only_where_that_is_granted() {
+        let terms = |identity| {
+            let runtime = json!({
+                "apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime", "metadata": {"name": "pool"},
+                "spec": {"replicas": 1, "tiers": [], "workloadIdentity": identity},
+            });
+            Terms::of(&serde_json::from_value(runtime).unwrap(), &[])
+        };
+        let sources: Vec<Source> = serde_json::from_value(json!([
+            {"path": "raw", "s3": {"bucket": "b", "workloadIdentity": true}},
+            {"path": "g", "gcs": {"bucket": "bucket", "endpoint": "https://h:1", "workloadIdentity": true}},
+            {"path": "open", "s3": {"bucket": "b"}},
+        ]))
+        .unwrap();
+        let named = Named {
+            dataset: "photos".into(),
+            ..Named::default()
+        };
+        for (identity, told, sentence) in [
+            (
+                json!(null),
+                "open",
+                "the source at raw may not be read with the workload identity of the CacheRuntime pool: it is not granted to this \
+                 Dataset; add photos to spec.workloadIdentity.datasets of the CacheRuntime",
+            ),
+            (
+                json!({"datasets": ["others"]}),
+                "open",
+                "add photos to spec.workloadIdentity.datasets",
+            ),
+            (
+                json!({"datasets": ["photos"]}),
+                "raw,open",
+                "the source at g may not be read with the workload identity of the CacheRuntime pool: https://h:1 is not the",
+            ),
+            (
+                json!({"datasets": ["*"], "endpoints": ["https://h:1"]}),
+                "raw,g,open",
+                "",
+            ),
+        ] {
+            let (usable, unusable) = wire_sources(&sources, &named, Some(&terms(identity.clone())));
+            let paths: Vec<_> = usable.iter().map(|source| source.path.as_str()).collect();
+            assert_eq!(paths.join(","), told, "{identity}");
+            let said = unusable.map(|unusable| unusable.to_string()).unwrap_or_default();
+            assert!(
+                said.contains(sentence) && said.is_empty() == sentence.is_empty(),
+                "{identity}: {said}"
+            );
+            for source in usable {
+                let asks_as_itself = match source.origin {
+                    Some(wire::source::Origin::S3(s3)) => s3.workload_identity,
+                    Some(wire::source::Origin::Gcs(gcs)) => gcs.workload_identity,
+                    other => panic!("{other:?}"),
+                };
+                assert_eq!(asks_as_itself, source.path != "open");
+            }
         }
     }
 

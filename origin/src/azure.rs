@@ -5,6 +5,7 @@
 
 mod access;
 mod listing;
+mod process;
 
 use std::ops::Range;
 
@@ -14,11 +15,12 @@ use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, Request, Response, Url};
+use reqwest::{Method, Request, Response, StatusCode, Url};
 
 use self::access::Access;
 use crate::limits::AZURE_LISTING_PAGE_BYTES_MAX;
 use crate::transport::{self, Failure, PATH, VALUE, quoted};
+use crate::workload_identity::WorkloadIdentity;
 use crate::{Body, Network, Origin, OriginError, Pages, refusal};
 
 /// Of the protocol: since 2021-02-12 names that XML cannot hold are encoded, since 2020-10-02 directories are said to be such.
@@ -66,6 +68,7 @@ impl AzureOrigin {
             prefix,
             endpoint,
             key,
+            workload_identity,
         } = config;
         let invalid =
             |text: String| OriginError::Invalid(format!("{}: {text}", place(&account, &container, &prefix, &endpoint)));
@@ -80,7 +83,12 @@ impl AzureOrigin {
         if Url::parse(&url).ok().is_none_or(|parsed| parsed.as_str() != url) {
             return Err(invalid("no URL can name the container; correct its name".to_owned()));
         }
-        let access = Access::new(key, &account, &base).map_err(invalid)?;
+        let access = if workload_identity {
+            WorkloadIdentity::new(network).map(|identity| Access::of_process(identity, &base))
+        } else {
+            Access::new(key, &account, &base)
+        };
+        let access = access.map_err(invalid)?;
         let client = transport::client(network).map_err(invalid)?;
         Ok(Self {
             account,
@@ -95,14 +103,26 @@ impl AzureOrigin {
 
     /// The answer to a GET, if it is a good one; its body is still to come.
     async fn get(&self, url: Url, headers: HeaderMap, asked: Asked<'_>) -> Result<Response, OriginError> {
-        let mut request = Request::new(Method::GET, url);
-        *request.headers_mut() = headers;
+        let request = self.signed(&url, &headers).await?;
+        let used = request.headers().clone();
+        let mut outcome = transport::send(&self.client, request).await;
+        if let Err(Failure::Refused { status, .. }) = &outcome
+            && *status == StatusCode::UNAUTHORIZED
+            && self.access.is_worth_another(&used).await
+        {
+            outcome = transport::send(&self.client, self.signed(&url, &headers).await?).await;
+        }
+        outcome.map_err(|failure| self.explain(failure, asked))
+    }
+
+    async fn signed(&self, url: &Url, headers: &HeaderMap) -> Result<Request, OriginError> {
+        let mut request = Request::new(Method::GET, url.clone());
+        *request.headers_mut() = headers.clone();
         request
             .headers_mut()
             .insert(VERSION, HeaderValue::from_static(VERSION_SPOKEN));
         self.access.sign(&mut request, &self.client, &self.place()).await?;
-        let response = transport::send(&self.client, request).await;
-        response.map_err(|failure| self.explain(failure, asked))
+        Ok(request)
     }
 
     fn explain(&self, failure: Failure, asked: Asked<'_>) -> OriginError {
@@ -152,8 +172,8 @@ impl AzureOrigin {
                 "{place} does not exist ({shown}); check account, container and endpoint of the source"
             )),
             (401 | 403, ..) => OriginError::Denied(format!(
-                "{place} refuses access ({shown}); check the keys in the Secret of the source, their rights to list and read (Storage \
-                 Blob Data Reader), and the firewall of the account"
+                "{place} refuses access ({shown}); check the credentials of the source, their rights to list and read (Storage Blob Data \
+                 Reader), and the firewall of the account"
             )),
             (400, ..) => OriginError::Invalid(format!(
                 "{place} does not take what it is asked ({shown}); check account, container, prefix and endpoint of the source"
@@ -306,7 +326,7 @@ mod tests {
             container: container.to_owned(),
             prefix: prefix.to_owned(),
             endpoint: endpoint.to_owned(),
-            key: None,
+            ..Default::default()
         };
         AzureOrigin::new(config, &Network::default())
     }

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use percent_encoding::utf8_percent_encode;
 use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, Request, Url};
@@ -10,35 +11,49 @@ use serde::Deserialize;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::OriginError;
 use crate::limits::{
     TOKEN_ANSWER_BYTES_MAX, TOKEN_LIFETIME_MAX, TOKEN_LIFETIME_UNSAID, TOKEN_RETRY, TOKEN_SILENCE_MAX,
 };
 use crate::transport::{self, Failure, VALUE};
+use crate::{OriginError, refusal};
 
-/// A token.
-pub(super) struct Token {
-    authorization: HeaderValue,
+/// A token: a header, or whatever else says who asks.
+pub(super) struct Token<T = HeaderValue> {
+    value: T,
     renew_at: Instant,
     good_until: Instant,
 }
 
 /// Keeps one token.
-#[derive(Default)]
-pub(super) struct Keeper(Mutex<Kept>);
+pub(super) struct Keeper<T = HeaderValue>(Mutex<Kept<T>>);
 
-#[derive(Default)]
-struct Kept {
-    token: Option<Token>,
+struct Kept<T> {
+    token: Option<Token<T>>,
     /// When there was none to be had the last time, and why.
     failed: Option<(Instant, OriginError)>,
+    /// When the origin refused one the last time, so that there had to be another.
+    refused: Option<Instant>,
 }
 
 /// What gives tokens for a form that has a secret in it (OAuth 2.0, RFC 6749 section 4.4 and 6).
 pub(super) struct Giver {
     url: Url,
     form: String,
+    advice: &'static str,
 }
+
+/// Who is asked for a token.
+pub(super) struct Asked<'a> {
+    /// For which source.
+    pub(super) place: &'a str,
+    /// By the name of its host.
+    pub(super) host: &'a str,
+    /// What to do when it gives none.
+    pub(super) advice: &'a str,
+}
+
+/// For a form that was made of a Secret.
+const ADVICE: &str = "check the credentials in the Secret of the source";
 
 #[derive(Deserialize)]
 struct Given {
@@ -56,27 +71,45 @@ impl Token {
     pub(super) fn new(text: &str, lifetime: Duration, now: Instant) -> Option<Self> {
         let mut authorization = HeaderValue::try_from(format!("Bearer {text}")).ok()?;
         authorization.set_sensitive(true);
-        Some(Self {
-            authorization,
-            renew_at: now + lifetime / 10 * 9,
-            good_until: now + lifetime,
-        })
+        Some(Self::of(authorization, lifetime, now))
     }
 }
 
-impl Keeper {
+impl<T> Token<T> {
+    /// One that is good for so long from `now`.
+    pub(super) fn of(value: T, lifetime: Duration, now: Instant) -> Self {
+        let lifetime = lifetime.min(TOKEN_LIFETIME_MAX);
+        Self {
+            value,
+            renew_at: now + lifetime / 10 * 9,
+            good_until: now + lifetime,
+        }
+    }
+}
+
+impl<T> Default for Keeper<T> {
+    fn default() -> Self {
+        Self(Mutex::new(Kept {
+            token: None,
+            failed: None,
+            refused: None,
+        }))
+    }
+}
+
+impl<T: Clone> Keeper<T> {
     /// What says who asks, for a request at `now`. Of several at once one gets the token, and all have what came of it.
     ///
     /// # Errors
     /// Those of getting one, unless the one that is kept is still good.
-    pub(super) async fn authorization(
+    pub(super) async fn token(
         &self,
         now: Instant,
-        get: impl Future<Output = Result<Token, OriginError>>,
-    ) -> Result<HeaderValue, OriginError> {
+        get: impl Future<Output = Result<Token<T>, OriginError>>,
+    ) -> Result<T, OriginError> {
         let mut kept = self.0.lock().await;
         if let Some(token) = kept.token.as_ref().filter(|token| now < token.renew_at) {
-            return Ok(token.authorization.clone());
+            return Ok(token.value.clone());
         }
         if let Some((_, error)) = kept.failed.as_ref().filter(|(at, _)| now < *at) {
             return Err(error.clone());
@@ -86,17 +119,14 @@ impl Keeper {
         let got = timeout(TOKEN_SILENCE_MAX, get).await.unwrap_or_else(|_| Err(silent()));
         match got {
             Ok(token) => {
-                let authorization = token.authorization.clone();
-                *kept = Kept {
-                    token: Some(token),
-                    failed: None,
-                };
-                Ok(authorization)
+                let value = token.value.clone();
+                (kept.token, kept.failed) = (Some(token), None);
+                Ok(value)
             }
             Err(error) => match kept.token.as_mut().filter(|token| now < token.good_until) {
                 Some(token) => {
                     token.renew_at = now + TOKEN_RETRY;
-                    Ok(token.authorization.clone())
+                    Ok(token.value.clone())
                 }
                 None => {
                     kept.failed = Some((Instant::now(), error.clone()));
@@ -105,15 +135,37 @@ impl Keeper {
             },
         }
     }
+
+    /// Whether to ask again with another token, after the origin refused one at `now` that `is_it`. That one is not kept then. Where
+    /// another one was refused a moment ago, a third would fare no better.
+    pub(super) async fn is_worth_another(&self, now: Instant, is_it: impl FnOnce(&T) -> bool) -> bool {
+        let mut kept = self.0.lock().await;
+        match &kept.token {
+            Some(token) if is_it(&token.value) => {
+                let is_worth_it = kept.refused.is_none_or(|at| now >= at + TOKEN_RETRY);
+                if is_worth_it {
+                    (kept.token, kept.refused) = (None, Some(now));
+                }
+                is_worth_it
+            }
+            // Somebody else has seen to it.
+            _ => true,
+        }
+    }
 }
 
 impl Giver {
     pub(super) fn new(url: Url, fields: &[(&str, &str)]) -> Self {
-        let pairs = fields
-            .iter()
-            .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, VALUE)));
-        let form = pairs.collect::<Vec<_>>().join("&");
-        Self { url, form }
+        Self {
+            url,
+            form: form(fields),
+            advice: ADVICE,
+        }
+    }
+
+    /// With another sentence on what to do when it gives none.
+    pub(super) fn advising(self, advice: &'static str) -> Self {
+        Self { advice, ..self }
     }
 
     /// Whom it asks, and for what.
@@ -124,36 +176,63 @@ impl Giver {
 
     /// A new token for the source at `place`.
     pub(super) async fn token(&self, client: &transport::Client, place: &str) -> Result<Token, OriginError> {
-        let mut request = Request::new(Method::POST, self.url.clone());
-        let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
-        request.headers_mut().insert(CONTENT_TYPE, kind);
-        *request.body_mut() = Some(self.form.clone().into());
+        let Self { url, form, advice } = self;
+        let mut request = Request::new(Method::POST, url.clone());
+        *request.body_mut() = Some(form.clone().into());
+        let host = url.host_str().unwrap_or_default();
+        let asked = Asked { place, host, advice };
         let asked_at = Instant::now();
-        let explain = |failure| explain(failure, place, self.url.host_str().unwrap_or_default());
+        let body = asked.answer(client, request).await?;
+        asked.read(given(&body, asked_at))
+    }
+}
+
+/// Fields as a form has them.
+pub(super) fn form(fields: &[(&str, &str)]) -> String {
+    let pairs = fields
+        .iter()
+        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, VALUE)));
+    pairs.collect::<Vec<_>>().join("&")
+}
+
+impl Asked<'_> {
+    /// What it says to a request, which has a form if it has a body.
+    pub(super) async fn answer(
+        &self,
+        client: &transport::Client,
+        mut request: Request,
+    ) -> Result<BytesMut, OriginError> {
+        if request.body().is_some() {
+            let kind = HeaderValue::from_static("application/x-www-form-urlencoded");
+            request.headers_mut().insert(CONTENT_TYPE, kind);
+        }
+        let explain = |failure| explain(failure, self);
         let response = transport::send(client, request).await.map_err(explain)?;
-        let body = transport::body(response, TOKEN_ANSWER_BYTES_MAX)
-            .await
-            .map_err(explain)?;
-        let given: Option<Given> = serde_json::from_slice(&body).ok();
-        let token = given.and_then(
-            |Given {
-                 access_token,
-                 expires_in,
-             }| {
-                let lifetime = expires_in.map_or(TOKEN_LIFETIME_UNSAID, Duration::from_secs);
-                Token::new(&access_token, lifetime.min(TOKEN_LIFETIME_MAX), asked_at)
-            },
-        );
+        transport::body(response, TOKEN_ANSWER_BYTES_MAX).await.map_err(explain)
+    }
+
+    /// What was made of that, if it was understood.
+    pub(super) fn read<T>(&self, token: Option<T>) -> Result<T, OriginError> {
+        let Self { place, host, advice } = self;
         token.ok_or_else(|| {
             OriginError::Invalid(format!(
-                "{place}: {} answers with something else than a token; check the addresses in the Secret of the source",
-                self.url.host_str().unwrap_or_default()
+                "{place}: {host} answers with something else than a token; {advice}"
             ))
         })
     }
 }
 
-fn explain(failure: Failure, place: &str, host: &str) -> OriginError {
+/// The token in an answer to a question of `asked_at`, as OAuth 2.0 has it.
+pub(super) fn given(body: &[u8], asked_at: Instant) -> Option<Token> {
+    let Given {
+        access_token,
+        expires_in,
+    } = serde_json::from_slice(body).ok()?;
+    let lifetime = expires_in.map_or(TOKEN_LIFETIME_UNSAID, Duration::from_secs);
+    Token::new(&access_token, lifetime, asked_at)
+}
+
+fn explain(failure: Failure, Asked { place, host, advice }: &Asked<'_>) -> OriginError {
     let (status, text, wait) = match failure {
         Failure::Transport(cause) => {
             return OriginError::Unreachable(format!(
@@ -176,9 +255,7 @@ fn explain(failure: Failure, place: &str, host: &str) -> OriginError {
             ),
             wait,
         },
-        300..=499 => OriginError::Denied(format!(
-            "{place}: {host} gives no token ({shown}); check the credentials in the Secret of the source"
-        )),
+        300..=499 => OriginError::Denied(format!("{place}: {host} gives no token ({shown}); {advice}")),
         502 | 504 => OriginError::Unreachable(format!(
             "{place}: {host}, which gives the tokens for it, cannot be reached by the gateway in front of it ({shown}); it is asked again"
         )),
@@ -188,9 +265,11 @@ fn explain(failure: Failure, place: &str, host: &str) -> OriginError {
     }
 }
 
-/// For example "invalid_grant". Nothing else of a refusal is passed on.
-fn error_code(json: &[u8]) -> Option<String> {
-    let Refusal { error } = serde_json::from_slice(json).ok()?;
+/// For example "invalid_grant", or "AccessDenied" of AWS, which speaks XML. Nothing else of a refusal is passed on.
+fn error_code(text: &[u8]) -> Option<String> {
+    let Ok(Refusal { error }) = serde_json::from_slice(text) else {
+        return Some(refusal::error_code(text)).filter(|code| !code.is_empty());
+    };
     let is_code = error.len() <= 64 && error.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
     (is_code && !error.is_empty()).then_some(error)
 }
@@ -217,7 +296,7 @@ mod tests {
                 let text = format!("token-{}", got.get());
                 has_more.then(|| Token::new(&text, HOUR, now).unwrap()).ok_or_else(away)
             };
-            let authorization = keeper.authorization(now, get).await;
+            let authorization = keeper.token(now, get).await;
             authorization.map(|value| value.to_str().unwrap().to_owned())
         };
         let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
@@ -242,17 +321,45 @@ mod tests {
 
     #[tokio::test]
     async fn whoever_waited_while_there_was_none_has_the_same_error() {
-        let (keeper, now) = (Keeper::default(), Instant::now());
-        let failed = keeper.authorization(now, async { Err(away()) }).await;
+        let (keeper, now) = (Keeper::<HeaderValue>::default(), Instant::now());
+        let failed = keeper.token(now, async { Err(away()) }).await;
         assert_eq!(failed.unwrap_err(), away());
-        let waited = keeper.authorization(now, async { unreachable!("it was asked a moment ago") });
+        let waited = keeper.token(now, async { unreachable!("it was asked a moment ago") });
         assert_eq!(waited.await.unwrap_err(), away());
+    }
+
+    #[tokio::test]
+    async fn a_token_that_the_origin_refuses_is_renewed_once_and_not_for_each_that_asked_with_it() {
+        let (keeper, begin) = (Keeper::default(), Instant::now());
+        let get = async |at: Duration, text: &str| {
+            let now = begin + at;
+            keeper
+                .token(now, async { Ok(Token::new(text, HOUR, now).unwrap()) })
+                .await
+                .unwrap()
+        };
+        let is = |token: &HeaderValue| {
+            let token = token.clone();
+            move |kept: &HeaderValue| *kept == token
+        };
+        let first = get(Duration::ZERO, "1").await;
+        assert!(keeper.is_worth_another(begin, is(&first)).await);
+        let second = get(Duration::ZERO, "2").await;
+        assert_eq!(second, "Bearer 2");
+        // Who asked with the first one a moment ago has the second one too.
+        assert!(keeper.is_worth_another(begin, is(&first)).await);
+        assert_eq!(get(Duration::ZERO, "3").await, second);
+        // Whatever it is, tokens do not mend it.
+        assert!(!keeper.is_worth_another(begin, is(&second)).await);
+        assert_eq!(get(Duration::ZERO, "3").await, second);
+        assert!(keeper.is_worth_another(begin + TOKEN_RETRY, is(&second)).await);
+        assert_eq!(get(TOKEN_RETRY, "3").await, "Bearer 3");
     }
 
     #[test]
     fn a_token_does_not_show_itself() {
         let token = Token::new("hush", HOUR, Instant::now()).unwrap();
-        assert!(!format!("{:?}", token.authorization).contains("hush"));
+        assert!(!format!("{:?}", token.value).contains("hush"));
         assert!(Token::new("a\nb", HOUR, Instant::now()).is_none());
     }
 
@@ -265,6 +372,11 @@ mod tests {
                 "denied invalid_grant",
             ),
             (401, r#"{"error": "invalid_client"}"#, "denied invalid_client"),
+            (
+                403,
+                "<ErrorResponse><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>hush</Message></Error></ErrorResponse>",
+                "denied AccessDenied",
+            ),
             (404, "hush", "denied 404"),
             (302, "", "denied 302"),
             (400, r#"{"error": "hush 1"}"#, "denied 400"),
@@ -279,7 +391,12 @@ mod tests {
                 text: body.as_bytes().into(),
                 wait: None,
             };
-            let error = explain(failure, "gs://b/", "host");
+            let asked = Asked {
+                place: "gs://b/",
+                host: "host",
+                advice: ADVICE,
+            };
+            let error = explain(failure, &asked);
             let kind = match &error {
                 OriginError::Denied(_) => "denied",
                 OriginError::Throttled { .. } => "throttled",

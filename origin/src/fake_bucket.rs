@@ -139,6 +139,7 @@ impl Bucket {
             endpoint: self.endpoint.clone(),
             keys: None,
             virtual_host_style: false,
+            workload_identity: false,
         }
     }
 

@@ -6,6 +6,7 @@
 
 mod key;
 mod listing;
+mod process;
 
 use std::ops::Range;
 
@@ -15,13 +16,14 @@ use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
 use percent_encoding::utf8_percent_encode;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Method, Request, Response, Url};
+use reqwest::{Method, Request, Response, StatusCode, Url};
 
 use self::key::Key;
 use crate::checked::{self, Checksum};
 use crate::limits::{CHECKED_OBJECT_BYTES_MAX, LISTING_PAGE_BYTES_MAX};
 use crate::ranges::{self, Limits, PageStart, Paged, Splittable};
 use crate::transport::{self, Failure, VALUE};
+use crate::workload_identity::WorkloadIdentity;
 use crate::{Body, Network, Origin, OriginError, Pages};
 
 /// Google's own.
@@ -61,11 +63,16 @@ impl GcsOrigin {
             prefix,
             endpoint,
             key,
+            workload_identity,
         } = config;
         let invalid = |text: String| OriginError::Invalid(format!("{}: {text}", place(&bucket, &prefix, &endpoint)));
         let objects = objects_url(&bucket, &endpoint).map_err(invalid)?;
-        let key = key.map(|wire::GcsKey { json }| Key::read(&json));
-        let key = key.transpose().map_err(invalid)?;
+        let key = match key {
+            _ if workload_identity => WorkloadIdentity::new(network).map(|identity| Some(Key::of_process(identity))),
+            Some(wire::GcsKey { json }) => Key::read(&json).map(Some),
+            None => Ok(None),
+        };
+        let key = key.map_err(invalid)?;
         let client = transport::client(network).map_err(invalid)?;
         Ok(Self {
             bucket,
@@ -80,14 +87,32 @@ impl GcsOrigin {
 
     /// The answer to a GET, if it is a good one; its body is still to come.
     async fn get(&self, url: Url, headers: HeaderMap, asked: Asked<'_>) -> Result<Response, OriginError> {
-        let mut request = Request::new(Method::GET, url);
-        *request.headers_mut() = headers;
-        if let Some(key) = &self.key {
-            let authorization = key.authorization(&self.client, &self.place()).await?;
-            request.headers_mut().insert(header::AUTHORIZATION, authorization);
+        let authorization = async || match &self.key {
+            Some(key) => key.authorization(&self.client, &self.place()).await.map(Some),
+            None => Ok(None),
+        };
+        let used = authorization().await?;
+        let mut outcome = self.get_as(used.as_ref(), &url, &headers).await;
+        if let (Err(Failure::Refused { status, .. }), Some(key), Some(used)) = (&outcome, &self.key, &used)
+            && *status == StatusCode::UNAUTHORIZED
+            && key.is_worth_another(used).await
+        {
+            outcome = self.get_as(authorization().await?.as_ref(), &url, &headers).await;
         }
-        let response = transport::send(&self.client, request).await;
-        response.map_err(|failure| self.explain(failure, asked))
+        outcome.map_err(|failure| self.explain(failure, asked))
+    }
+
+    async fn get_as(
+        &self,
+        authorization: Option<&HeaderValue>,
+        url: &Url,
+        headers: &HeaderMap,
+    ) -> Result<Response, Failure> {
+        let mut request = Request::new(Method::GET, url.clone());
+        *request.headers_mut() = headers.clone();
+        let authorization = authorization.map(|value| (header::AUTHORIZATION, value.clone()));
+        request.headers_mut().extend(authorization);
+        transport::send(&self.client, request).await
     }
 
     fn explain(&self, failure: Failure, asked: Asked<'_>) -> OriginError {
@@ -318,7 +343,7 @@ mod tests {
             bucket: bucket.to_owned(),
             prefix: prefix.to_owned(),
             endpoint: endpoint.to_owned(),
-            key: None,
+            ..Default::default()
         };
         GcsOrigin::new(config, &Network::default())
     }

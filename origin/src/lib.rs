@@ -24,6 +24,7 @@ pub mod s3;
 mod selected;
 mod transport;
 pub mod volume;
+mod workload_identity;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub use crate::reach::Reach;
 use crate::s3::S3Origin;
 use crate::selected::Selected;
 use crate::volume::VolumeOrigin;
+pub use crate::workload_identity::Environment;
 
 /// What an origin lists, some objects at a time, in any order.
 pub type Pages<'a> = BoxStream<'a, Result<Vec<Listed>, OriginError>>;
@@ -144,6 +146,8 @@ pub struct Network {
     pub reach: Reach,
     /// How much is asked, and where that is counted.
     pub meter: Meter,
+    /// What says as whom those ask that have the workload identity of this process.
+    pub environment: Environment,
 }
 
 impl Default for Network {
@@ -153,27 +157,34 @@ impl Default for Network {
             silence_max: limits::SILENCE_MAX,
             reach: Reach::default(),
             meter: Meter::default(),
+            environment: Environment::default(),
         }
     }
 }
 
-/// The client of a source; asks nobody yet.
+/// The client of a source in this environment; asks nobody yet.
 ///
 /// # Errors
 /// When the source makes no sense.
-pub fn client(source: &wire::Source) -> Result<Arc<dyn Origin>, OriginError> {
-    client_within(source, &Reach::default(), &Tally::default())
+pub fn client(source: &wire::Source, environment: &Environment) -> Result<Arc<dyn Origin>, OriginError> {
+    client_within(source, environment, &Reach::default(), &Tally::default())
 }
 
 /// The same, that reaches no other addresses than these, and counts in `tally`.
 ///
 /// # Errors
 /// When the source makes no sense.
-pub fn client_within(source: &wire::Source, reach: &Reach, tally: &Tally) -> Result<Arc<dyn Origin>, OriginError> {
+pub fn client_within(
+    source: &wire::Source,
+    environment: &Environment,
+    reach: &Reach,
+    tally: &Tally,
+) -> Result<Arc<dyn Origin>, OriginError> {
     let network = Network {
         authorities: source.authorities.clone(),
         reach: reach.clone(),
         meter: Meter::of(source.limits.as_ref(), tally),
+        environment: environment.clone(),
         ..Network::default()
     };
     client_over(source, &network)

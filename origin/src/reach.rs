@@ -50,6 +50,8 @@ pub struct Reach(Arc<RwLock<Bounds>>);
 
 #[derive(Debug, Default)]
 struct Bounds {
+    /// Whether there are none.
+    is_everything: bool,
     cluster: Vec<Span>,
     granted: Vec<Span>,
     granted_names: Vec<NamedHost>,
@@ -69,6 +71,16 @@ struct NamedHost {
 }
 
 impl Reach {
+    /// Everything, the services that tell a machine its secrets too: for what the environment of the process names, never for what
+    /// a source does.
+    pub(super) fn everything() -> Self {
+        let bounds = Bounds {
+            is_everything: true,
+            ..Bounds::default()
+        };
+        Self(Arc::new(RwLock::new(bounds)))
+    }
+
     /// From now on what belongs to the cluster (`ADDRESS`, `ADDRESS:PORT` or CIDR) is refused, unless it is `granted` (the same, or
     /// `NAME` or `NAME:PORT`). Returns what of both makes no sense, which counts for nothing.
     pub fn set(&self, cluster: &[String], granted: &[String]) -> Vec<String> {
@@ -105,15 +117,19 @@ impl Reach {
     /// port is refused.
     pub(super) fn judge(&self, name: &str, address: IpAddr, port: Option<u16>) -> Result<(), NotAllowed> {
         let address = plain(address);
-        if is_for_the_machine(address) {
-            return Err(NotAllowed::Machine);
-        }
         let bounds = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let Bounds {
+            is_everything,
             cluster,
             granted,
             granted_names,
         } = &*bounds;
+        if *is_everything {
+            return Ok(());
+        }
+        if is_for_the_machine(address) {
+            return Err(NotAllowed::Machine);
+        }
         let is_at = |wanted: Option<u16>| wanted.is_none() || wanted == port;
         let is_of_the_cluster = cluster
             .iter()

@@ -1,10 +1,18 @@
-//! The code of a refusal in XML, as S3 and Azure write it. Pure.
+//! The code of a refusal in XML, as S3, Azure and AWS's token service write it. Pure.
 
 use serde::Deserialize;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Refusal {
+    code: Option<String>,
+    /// Where the token service has it.
+    error: Option<Inner>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Inner {
     code: String,
 }
 
@@ -14,7 +22,7 @@ pub(super) fn error_code(xml: &[u8]) -> String {
     let is_code = |code: &String| code.len() <= 64 && code.bytes().all(|byte| byte.is_ascii_alphanumeric());
     refusal
         .ok()
-        .map(|refusal| refusal.code)
+        .and_then(|Refusal { code, error }| code.or(error.map(|error| error.code)))
         .filter(is_code)
         .unwrap_or_default()
 }
@@ -33,6 +41,11 @@ mod tests {
             (
                 "\u{feff}<?xml version=\"1.0\" encoding=\"utf-8\"?><Error><Code>BlobNotFound</Code><Message>m\nRequestId:1</Message></Error>",
                 "BlobNotFound",
+            ),
+            (
+                "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>Sender</Type><Code>AccessDenied</Code></Error>\
+                 <RequestId>1</RequestId></ErrorResponse>",
+                "AccessDenied",
             ),
             ("<Error><Code>a secret</Code></Error>", ""),
             ("<html>", ""),

@@ -5,9 +5,11 @@
 //! other objects. Every answer must carry the ETag, the length and the range that were asked for, for servers that ignore
 //! If-Match or Range.
 
+mod access;
 mod checksum;
 mod http;
 mod listing;
+mod role;
 mod versions;
 
 use std::ops::Range;
@@ -17,7 +19,7 @@ use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
 use reqwest::{StatusCode, header};
 
-use self::http::Client;
+use self::http::{Client, Unanswered};
 use self::versions::Versions;
 use crate::checked;
 use crate::limits::{CHECKED_OBJECT_BYTES_MAX, LISTING_PAGE_BYTES_MAX};
@@ -61,8 +63,12 @@ impl S3Origin {
         })
     }
 
-    fn explain(&self, failure: Failure, asked: Asked<'_>) -> OriginError {
+    fn explain(&self, unanswered: impl Into<Unanswered>, asked: Asked<'_>) -> OriginError {
         let place = place(&self.config);
+        let failure = match unanswered.into() {
+            Unanswered::Nobody(error) => return error,
+            Unanswered::Failed(failure) => failure,
+        };
         let (status, text, wait) = match failure {
             Failure::Transport(cause) => {
                 return OriginError::Unreachable(format!(
@@ -137,8 +143,8 @@ impl S3Origin {
         if is_whole {
             headers.push((checksum::MODE, checksum::ENABLED.to_owned()));
         }
-        let response = self.client.get(url, &headers).await;
-        let response = response.map_err(|failure| self.explain(failure, Asked::Object(key)))?;
+        let response = self.client.get(url, &headers, &place(&self.config)).await;
+        let response = response.map_err(|unanswered| self.explain(unanswered, Asked::Object(key)))?;
         let version = Version::ETag(tag.to_owned());
         transport::prove(&response, &version, bytes, &range)
             .map_err(|wrong| wrong.explain(&place(&self.config), key))?;
@@ -153,15 +159,14 @@ impl S3Origin {
         let Some(url) = self.client.question(&query) else {
             return Ok(None);
         };
-        let explain = |failure| self.explain(failure, Asked::Listing);
-        let response = match self.client.get(url, &[]).await {
+        let response = match self.client.get(url, &[], &place(&self.config)).await {
             Ok(response) => response,
-            Err(Failure::Refused { status, .. }) if is_no(status) => return Ok(None),
-            Err(failure) => return Err(explain(failure)),
+            Err(Unanswered::Failed(Failure::Refused { status, .. })) if is_no(status) => return Ok(None),
+            Err(unanswered) => return Err(self.explain(unanswered, Asked::Listing)),
         };
         let xml = transport::body(response, LISTING_PAGE_BYTES_MAX)
             .await
-            .map_err(explain)?;
+            .map_err(|failure| self.explain(failure, Asked::Listing))?;
         Ok(versions::find(&xml, &key, tag))
     }
 }
@@ -191,7 +196,6 @@ fn place(config: &wire::S3) -> String {
 impl Paged for S3Origin {
     async fn page(&self, from: &PageStart) -> Result<(Vec<Listed>, Option<String>), OriginError> {
         let PageStart { behind, token } = from;
-        let explain = |failure| self.explain(failure, Asked::Listing);
         let mut query = vec![
             ("list-type", "2"),
             ("encoding-type", "url"),
@@ -205,10 +209,11 @@ impl Paged for S3Origin {
         }
         let url = self.client.question(&query);
         let url = url.ok_or_else(|| self.unusable("has a name that no URL can hold"))?;
-        let response = self.client.get(url, &[]).await.map_err(explain)?;
+        let response = self.client.get(url, &[], &place(&self.config)).await;
+        let response = response.map_err(|unanswered| self.explain(unanswered, Asked::Listing))?;
         let bytes = transport::body(response, LISTING_PAGE_BYTES_MAX)
             .await
-            .map_err(explain)?;
+            .map_err(|failure| self.explain(failure, Asked::Listing))?;
         let page = listing::page(&bytes).map_err(|what| self.unusable(&what))?;
         let mut objects = Vec::with_capacity(page.objects.len());
         for mut listed in page.objects {

@@ -62,6 +62,7 @@ pub(super) fn client(network: &Network) -> Result<Client, String> {
         silence_max,
         reach,
         meter,
+        environment: _,
     } = network;
     // Whoever was first wins; all install the same.
     let _ = rustls::crypto::ring::default_provider().install_default();

@@ -122,6 +122,7 @@ fn places(source: &Source) -> Option<Vec<Place>> {
             endpoint,
             addressing_style,
             credentials_secret_ref: _,
+            workload_identity: _,
         } = s3;
         // Names of hosts are the same in small letters.
         let bucket = match addressing_style {
@@ -135,6 +136,7 @@ fn places(source: &Source) -> Option<Vec<Place>> {
             prefix,
             endpoint,
             credentials_secret_ref: _,
+            workload_identity: _,
         } = gcs;
         one(Place::of_names(&store("gs", endpoint, &[bucket])?, folder_of(prefix)))
     } else if let Some(azure) = azure {
@@ -144,6 +146,7 @@ fn places(source: &Source) -> Option<Vec<Place>> {
             prefix,
             endpoint,
             credentials_secret_ref: _,
+            workload_identity: _,
         } = azure;
         let names: &[&str] = if endpoint.is_empty() {
             &[account, container]

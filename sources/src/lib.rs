@@ -2,10 +2,12 @@
 //! cache nodes; `penstock mount` uses it itself. It must not know where Secrets come from.
 
 mod allowed;
+mod granted;
 
 use std::collections::BTreeMap;
 
 pub use allowed::Allowed;
+pub use granted::{Granted, NotGranted};
 use penstock_crds::{
     AddressingStyle, AzureSource, ClaimSource, DatasetSource, FolderSource, GcsSource, HdfsSource, HttpSource,
     HuggingFaceSource, Ownership, RepositoryKind, S3Source, Source, SourceLimits, bytes_of,
@@ -69,6 +71,10 @@ pub fn looked_at(source: &Source) -> Looked {
         _ => false,
     };
     let looked = |keys, needed| Looked { keys, needed, is_sent };
+    if source.uses_workload_identity() {
+        // What there is in the environment for it the client of the origin finds by itself.
+        return looked(&[], "no keys");
+    }
     match source {
         Source { s3: Some(_), .. } => looked(
             &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"],
@@ -299,6 +305,7 @@ fn wire_s3(s3: &S3Source, keys: Option<wire::AwsKeys>) -> wire::S3 {
         endpoint,
         addressing_style,
         credentials_secret_ref: _,
+        workload_identity,
     } = s3.clone();
     let virtual_host_style = addressing_style == AddressingStyle::VirtualHost;
     wire::S3 {
@@ -308,6 +315,7 @@ fn wire_s3(s3: &S3Source, keys: Option<wire::AwsKeys>) -> wire::S3 {
         endpoint,
         keys,
         virtual_host_style,
+        workload_identity,
     }
 }
 
@@ -317,12 +325,14 @@ fn wire_gcs(gcs: &GcsSource, key: Option<wire::GcsKey>) -> wire::Gcs {
         prefix,
         endpoint,
         credentials_secret_ref: _,
+        workload_identity,
     } = gcs.clone();
     wire::Gcs {
         bucket,
         prefix,
         endpoint,
         key,
+        workload_identity,
     }
 }
 
@@ -333,6 +343,7 @@ fn wire_azure(azure: &AzureSource, key: Option<wire::AzureKey>) -> wire::Azure {
         prefix,
         endpoint,
         credentials_secret_ref: _,
+        workload_identity,
     } = azure.clone();
     wire::Azure {
         account,
@@ -340,6 +351,7 @@ fn wire_azure(azure: &AzureSource, key: Option<wire::AzureKey>) -> wire::Azure {
         prefix,
         endpoint,
         key,
+        workload_identity,
     }
 }
 

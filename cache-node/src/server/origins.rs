@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use penstock_origin::meter::Tally;
-use penstock_origin::{Origin, OriginError, Reach, selected};
+use penstock_origin::{Environment, Origin, OriginError, Reach, selected};
 use penstock_protocol::control::cache_node as wire;
 use penstock_tls::Identity;
 
@@ -23,6 +23,8 @@ pub(super) struct Origins {
     reach: Reach,
     /// Where they count what they ask.
     tally: Tally,
+    /// As whom those ask that have the workload identity of this pod.
+    environment: Environment,
 }
 
 impl Origins {
@@ -30,6 +32,7 @@ impl Origins {
     pub(super) fn of(identity: Option<Arc<Identity>>) -> Self {
         Self {
             identity,
+            environment: Environment::of_process(),
             ..Self::default()
         }
     }
@@ -57,7 +60,7 @@ impl Origins {
                 let other = OtherDataset::new(other.clone(), self.other_packages.clone(), self.identity.clone());
                 selected(Arc::new(other), source)
             }
-            _ => penstock_origin::client_within(source, &self.reach, &self.tally),
+            _ => penstock_origin::client_within(source, &self.environment, &self.reach, &self.tally),
         }
     }
 
@@ -118,6 +121,25 @@ mod tests {
         origins.keep_only([&two, &moved]);
         let after = [origins.client(&moved).unwrap(), origins.client(&two).unwrap()];
         assert!(Arc::ptr_eq(&before[0], &after[0]) && Arc::ptr_eq(&before[1], &after[1]));
+    }
+
+    #[test]
+    fn the_pods_own_identity_and_keys_have_clients_of_their_own_for_one_bucket() {
+        let with_keys = source("", "one");
+        let mut as_itself = with_keys.clone();
+        let Some(wire::source::Origin::S3(s3)) = &mut as_itself.origin else {
+            panic!("{as_itself:?}")
+        };
+        (s3.keys, s3.workload_identity) = (None, true);
+        let mut origins = Origins::default();
+        origins.keep_only([&with_keys, &as_itself]);
+        let clients = [&with_keys, &as_itself].map(|source| origins.client(source).unwrap());
+        assert!(!Arc::ptr_eq(&clients[0], &clients[1]));
+        // Who is not granted it any more is not told of, and its client goes with its token.
+        let gone = Arc::downgrade(&clients[1]);
+        drop(clients);
+        origins.keep_only([&with_keys]);
+        assert!(gone.upgrade().is_none());
     }
 
     #[test]

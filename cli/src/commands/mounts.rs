@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use penstock_crds::{Dataset, Revision, Source};
+use penstock_origin::Environment;
 use penstock_sources::wire_source;
 use serde::Serialize;
 
@@ -113,7 +114,8 @@ fn origin(dataset: &Dataset, source: &Source) -> String {
         return format!("claim://{own}/{}/{}", claim.name, claim.path);
     }
     let told = wire_source(&source.without_secret(), None).map_err(|error| error.to_string());
-    let client = told.and_then(|told| penstock_origin::client(&told).map_err(|error| error.to_string()));
+    let client = told
+        .and_then(|told| penstock_origin::client(&told, &Environment::default()).map_err(|error| error.to_string()));
     client.map_or_else(|error| error, |origin| origin.place())
 }
 

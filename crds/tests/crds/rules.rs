@@ -96,6 +96,20 @@ fn folder(uid: i32) -> Value {
     dataset("d", json!([{"folder": {"path": "/mnt/data", "uid": uid}}]))
 }
 
+fn identity(identity: Value) -> Value {
+    let mut object = named_runtime("pool");
+    object["spec"]["workloadIdentity"] = identity;
+    object
+}
+
+/// A source of this kind that says twice who asks.
+fn asking(kind: &str, is_itself: bool) -> Value {
+    let mut origin = json!({"bucket": "bucket", "account": "acc", "container": "c"});
+    origin["workloadIdentity"] = is_itself.into();
+    origin["credentialsSecretRef"] = json!({"name": "keys"});
+    dataset("d", json!([{kind: origin}]))
+}
+
 /// Names of objects are subdomains before any rule is asked: at most 253 characters, dots allowed, no capitals, no dash at an
 /// end.
 fn table() -> Vec<Row> {
@@ -123,6 +137,18 @@ fn table() -> Vec<Row> {
     let allowed_rule = [("spec.origins.allowed", "a pattern has no parts `.` or `..`")];
     let host_path_rule = [("spec.origins.hostPaths", "a path has no parts `.` or `..`")];
     let folder_user_rule = [("spec.sources[0].folder.uid", "files of nodes are not read as root")];
+    let annotation_rule = [(
+        "spec.workloadIdentity.serviceAccountAnnotations",
+        "an annotation begins with the domain of a cloud",
+    )];
+    let annotation = |key: &str| identity(json!({"serviceAccountAnnotations": {key: "x"}}));
+    let label_rule = [(
+        "spec.workloadIdentity.podLabels",
+        "a label begins with the domain of a cloud",
+    )];
+    let label = |key: &str| identity(json!({"podLabels": {"azure.workload.identity/use": "true", key: "x"}}));
+    let vouched_rule = [("spec.workloadIdentity.endpoints", allowed_rule[0].1)];
+    let who_asks = "workloadIdentity and credentialsSecretRef both say who asks";
     let memory_rule = [("spec.tiers[0]", "a tier in Memory has the volume EmptyDir")];
     vec![
         accepted("no patterns", allowed(&[])),
@@ -137,6 +163,52 @@ fn table() -> Vec<Row> {
         ),
         refused("one that stays", allowed(&["s3://b/./a"]), &allowed_rule),
         refused("one that ends so", allowed(&["https://h/.."]), &allowed_rule),
+        accepted("nobody's identity", identity(json!({}))),
+        accepted("a role of AWS", annotation("eks.amazonaws.com/role-arn")),
+        accepted("an account of Google", annotation("iam.gke.io/gcp-service-account")),
+        accepted("a domain that ends like ours", annotation("notpenstock.io/a")),
+        refused("an annotation of ours", annotation("penstock.io/a"), &annotation_rule),
+        refused(
+            "one of Kubernetes",
+            annotation("kubernetes.io/enforce-mountable-secrets"),
+            &annotation_rule,
+        ),
+        refused("one without a domain", annotation("role-arn"), &annotation_rule),
+        accepted("a label of Azure", label("azure.workload.identity/proxy")),
+        refused("a label of ours", label("penstock.io/cache-runtime"), &label_rule),
+        refused(
+            "one that our selectors use",
+            label("app.kubernetes.io/component"),
+            &label_rule,
+        ),
+        refused("one that somebody's selector may use", label("app"), &label_rule),
+        accepted(
+            "an endpoint",
+            identity(json!({"endpoints": ["https://h:9000", "https://*.h/b/**"]})),
+        ),
+        refused(
+            "one that leads up",
+            identity(json!({"endpoints": ["https://h/a/../b"]})),
+            &vouched_rule,
+        ),
+        accepted("a Secret and no identity", asking("s3", false)),
+        accepted("the same at Google", asking("gcs", false)),
+        accepted("the same at Azure", asking("azure", false)),
+        refused(
+            "a Secret and the identity",
+            asking("s3", true),
+            &[("spec.sources[0].s3", who_asks)],
+        ),
+        refused(
+            "the same at Google",
+            asking("gcs", true),
+            &[("spec.sources[0].gcs", who_asks)],
+        ),
+        refused(
+            "the same at Azure",
+            asking("azure", true),
+            &[("spec.sources[0].azure", who_asks)],
+        ),
         accepted("a name", named_dataset("image-net-2012")),
         accepted("a name of one digit", named_dataset("0")),
         accepted("the longest label", named_dataset(&"d".repeat(63))),

@@ -54,6 +54,7 @@ fn runtime(scene: &Scene) {
         tolerations: Vec::new(),
         resources: None,
         origins: None,
+        workload_identity: None,
     };
     let mut runtime = CacheRuntime::new("pool", spec);
     runtime.metadata = metadata("pool", "runtime-uid", None);

@@ -174,6 +174,18 @@ pub fn refused_specs() -> Result<()> {
             "endpoint",
         ),
         (
+            "a Secret beside the identity of the pool",
+            dataset("{sources: [{s3: {bucket: aaa, workloadIdentity: true, credentialsSecretRef: {name: keys}}}]}"),
+            "both say who asks",
+        ),
+        (
+            "a label of ours for cache nodes",
+            runtime(
+                "{replicas: 1, tiers: [{name: t, medium: SSD, capacity: 1Gi}], workloadIdentity: {podLabels: {penstock.io/a: b}}}",
+            ),
+            "a label begins with the domain of a cloud",
+        ),
+        (
             "a refresh without a pause",
             dataset("{sources: [{s3: {bucket: aaa}}], refresh: {intervalSeconds: 1}}"),
             "intervalSeconds",

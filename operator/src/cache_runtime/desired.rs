@@ -1,6 +1,8 @@
 //! The objects that a CacheRuntime owns: pure.
 
-use std::collections::BTreeSet;
+mod workload_identity;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ResourceRequirements, Service, ServiceAccount};
@@ -30,7 +32,7 @@ const NEIGHBOUR_FOLDER: &str = "/neighbour";
 
 /// Everything that a CacheRuntime owns.
 pub struct Children {
-    /// Identity of the cache nodes; has no rights.
+    /// Identity of the cache nodes; has no rights in the API, but perhaps some in a cloud.
     pub service_account: ServiceAccount,
     /// Gives each cache node a name of its own.
     pub service: Service,
@@ -59,7 +61,7 @@ pub fn children(runtime: &CacheRuntime, users: &[Dataset], facts: &Facts) -> Res
     Ok(Children {
         service_account: shaped(
             "build the ServiceAccount",
-            json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata, "automountServiceAccountToken": false}),
+            workload_identity::service_account(runtime, &metadata),
         )?,
         service: shaped("build the Service", service(&metadata, &json!(labels)))?,
         network_policy: shaped(
@@ -73,7 +75,7 @@ pub fn children(runtime: &CacheRuntime, users: &[Dataset], facts: &Facts) -> Res
         )?,
         stateful_set: shaped(
             "build the StatefulSet",
-            stateful_set(runtime, facts, &metadata, &selector, &json!(labels)),
+            stateful_set(runtime, facts, &metadata, &selector, labels),
         )?,
     })
 }
@@ -137,7 +139,13 @@ fn other_cache_nodes(users: &[Dataset]) -> Vec<Value> {
     peers
 }
 
-fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selector: &Value, labels: &Value) -> Value {
+fn stateful_set(
+    runtime: &CacheRuntime,
+    facts: &Facts,
+    metadata: &Value,
+    selector: &Value,
+    labels: BTreeMap<String, String>,
+) -> Value {
     let CacheRuntimeSpec {
         replicas,
         tiers,
@@ -146,6 +154,8 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
         resources,
         // What cache nodes are told while they run.
         origins: _,
+        // Of its service account and its pods' metadata.
+        workload_identity: _,
     } = &runtime.spec;
     // Only then our driver is sure to be on the nodes of the cache nodes.
     let has_driver = tiers.iter().any(|tier| tier.volume == TierVolume::Node);
@@ -199,7 +209,7 @@ fn stateful_set(runtime: &CacheRuntime, facts: &Facts, metadata: &Value, selecto
             "podManagementPolicy": "Parallel",
             "selector": selector,
             "template": {
-                "metadata": {"labels": labels},
+                "metadata": workload_identity::pod_metadata(runtime, labels),
                 "spec": {
                     "serviceAccountName": runtime.name_any(),
                     "automountServiceAccountToken": false,
@@ -325,7 +335,7 @@ fn shaped<K: DeserializeOwned>(step: &'static str, value: Value) -> Result<K, Er
 mod tests {
     use super::*;
 
-    fn facts() -> Facts {
+    pub(super) fn facts() -> Facts {
         Facts {
             image: "penstock:1".into(),
             image_pull_policy: "IfNotPresent".into(),
@@ -337,7 +347,7 @@ mod tests {
         }
     }
 
-    fn runtime(tiers: Value) -> CacheRuntime {
+    pub(super) fn runtime(tiers: Value) -> CacheRuntime {
         serde_json::from_value(json!({
             "apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime",
             "metadata": {"name": "pool", "namespace": "vision", "uid": "u-1"},

@@ -278,6 +278,14 @@ pub(super) mod tests {
         }
     }
 
+    pub(in crate::dataset) fn not_granted() -> Unusable {
+        Unusable::NotGranted {
+            path: "raw".into(),
+            runtime: "pool".into(),
+            why: penstock_sources::NotGranted::Authorities,
+        }
+    }
+
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(second).unwrap()
     }
@@ -538,11 +546,14 @@ pub(super) mod tests {
             };
             let is_begun = !matches!(observed.build, State::Idle);
             assert_eq!(is_moot(&asked, &observed, at(9999)), is_begun, "{:?}", observed.build);
-            let withdrawn = Observed {
-                sources: Err(crate::others::NotTaken::NotAllowed("a/d".into(), "b".into()).into()),
-                ..observed.clone()
-            };
-            assert_eq!(is_moot(&asked, &withdrawn, at(9999)), is_begun);
+            let other = crate::others::NotTaken::NotAllowed("a/d".into(), "b".into());
+            for withdrawn in [other.into(), not_granted()] {
+                let withdrawn = Observed {
+                    sources: Err(withdrawn),
+                    ..observed.clone()
+                };
+                assert_eq!(is_moot(&asked, &withdrawn, at(9999)), is_begun);
+            }
             observed.build = State::Idle;
             assert_eq!(next(&asked, &observed, at(9999)), Next::Rest);
         }

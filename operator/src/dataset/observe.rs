@@ -111,11 +111,11 @@ impl Observed {
         self.sources.is_ok() && revision.is_some_and(|revision| revision.other_revisions != self.other_revisions)
     }
 
-    /// Whether the CacheRuntime does not allow one of the sources.
+    /// Whether the CacheRuntime does not allow one of the sources, or does not grant what it needs.
     pub fn is_not_allowed(&self) -> bool {
         matches!(
             self.sources,
-            Err(Unusable::NotAllowed { .. } | Unusable::FolderNotAllowed { .. })
+            Err(Unusable::NotAllowed { .. } | Unusable::FolderNotAllowed { .. } | Unusable::NotGranted { .. })
         )
     }
 

@@ -203,7 +203,9 @@ fn trouble(dataset: &Dataset, observed: &Observed) -> Option<(&'static str, Stri
     if let Err(unusable) = &observed.sources {
         let reason = match unusable {
             Unusable::Keys(_) => "SecretMissing",
-            Unusable::NotAllowed { .. } | Unusable::FolderNotAllowed { .. } => reason_text(Some(Reason::NotAllowed)),
+            Unusable::NotAllowed { .. } | Unusable::FolderNotAllowed { .. } | Unusable::NotGranted { .. } => {
+                reason_text(Some(Reason::NotAllowed))
+            }
             Unusable::NotTaken(NotTaken::NotBuilt(_)) => "DatasetNotReady",
             Unusable::NotTaken(_) => "DatasetNotAvailable",
             Unusable::NoClaim(_) | Unusable::ClaimLeaving(_) => "ClaimMissing",
@@ -365,7 +367,7 @@ mod tests {
 
     use super::*;
     use crate::builds::Basis;
-    use crate::dataset::decide::tests::{dataset, failed, not_allowed, settled};
+    use crate::dataset::decide::tests::{dataset, failed, not_allowed, not_granted, settled};
 
     /// `Ready=false Reason` and so on, without what is said when all is well.
     fn said(before: &DatasetStatus, observed: &Observed, is_due: bool) -> Vec<String> {
@@ -443,6 +445,14 @@ mod tests {
                 "a revision of what is not allowed any more",
                 Observed {
                     sources: Err(not_allowed()),
+                    ..settled()
+                },
+                vec!["SourceReachable=false NotAllowed"],
+            ),
+            (
+                "a revision of what the identity is not granted for any more",
+                Observed {
+                    sources: Err(not_granted()),
                     ..settled()
                 },
                 vec!["SourceReachable=false NotAllowed"],

@@ -14,9 +14,11 @@ use reqsign_core::hash::base64_hmac_sha256;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Request, Url};
 
+use super::process;
 use crate::OriginError;
 use crate::bearer::{Giver, Keeper};
 use crate::transport::{Client, VALUE};
+use crate::workload_identity::WorkloadIdentity;
 
 const DATE: HeaderName = HeaderName::from_static("x-ms-date");
 
@@ -34,7 +36,14 @@ pub(super) enum Access {
     Everybody,
     Account { name: String, key: Vec<u8> },
     Query(String),
-    Application { giver: Box<Giver>, keeper: Keeper },
+    Application { basis: Basis, keeper: Keeper },
+}
+
+/// Of what an application is known.
+pub(super) enum Basis {
+    Secret(Box<Giver>),
+    /// Of what the environment says, at this authority if it names none.
+    Process(WorkloadIdentity, &'static str),
 }
 
 impl Access {
@@ -71,9 +80,30 @@ impl Access {
         if tenant_id.is_empty() || client_id.is_empty() || client_secret.is_empty() {
             return Err("its Secret has neither a key of the account, nor a shared access signature, nor all three of an application".to_owned());
         }
-        let giver = Box::new(application(&tenant_id, &client_id, &client_secret, base)?);
+        let url = token_url(authority(base), &tenant_id);
+        let url =
+            url.ok_or("the tenant of the application is none; correct AZURE_TENANT_ID in the Secret of the source")?;
+        let fields = fields(&client_id, &[("client_secret", &client_secret)]);
+        Ok(Self::of(Basis::Secret(Box::new(Giver::new(url, &fields)))))
+    }
+
+    /// That of this process, for a service whose URLs begin with `base`.
+    pub(super) fn of_process(identity: WorkloadIdentity, base: &str) -> Self {
+        Self::of(Basis::Process(identity, authority(base)))
+    }
+
+    fn of(basis: Basis) -> Self {
         let keeper = Keeper::default();
-        Ok(Self::Application { giver, keeper })
+        Self::Application { basis, keeper }
+    }
+
+    /// Whether to ask again, signed anew, a service that does not know who asked with these headers.
+    pub(super) async fn is_worth_another(&self, used: &HeaderMap) -> bool {
+        let Self::Application { keeper, .. } = self else {
+            return false;
+        };
+        let is_it = |kept: &HeaderValue| used.get(header::AUTHORIZATION) == Some(kept);
+        keeper.is_worth_another(Instant::now(), is_it).await
     }
 
     pub(super) fn is_for_everybody(&self) -> bool {
@@ -102,8 +132,14 @@ impl Access {
                 };
                 request.url_mut().set_query(Some(&query));
             }
-            Self::Application { giver, keeper } => {
-                let authorization = keeper.authorization(Instant::now(), giver.token(client, place)).await?;
+            Self::Application { basis, keeper } => {
+                let get = async {
+                    match basis {
+                        Basis::Secret(giver) => giver.token(client, place).await,
+                        Basis::Process(identity, authority) => process::token(identity, authority, place).await,
+                    }
+                };
+                let authorization = keeper.token(Instant::now(), get).await?;
                 request.headers_mut().insert(header::AUTHORIZATION, authorization);
             }
         }
@@ -111,22 +147,28 @@ impl Access {
     }
 }
 
-fn application(tenant: &str, client: &str, secret: &str, base: &str) -> Result<Giver, String> {
+/// Who gives tokens for a service whose URLs begin with `base`.
+fn authority(base: &str) -> &'static str {
     let host = Url::parse(base).ok().and_then(|url| url.host_str().map(str::to_owned));
     let host = host.unwrap_or_default();
     let own = AUTHORITIES.iter().find(|(end, _)| host.ends_with(end));
     let (_, authority) = own.unwrap_or(&AUTHORITIES[0]);
+    authority
+}
+
+/// Where that is done for a tenant; `None` when it is none.
+pub(super) fn token_url(authority: &str, tenant: &str) -> Option<Url> {
+    let authority = authority.trim_end_matches('/');
     let text = format!("{authority}/{}/oauth2/v2.0/token", utf8_percent_encode(tenant, VALUE));
-    let url = Url::parse(&text).ok().filter(|url| url.as_str() == text);
-    let url =
-        url.ok_or("the tenant of the application is none; correct AZURE_TENANT_ID in the Secret of the source")?;
-    let fields = [
-        ("grant_type", "client_credentials"),
-        ("client_id", client),
-        ("client_secret", secret),
-        ("scope", SCOPE),
-    ];
-    Ok(Giver::new(url, &fields))
+    Url::parse(&text).ok().filter(|url| url.as_str() == text)
+}
+
+/// What an application says that is known by `proof`.
+pub(super) fn fields<'a>(client: &'a str, proof: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let mut fields = vec![("grant_type", "client_credentials"), ("client_id", client)];
+    fields.extend(proof);
+    fields.push(("scope", SCOPE));
+    fields
 }
 
 fn header_date(now: Timestamp) -> Option<HeaderValue> {
@@ -251,7 +293,10 @@ mod tests {
             ),
             ("http://127.0.0.1:10000/acc", "https://login.microsoftonline.com"),
         ] {
-            let Ok(Access::Application { giver, .. }) = Access::new(key(["", "", "ten ant", "me", "s&+"]), "acc", base)
+            let Ok(Access::Application {
+                basis: Basis::Secret(giver),
+                ..
+            }) = Access::new(key(["", "", "ten ant", "me", "s&+"]), "acc", base)
             else {
                 panic!("an application")
             };

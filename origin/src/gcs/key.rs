@@ -1,7 +1,8 @@
-//! The file of credentials that Google gives, and what is made of it. It must not know what is asked with it.
+//! What tokens for Google are made of: the file of credentials that it gives, or what this process is. It must not know what is asked
+//! with them.
 //!
 //! A service account signs its own tokens ("Self-signed JWT", google.aip.dev/auth/4111), so nobody has to be asked for one; a user has
-//! a token that opens tokens. Other kinds lead to files, programs or services of the machine, which a cache node must not follow.
+//! a token that opens tokens. Other kinds of files lead to files, programs or services of the machine, which a cache node must not follow.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,28 +20,36 @@ use rustls::sign::SigningKey;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::process;
 use crate::OriginError;
 use crate::bearer::{Giver, Keeper, Token};
 use crate::limits::GCS_TOKEN_LIFETIME;
 use crate::transport::Client;
+use crate::workload_identity::WorkloadIdentity;
 
 /// What a token may be used for.
-const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_only";
+pub(super) const SCOPE: &str = "https://www.googleapis.com/auth/devstorage.read_only";
 /// What gives tokens to users, where their file does not say it.
 const TOKEN_URL: &str = "https://oauth2.googleapis.com/token";
 
 /// Makes tokens and keeps them.
 pub(super) struct Key {
-    kind: Kind,
+    basis: Basis,
     keeper: Keeper,
 }
 
-enum Kind {
+enum Basis {
+    File(File),
+    Process(WorkloadIdentity),
+}
+
+/// A file of credentials that was understood.
+pub(super) enum File {
     Account(Account),
     User(Giver),
 }
 
-struct Account {
+pub(super) struct Account {
     email: String,
     key_id: String,
     key: Arc<dyn SigningKey>,
@@ -48,7 +57,7 @@ struct Account {
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
-enum File {
+enum Written {
     ServiceAccount {
         client_email: String,
         private_key: String,
@@ -66,25 +75,58 @@ enum File {
 }
 
 impl Key {
+    /// From the text of a file. The error is a sentence, and quotes nothing of it.
+    pub(super) fn read(json: &str) -> Result<Self, String> {
+        Ok(Self::of(Basis::File(File::read(json)?)))
+    }
+
+    /// That of this process.
+    pub(super) fn of_process(identity: WorkloadIdentity) -> Self {
+        Self::of(Basis::Process(identity))
+    }
+
+    fn of(basis: Basis) -> Self {
+        let keeper = Keeper::default();
+        Self { basis, keeper }
+    }
+
+    /// What says who asks the source at `place`.
+    pub(super) async fn authorization(&self, client: &Client, place: &str) -> Result<HeaderValue, OriginError> {
+        let get = async {
+            match &self.basis {
+                Basis::File(file) => file.token(client, place).await,
+                Basis::Process(identity) => process::token(identity, place).await,
+            }
+        };
+        self.keeper.token(Instant::now(), get).await
+    }
+
+    /// Whether to ask again, with another token, an origin that does not take this one.
+    pub(super) async fn is_worth_another(&self, used: &HeaderValue) -> bool {
+        self.keeper.is_worth_another(Instant::now(), |kept| kept == used).await
+    }
+}
+
+impl File {
     /// From the text of the file. The error is a sentence, and quotes nothing of it.
     pub(super) fn read(json: &str) -> Result<Self, String> {
         let file = serde_json::from_str(json).map_err(|_| {
             "its credentials are no key file of Google; put the JSON that Google gives for a service account into credentials.json \
              of the Secret of the source"
         })?;
-        let kind = match file {
-            File::ServiceAccount {
+        match file {
+            Written::ServiceAccount {
                 client_email,
                 private_key,
                 private_key_id,
-            } => Kind::Account(Account {
+            } => Ok(Self::Account(Account {
                 email: client_email,
                 key_id: private_key_id,
                 key: signing_key(&private_key).ok_or(
                     "the private key in its credentials is no RSA key in PEM; have Google give a new key of the service account",
                 )?,
-            }),
-            File::AuthorizedUser {
+            })),
+            Written::AuthorizedUser {
                 client_id,
                 client_secret,
                 refresh_token,
@@ -98,31 +140,24 @@ impl Key {
                     ("client_secret", client_secret.as_str()),
                     ("refresh_token", refresh_token.as_str()),
                 ];
-                Kind::User(Giver::new(url, &fields))
+                Ok(Self::User(Giver::new(url, &fields)))
             }
-            File::Other => {
-                return Err(
+            Written::Other => {
+                Err(
                     "its credentials are of a kind that leads to files or services of the machine, which cache nodes do not follow; \
                      use the key of a service account"
                         .to_owned(),
-                );
+                )
             }
-        };
-        Ok(Self {
-            kind,
-            keeper: Keeper::default(),
-        })
+        }
     }
 
-    /// What says who asks the source at `place`.
-    pub(super) async fn authorization(&self, client: &Client, place: &str) -> Result<HeaderValue, OriginError> {
-        let get = async {
-            match &self.kind {
-                Kind::Account(account) => account.token(place),
-                Kind::User(giver) => giver.token(client, place).await,
-            }
-        };
-        self.keeper.authorization(Instant::now(), get).await
+    /// A new token for the source at `place`.
+    pub(super) async fn token(&self, client: &Client, place: &str) -> Result<Token, OriginError> {
+        match self {
+            Self::Account(account) => account.token(place),
+            Self::User(giver) => giver.token(client, place).await,
+        }
     }
 }
 
@@ -182,7 +217,7 @@ mod tests {
             "service_account",
             json!({"client_email": "me@project", "private_key": PEM, "private_key_id": "k1", "token_uri": "https://elsewhere/"}),
         );
-        let Kind::Account(account) = Key::read(&json).unwrap().kind else {
+        let File::Account(account) = File::read(&json).unwrap() else {
             panic!("a service account")
         };
         let token = account.signed("2026-11-27T10:00:00Z".parse().unwrap()).unwrap();

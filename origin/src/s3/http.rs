@@ -7,8 +7,10 @@ use reqsign_core::{Context, SignRequest};
 use reqwest::header::{HOST, HeaderName};
 use reqwest::{Method, Request, Response, Url};
 
-use crate::Network;
+use super::access::Access;
+use super::role;
 use crate::transport::{self, Failure, PATH, VALUE};
+use crate::{Network, OriginError};
 
 /// Region for servers that have none: what every S3 look-alike accepts.
 const REGION_DEFAULT: &str = "us-east-1";
@@ -19,7 +21,21 @@ pub(super) struct Client {
     /// URL of the bucket without a slash at the end.
     bucket: String,
     signer: RequestSigner,
-    credential: Option<Credential>,
+    access: Access,
+}
+
+/// Why there is no answer.
+pub(super) enum Unanswered {
+    /// Nothing says who asks, so the bucket was not.
+    Nobody(OriginError),
+    /// The bucket was asked.
+    Failed(Failure),
+}
+
+impl From<Failure> for Unanswered {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
 }
 
 impl Client {
@@ -32,35 +48,18 @@ impl Client {
             endpoint,
             virtual_host_style,
             keys,
+            workload_identity,
         } = config;
         if bucket.ends_with("--x-s3") {
             return Err("directory buckets of S3 Express are not supported; use a general purpose bucket".to_owned());
         }
         let http = transport::client(network)?;
         let region = if region.is_empty() { REGION_DEFAULT } else { region };
-        let credential = keys.as_ref().map(
-            |wire::AwsKeys {
-                 access_key_id,
-                 secret_access_key,
-                 session_token,
-             }| Credential {
-                access_key_id: access_key_id.clone(),
-                secret_access_key: secret_access_key.clone(),
-                session_token: (!session_token.is_empty()).then(|| session_token.clone()),
-                expires_in: None,
-            },
-        );
-        if credential
-            .as_ref()
-            .is_some_and(|c| c.access_key_id.is_empty() || c.secret_access_key.is_empty())
-        {
-            return Err("an access key or its secret is empty; correct the Secret of the source".to_owned());
-        }
         Ok(Self {
             http,
             bucket: bucket_url(bucket, region, endpoint, *virtual_host_style)?,
             signer: RequestSigner::new("s3", region),
-            credential,
+            access: Access::new(keys.as_ref(), *workload_identity, network)?,
         })
     }
 
@@ -82,25 +81,52 @@ impl Client {
         Url::parse(&format!("{}?{}", self.bucket, pairs.collect::<Vec<_>>().join("&"))).ok()
     }
 
-    /// The answer to a GET, if it is a good one; its body is still to come.
-    pub(super) async fn get(&self, url: Url, headers: &[(HeaderName, String)]) -> Result<Response, Failure> {
-        let request = self.signed(url, headers).await.map_err(Failure::Transport)?;
+    /// The answer of the source at `place` to a GET, if it is a good one; its body is still to come.
+    pub(super) async fn get(
+        &self,
+        url: Url,
+        headers: &[(HeaderName, String)],
+        place: &str,
+    ) -> Result<Response, Unanswered> {
+        let keys = || async { self.access.keys(place).await.map_err(Unanswered::Nobody) };
+        let used = keys().await?;
+        let outcome = self.get_with(&url, headers, used.as_ref()).await;
+        if let Err(Failure::Refused { text, .. }) = &outcome
+            && self.access.is_worth_others(used.as_ref(), text).await
+        {
+            return Ok(self.get_with(&url, headers, keys().await?.as_ref()).await?);
+        }
+        Ok(outcome?)
+    }
+
+    async fn get_with(
+        &self,
+        url: &Url,
+        headers: &[(HeaderName, String)],
+        keys: Option<&Credential>,
+    ) -> Result<Response, Failure> {
+        let request = self.signed(url, headers, keys).await.map_err(Failure::Transport)?;
         transport::send(&self.http, request).await
     }
 
-    async fn signed(&self, url: Url, headers: &[(HeaderName, String)]) -> Result<Request, String> {
+    async fn signed(
+        &self,
+        url: &Url,
+        headers: &[(HeaderName, String)],
+        keys: Option<&Credential>,
+    ) -> Result<Request, String> {
         let mut request = http::Request::get(url.as_str());
         for (name, value) in headers {
             request = request.header(name, value);
         }
         let (mut parts, ()) = request.body(()).map_err(|error| error.to_string())?.into_parts();
         self.signer
-            .sign_request(&Context::new(), &mut parts, self.credential.as_ref(), None)
+            .sign_request(&Context::new(), &mut parts, keys, None)
             .await
             .map_err(|_| "the request cannot be signed".to_owned())?;
         // The transport sets its own.
         parts.headers.remove(HOST);
-        let mut request = Request::new(Method::GET, url);
+        let mut request = Request::new(Method::GET, url.clone());
         *request.headers_mut() = parts.headers;
         Ok(request)
     }
@@ -108,7 +134,7 @@ impl Client {
 
 fn bucket_url(bucket: &str, region: &str, endpoint: &str, virtual_host_style: bool) -> Result<String, String> {
     let endpoint = match endpoint.trim_end_matches('/') {
-        "" | "https://s3.amazonaws.com" => format!("https://s3.{region}.amazonaws.com"),
+        "" | "https://s3.amazonaws.com" => format!("https://s3.{region}.{}", role::domain(region)),
         other if other.contains("://") => other.to_owned(),
         other => format!("https://{other}"),
     };

@@ -62,6 +62,7 @@ fn origin(endpoint: &str, container: &str, prefix: &str, key: Option<wire::Azure
         prefix: prefix.to_owned(),
         endpoint: endpoint.to_owned(),
         key,
+        workload_identity: false,
     };
     AzureOrigin::new(config, &Network::default()).unwrap()
 }

@@ -51,6 +51,7 @@ fn origin(endpoint: &str, bucket: &str, prefix: &str, key: Option<String>) -> Re
         prefix: prefix.to_owned(),
         endpoint: endpoint.to_owned(),
         key: key.map(|json| wire::GcsKey { json }),
+        workload_identity: false,
     };
     GcsOrigin::new(config, &Network::default())
 }

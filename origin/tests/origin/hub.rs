@@ -14,7 +14,7 @@ use futures::TryStreamExt;
 use penstock_origin::fake_bucket::tag;
 use penstock_origin::hugging_face::HuggingFaceOrigin;
 use penstock_origin::meter::Tally;
-use penstock_origin::{Network, Origin, OriginError, Reach, client_within, proven};
+use penstock_origin::{Environment, Network, Origin, OriginError, Reach, client_within, proven};
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -786,7 +786,7 @@ async fn a_hub_that_may_be_reached_leads_to_no_address_that_may_not() {
     for (granted, is_allowed) in [(vec![of_hub.clone()], false), (vec![of_hub, of_storage.clone()], true)] {
         let reach = Reach::default();
         reach.set(&["127.0.0.0/8".to_owned()], &granted);
-        let origin = client_within(&source, &reach, &Tally::default()).unwrap();
+        let origin = client_within(&source, &Environment::default(), &reach, &Tally::default()).unwrap();
         let listed = proven(&*origin).try_concat().await;
         match listed {
             Ok(_) => assert!(is_allowed),

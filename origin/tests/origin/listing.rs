@@ -269,6 +269,7 @@ async fn a_real_server_lists_and_reads_with_a_signature() {
         region: server.region.into(),
         endpoint: format!("http://{}", server.address),
         virtual_host_style: false,
+        workload_identity: false,
         keys: Some(wire::AwsKeys {
             access_key_id: ACCESS_KEY.into(),
             secret_access_key: SECRET_KEY.into(),

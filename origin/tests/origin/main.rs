@@ -12,3 +12,4 @@ mod proxy;
 mod reach;
 mod stores;
 mod web;
+mod workload_identity;

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use penstock_origin::meter::Tally;
-use penstock_origin::{OriginError, Reach, client_within};
+use penstock_origin::{Environment, OriginError, Reach, client_within};
 use penstock_protocol::control::cache_node as wire;
 use wire::source::Origin as Kind;
 
@@ -96,7 +96,7 @@ async fn list(kind: Kind, reach: &Reach) -> OriginError {
         origin: Some(kind),
         ..Default::default()
     };
-    client_within(&source, reach, &Tally::default())
+    client_within(&source, &Environment::default(), reach, &Tally::default())
         .unwrap()
         .list_all()
         .await
@@ -229,7 +229,7 @@ async fn a_connection_that_was_made_before_is_not_used_when_its_address_is_not_a
             origin: Some(kind),
             ..Default::default()
         };
-        let origin = client_within(&source, &reach, &Tally::default()).unwrap();
+        let origin = client_within(&source, &Environment::default(), &reach, &Tally::default()).unwrap();
         reach.set(&[], &[]);
         let error = origin.list_all().await.unwrap_err();
         assert!(!matches!(error, OriginError::NotAllowed(_)), "{name}: {error:?}");

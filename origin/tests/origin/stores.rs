@@ -84,7 +84,7 @@ impl Garage {
                 secret_access_key: SECRET_KEY.into(),
                 session_token: String::new(),
             }),
-            virtual_host_style: false,
+            ..Default::default()
         }
     }
 }
@@ -148,7 +148,7 @@ impl Gcs {
             bucket: bucket.into(),
             prefix: PREFIX.into(),
             endpoint: format!("http://{address}"),
-            key: None,
+            ..Default::default()
         }))
     }
 }
@@ -215,6 +215,7 @@ impl Azure {
                 account_key: account_key.into(),
                 ..Default::default()
             }),
+            ..Default::default()
         }))
     }
 }
