@@ -1,5 +1,7 @@
 //! HTTP as origins of any kind speak it: requests that are not redirected, and answers that are what was asked for.
 
+mod untrusted;
+
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -240,7 +242,12 @@ pub(super) fn drifted(place: &str, key: &str) -> OriginError {
 
 /// When an object changed last, nanoseconds since 1970.
 pub(super) fn last_modified(response: &Response) -> Option<i64> {
-    let time = header(response, header::LAST_MODIFIED)?;
+    time(response, header::LAST_MODIFIED)
+}
+
+/// A time in a header, nanoseconds since 1970.
+pub(super) fn time(response: &Response, name: HeaderName) -> Option<i64> {
+    let time = header(response, name)?;
     let time = rfc2822::DateTimeParser::new().parse_timestamp(time.trim()).ok()?;
     i64::try_from(time.as_nanosecond()).ok()
 }
@@ -272,16 +279,19 @@ fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
 
 /// The innermost cause of a broken request, for example "Connection refused (os error 111)": what is around it may quote
 /// headers.
-fn broken(error: &reqwest::Error) -> Failure {
+pub(super) fn broken(error: &reqwest::Error) -> Failure {
     if let Some(why) = reach::not_allowed(error) {
         return not_allowed(why);
     }
     if error.is_timeout() && !error.is_connect() {
         return Failure::Transport("it fell silent".to_owned());
     }
-    let mut cause: &dyn std::error::Error = error;
+    let mut cause: &(dyn std::error::Error + 'static) = error;
     while let Some(inner) = cause.source() {
         cause = inner;
+    }
+    if let Some(why) = untrusted::why(cause) {
+        return Failure::Transport(why);
     }
     let text = cause.to_string();
     Failure::Transport(text.lines().next().unwrap_or("no answer").chars().take(200).collect())

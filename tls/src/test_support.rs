@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::{fs, io};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 
 /// The authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
@@ -24,10 +24,28 @@ impl Authority {
     /// # Errors
     /// When a name is none, or the folder cannot be written.
     pub fn identify(&self, names: &[&str], folder: &Path) -> io::Result<()> {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        self.sign(named(names).map_err(io::Error::other)?, folder)
+    }
+
+    /// The same, of an identity that was good until the end of 2020.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn identify_expired(&self, names: &[&str], folder: &Path) -> io::Result<()> {
+        let mut parameters = named(names).map_err(io::Error::other)?;
+        (parameters.not_before, parameters.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2020, 12, 31));
+        self.sign(parameters, folder)
+    }
+
+    /// The certificate by which others know it, in PEM.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+
+    fn sign(&self, parameters: CertificateParams, folder: &Path) -> io::Result<()> {
         let signed = || {
             let key = KeyPair::generate()?;
-            Ok((CertificateParams::new(names)?.signed_by(&key, &self.0)?, key))
+            Ok((parameters.signed_by(&key, &self.0)?, key))
         };
         let (certificate, key) = signed().map_err(|error: rcgen::Error| io::Error::other(error))?;
         fs::create_dir_all(folder)?;
@@ -35,4 +53,9 @@ impl Authority {
         fs::write(folder.join("tls.key"), key.serialize_pem())?;
         fs::write(folder.join("ca.crt"), self.0.pem())
     }
+}
+
+fn named(names: &[&str]) -> Result<CertificateParams, rcgen::Error> {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    CertificateParams::new(names)
 }

@@ -1,4 +1,5 @@
-//! Files behind nginx, as most web servers are: ranges, ETags, pages that link to the files; with TLS and a password if wanted.
+//! Files behind nginx, as most web servers are: ranges, ETags, pages that link to the files; with TLS and a password if wanted. Or
+//! another server behind it, which does not speak TLS itself.
 
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +21,8 @@ pub struct NginxOptions<'a> {
     pub tls: Option<(&'a Path, &'a Path)>,
     /// Name and password of who may read (RFC 7617); without them all may. nginx knows no colons in either.
     pub login: Option<(&'a str, &'a str)>,
+    /// A server that is asked everything, as the client asks it, in place of the files.
+    pub behind: Option<SocketAddr>,
 }
 
 /// A running nginx with the files of a folder; ended when dropped.
@@ -79,7 +82,7 @@ impl Nginx {
 }
 
 fn configured(folder: &Path, address: SocketAddr, options: NginxOptions<'_>) -> Result<String> {
-    let NginxOptions { tls, login } = options;
+    let NginxOptions { tls, login, behind } = options;
     let (mut server, mut listen) = (String::new(), address.to_string());
     if let Some((certificate, key)) = tls {
         listen.push_str(" ssl");
@@ -95,6 +98,15 @@ fn configured(folder: &Path, address: SocketAddr, options: NginxOptions<'_>) -> 
         std::fs::write(&file, format!("{name}:{{PLAIN}}{password}\n"))?;
         writeln!(server, "auth_basic files;")?;
         writeln!(server, "auth_basic_user_file \"{}\";", file.display())?;
+    }
+    if let Some(behind) = behind {
+        // Addresses, hosts and headers as they were signed, and bodies as they come.
+        writeln!(
+            server,
+            "location / {{ proxy_pass http://{behind}; proxy_http_version 1.1; proxy_set_header Host $http_host; \
+             proxy_set_header Connection \"\"; proxy_buffering off; \
+             proxy_request_buffering off; client_max_body_size 0; }}"
+        )?;
     }
     let mut temporary = String::new();
     for what in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"] {

@@ -39,7 +39,13 @@ impl Origins {
         let origins = Self {
             s3: S3Server::rclone()?,
             hdfs: HdfsCluster::on(HOST)?,
-            web: Nginx::on(HOST, NginxOptions { tls: None, login })?,
+            web: Nginx::on(
+                HOST,
+                NginxOptions {
+                    login,
+                    ..Default::default()
+                },
+            )?,
             gcs: GcsServer::on(HOST, "labels")?,
             volume: Volume::make()?,
             files: tempfile::tempdir()?,

@@ -11,6 +11,7 @@ use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion};
 
 use crate::proxy::{Fault, Proxy};
+use crate::tls::certificates_are_looked_at;
 
 /// A real server with a place of its own for one test.
 #[async_trait]
@@ -36,14 +37,24 @@ pub trait Store: Send + Sync {
     /// Keys that few know how to treat, and that the server can hold.
     fn odd_keys(&self) -> Vec<&'static str>;
 
-    /// Whether the version that was listed can still be read when another one took its place.
+    /// Whether the version that was listed can still be read when another one took its place, or none.
     fn keeps_versions(&self) -> bool {
         false
+    }
+
+    /// Whether it says when objects changed.
+    fn has_times(&self) -> bool {
+        true
     }
 
     /// Whether all that a client is told passes the proxy, and as HTTP.
     fn is_http(&self) -> bool {
         true
+    }
+
+    /// Whether a client can be told to speak TLS.
+    fn has_tls(&self) -> bool {
+        self.is_http()
     }
 }
 
@@ -54,7 +65,7 @@ const THROTTLE: &str =
     "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 7\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 const ERROR: &str = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
-fn client(source: &wire::Source) -> std::sync::Arc<dyn Origin> {
+pub fn client(source: &wire::Source) -> std::sync::Arc<dyn Origin> {
     let network = Network {
         silence_max: SILENCE_MAX,
         authorities: source.authorities.clone(),
@@ -63,7 +74,7 @@ fn client(source: &wire::Source) -> std::sync::Arc<dyn Origin> {
     client_over(source, &network).unwrap()
 }
 
-fn content(key: &str, bytes: usize) -> Vec<u8> {
+pub fn content(key: &str, bytes: usize) -> Vec<u8> {
     let seed = key
         .bytes()
         .fold(7u8, |seed, byte| seed.wrapping_mul(31).wrapping_add(byte));
@@ -80,11 +91,11 @@ async fn read_range(origin: &dyn Origin, listed: &Listed, range: std::ops::Range
     Ok(body.try_collect::<Vec<_>>().await?.concat())
 }
 
-async fn read(origin: &dyn Origin, listed: &Listed) -> Result<Vec<u8>, OriginError> {
+pub async fn read(origin: &dyn Origin, listed: &Listed) -> Result<Vec<u8>, OriginError> {
     read_range(origin, listed, 0..listed.bytes).await
 }
 
-async fn one(origin: &dyn Origin, key: &str) -> Listed {
+pub async fn one(origin: &dyn Origin, key: &str) -> Listed {
     let listed = origin.list_all().await.unwrap();
     listed.into_iter().find(|listed| listed.key == key).unwrap()
 }
@@ -95,6 +106,9 @@ pub async fn conforms(store: &dyn Store) {
     a_change_is_never_read_as_what_was_listed(store).await;
     what_is_not_there_and_what_is_not_allowed_is_said(store).await;
     networks_break_and_nothing_is_half_read(store).await;
+    if store.has_tls() {
+        certificates_are_looked_at(store).await;
+    }
 }
 
 async fn lists_and_reads_what_is_there(store: &dyn Store) {
@@ -126,7 +140,7 @@ async fn lists_and_reads_what_is_there(store: &dyn Store) {
         let expected = &expected[&listed.key];
         assert_eq!(listed.bytes, expected.len() as u64, "{}", listed.key);
         assert!(
-            listed.modified_unix_nanos > before,
+            listed.modified_unix_nanos > before || !store.has_times(),
             "{}: changed at {}",
             listed.key,
             listed.modified_unix_nanos
@@ -157,7 +171,8 @@ async fn a_change_is_never_read_as_what_was_listed(store: &dyn Store) {
     let (changes, goes) = (one(&*origin, "changes").await, one(&*origin, "goes").await);
     store.put("changes", &second).await;
     store.remove("goes").await;
-    for (listed, is_there) in [(&changes, store.keeps_versions()), (&goes, false)] {
+    let is_there = store.keeps_versions();
+    for listed in [&changes, &goes] {
         match read(&*origin, listed).await {
             Ok(bytes) => assert!(is_there && bytes == first, "{} was read", listed.key),
             Err(OriginError::Drifted(text)) => {

@@ -11,5 +11,6 @@ mod listing;
 mod proxy;
 mod reach;
 mod stores;
+mod tls;
 mod web;
 mod workload_identity;

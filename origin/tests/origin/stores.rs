@@ -1,4 +1,7 @@
-//! A real server of each kind of origin.
+//! A server of each kind of origin: a real one, or for the hub one that answers as it does.
+
+mod hdfs;
+mod hub;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -18,7 +21,7 @@ use wire::source::Origin;
 use crate::claim::{Reader, TOKEN, claim};
 use crate::conformance::{Store, conforms};
 
-const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+pub const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
 /// Where what is put lies within a bucket: what is beside it is not part of the source.
 const PREFIX: &str = "data/";
@@ -323,15 +326,27 @@ impl WebServer {
     const USER: &str = "reader";
     const PASSWORD: &str = "opens the door";
 
+    fn new() -> Self {
+        let options = NginxOptions {
+            login: Some((Self::USER, Self::PASSWORD)),
+            ..Default::default()
+        };
+        let nginx = Nginx::on(HERE, options).unwrap();
+        Self {
+            files: Files::of(&nginx.folder()),
+            nginx,
+        }
+    }
+
     fn at(address: SocketAddr, folder: &str, password: &str) -> wire::Source {
         source(Origin::Http(wire::Http {
             url: format!("http://{address}/{folder}"),
-            files: Vec::new(),
             login: Some(wire::HttpLogin {
                 user: Self::USER.into(),
                 password: password.into(),
                 bearer: String::new(),
             }),
+            files: Vec::new(),
         }))
     }
 }
@@ -405,6 +420,10 @@ impl Store for ClaimVolume {
         self.files.remove(key);
     }
 
+    fn has_tls(&self) -> bool {
+        false
+    }
+
     fn odd_keys(&self) -> Vec<&'static str> {
         let more = ["..a/..b", " blanks ", "a\nb\u{1}\u{7f}", "%2e%2e/%2F", "&bytes=1&key=x"];
         [Files::odd_keys(), more.to_vec()].concat()
@@ -436,11 +455,5 @@ async fn azure_blob_storage_conforms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_web_server_conforms() {
-    let options = NginxOptions {
-        login: Some((WebServer::USER, WebServer::PASSWORD)),
-        tls: None,
-    };
-    let nginx = Nginx::on(HERE, options).unwrap();
-    let files = Files::of(&nginx.folder());
-    conforms(&WebServer { nginx, files }).await;
+    conforms(&WebServer::new()).await;
 }
