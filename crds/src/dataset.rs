@@ -133,7 +133,7 @@ pub struct DatasetStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready, Reconciling, Stalled, SourceReachable, RuntimeReady, SourceDrifted, CachingRefused, DeletionBlocked.
+    /// Ready, Reconciling, Stalled, SourceReachable, RuntimeReady, SourceDrifted, SourceUnversioned, CachingRefused, DeletionBlocked.
     #[serde(default)]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -210,6 +210,10 @@ pub struct Revision {
     #[serde(default)]
     #[schemars(length(max = 8), inner(length(max = 512)))]
     pub awkward_examples: Vec<String>,
+    /// Files of which nothing shows that they change, by source: those that `allowUnversioned` let in.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub unversioned: Vec<Unversioned>,
     /// The sources that it was built from, without lists of files and patterns.
     #[serde(default)]
     #[schemars(schema_with = "all_as_in_the_spec")]
@@ -227,6 +231,20 @@ pub struct Revision {
     pub sources_digest: String,
     /// When it was built.
     pub created_at: String,
+}
+
+/// Files of a source of which nothing shows that they change.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Unversioned {
+    /// The source.
+    #[schemars(length(max = 1100))]
+    pub source: String,
+    /// How many.
+    pub files: i64,
+    /// One of them.
+    #[schemars(length(max = 512))]
+    pub example: String,
 }
 
 /// A source that older revisions need.

@@ -16,7 +16,7 @@ mod workload_identity;
 
 pub use cache_runtime::{CacheRuntime, CacheRuntimeSpec, CacheRuntimeStatus, Medium, Tier, TierVolume};
 pub use caching::{CacheRule, Caching, Eviction, Quota};
-pub use dataset::{Dataset, DatasetSpec, DatasetStatus, FormerSource, Ownership, Refresh, Revision};
+pub use dataset::{Dataset, DatasetSpec, DatasetStatus, FormerSource, Ownership, Refresh, Revision, Unversioned};
 pub use origins::Origins;
 pub use quantity::bytes_of;
 pub use source::{
@@ -40,6 +40,8 @@ pub mod condition {
     pub const RUNTIME_READY: &str = "RuntimeReady";
     /// An object changed at the origin before it was cached.
     pub const SOURCE_DRIFTED: &str = "SourceDrifted";
+    /// Nothing shows that some files change, which their source allows.
+    pub const SOURCE_UNVERSIONED: &str = "SourceUnversioned";
     /// Something of how a Dataset is to be cached is not done.
     pub const CACHING_REFUSED: &str = "CachingRefused";
     /// What a deletion waits for.

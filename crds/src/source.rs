@@ -217,16 +217,29 @@ pub struct HdfsSource {
 /// A folder of a web server that answers with ranges, and with an ETag or the time of the last change.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.files) || size(self.files) == 0 || !has(self.manifest) || self.manifest == ''").message("files are named one by one or by a manifest, not both: set either files or manifest"))]
 pub struct HttpSource {
     /// URL of the folder, for example `https://example.org/pub/data/`. Redirects are not followed.
     #[schemars(length(max = 1024), regex(pattern = "^https?://[^?#@\\s]+$"))]
     pub url: String,
 
-    /// Paths of files in it, for example `train/0001.tar`. Without any: all to which the page at the URL links, and the pages of
-    /// the folders that it links to.
+    /// Paths of files in it, for example `train/0001.tar`. Without any, and without a manifest: all to which the page at the URL
+    /// links, and the pages of the folders that it links to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 4096), inner(length(min = 1, max = 1024)))]
     pub files: Vec<String>,
+
+    /// Path of a list of files in it with their checksums, as `sha256sum`, `sha512sum`, `sha1sum` or `md5sum` write it, for example
+    /// `SHA256SUMS`. The files of the source are those that it names, by paths below the URL. It is read at each refresh.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub manifest: String,
+
+    /// Patterns of files that are taken though the server says nothing that shows when they change, as in `include`. Such a file is
+    /// known by its length alone: one that is overwritten with the same length may be read as a mixture of old and new bytes, unnoticed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), inner(length(min = 1, max = 512)))]
+    pub allow_unversioned: Vec<String>,
 
     /// Secret of this namespace with the keys `username` and `password`, or `token`. Without it the server is asked without
     /// credentials.
@@ -389,6 +402,8 @@ impl Source {
         };
         if let Some(http) = &mut source.http {
             http.files.clear();
+            http.manifest.clear();
+            http.allow_unversioned.clear();
         }
         source
     }

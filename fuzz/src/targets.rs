@@ -7,6 +7,7 @@ mod images;
 mod ledgers;
 mod letters;
 mod listings;
+mod manifests;
 mod packages;
 mod pages;
 mod requests;
@@ -16,7 +17,7 @@ mod side_files;
 use crate::Target;
 
 /// All of them.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     frames::TARGET,
     bulk::TARGET,
     side_files::TARGET,
@@ -27,6 +28,7 @@ pub const TARGETS: [Target; 13] = [
     cloud_listings::AZURE,
     cloud_listings::HUB,
     pages::TARGET,
+    manifests::TARGET,
     letters::TARGET,
     requests::TARGET,
     ledgers::TARGET,

@@ -320,7 +320,7 @@ mod tests {
         let http = wire::Http {
             url: "http://d/".into(),
             files: vec!["e".into()],
-            login: None,
+            ..Default::default()
         };
         assert_eq!(usable[2].origin, Some(wire::source::Origin::Http(http)));
         let said = unusable.unwrap().to_string();

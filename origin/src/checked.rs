@@ -1,5 +1,5 @@
-//! Bodies of objects that are read whole and compared with the checksum that their server keeps of them. It must not know how a
-//! server says it.
+//! Bodies of objects that are read whole and compared with the checksum that their server keeps of them, or a list beside them. It must
+//! not know how these say it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -7,19 +7,32 @@ use bytes::Bytes;
 use crc_fast::CrcAlgorithm;
 use futures::StreamExt;
 use reqwest::Response;
+use sha2::digest::DynDigest;
 
-use crate::{Body, OriginError};
+use crate::sum::Sum;
+use crate::{Body, OriginError, transport};
 
 /// The checksum of a whole object.
-pub(super) struct Checksum {
-    algorithm: CrcAlgorithm,
-    value: u64,
+pub(super) enum Checksum {
+    Crc { algorithm: CrcAlgorithm, value: u64 },
+    Sum(Sum),
+}
+
+/// The checksum of what has come so far, and what it has to be in the end.
+enum Computed {
+    Crc {
+        digest: Box<crc_fast::Digest>,
+        expected: u64,
+    },
+    Sum {
+        digest: Box<dyn DynDigest + Send>,
+        expected: Sum,
+    },
 }
 
 /// An object of which nothing is believed before all of it has come.
 struct Checked {
-    digest: crc_fast::Digest,
-    expected: u64,
+    computed: Computed,
     pieces: Vec<Bytes>,
     /// Bytes that are still to come.
     left: u64,
@@ -34,7 +47,36 @@ impl Checksum {
         };
         let bytes = STANDARD.decode(text).ok()?;
         let value = bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte));
-        (bytes.len() == length).then_some(Self { algorithm, value })
+        (bytes.len() == length).then_some(Self::Crc { algorithm, value })
+    }
+
+    fn begin(self) -> Computed {
+        match self {
+            Self::Crc { algorithm, value } => Computed::Crc {
+                digest: Box::new(crc_fast::Digest::new(algorithm)),
+                expected: value,
+            },
+            Self::Sum(expected) => Computed::Sum {
+                digest: expected.begin(),
+                expected,
+            },
+        }
+    }
+}
+
+impl Computed {
+    fn update(&mut self, piece: &[u8]) {
+        match self {
+            Self::Crc { digest, expected: _ } => digest.update(piece),
+            Self::Sum { digest, expected: _ } => digest.update(piece),
+        }
+    }
+
+    fn matches(self) -> bool {
+        match self {
+            Self::Crc { digest, expected } => digest.finalize() == expected,
+            Self::Sum { digest, expected } => expected.is(&digest.finalize()),
+        }
     }
 }
 
@@ -42,8 +84,7 @@ impl Checked {
     /// An object of so many bytes.
     fn of(checksum: Checksum, bytes: u64) -> Self {
         Self {
-            digest: crc_fast::Digest::new(checksum.algorithm),
-            expected: checksum.value,
+            computed: checksum.begin(),
             pieces: Vec::new(),
             left: bytes,
         }
@@ -53,40 +94,52 @@ impl Checked {
     fn hold(&mut self, piece: Bytes) -> bool {
         let left = self.left.checked_sub(piece.len() as u64);
         self.left = left.unwrap_or(0);
-        self.digest.update(&piece);
+        self.computed.update(&piece);
         self.pieces.push(piece);
         left.is_some()
     }
 
     /// All of it, if it is the object.
     fn release(self) -> Option<Vec<Bytes>> {
-        (self.digest.finalize() == self.expected).then_some(self.pieces)
+        self.computed.matches().then_some(self.pieces)
     }
 }
 
 /// The body of `key` at `place`, held back as a whole of so many bytes where there is a checksum of it.
 pub(super) fn body(response: Response, checksum: Option<Checksum>, bytes: u64, place: &str, key: &str) -> Body {
     let broken = OriginError::Unreachable(format!("{place} broke off while sending {key}"));
+    let Some(checksum) = checksum else {
+        return transport::pieces(response, broken);
+    };
     let wrong = OriginError::Other(format!(
         "{place} sent bytes of {key} that do not match its own checksum of them; it is asked again"
     ));
-    let checked = checksum.map(|checksum| Checked::of(checksum, bytes));
+    whole(response, checksum, bytes, broken, wrong)
+}
+
+/// The body of an object of so many bytes, held back until all of it has come; `broken` is the error when it ends early, `wrong` when it
+/// is something else.
+pub(super) fn whole(
+    response: Response,
+    checksum: Checksum,
+    bytes: u64,
+    broken: OriginError,
+    wrong: OriginError,
+) -> Body {
+    let checked = Checked::of(checksum, bytes);
     let pieces = futures::stream::unfold(Some((response, checked)), move |state| {
         let (broken, wrong) = (broken.clone(), wrong.clone());
         async move {
-            let (mut response, checked) = state?;
-            match (response.chunk().await, checked) {
-                (Ok(Some(piece)), None) => Some((Ok(vec![piece]), Some((response, None)))),
-                (Ok(Some(piece)), Some(mut checked)) => {
-                    if !checked.hold(piece) {
-                        return Some((Err(wrong), None));
-                    }
+            let (mut response, mut checked) = state?;
+            match response.chunk().await {
+                Ok(Some(piece)) => Some(if checked.hold(piece) {
                     // Nothing yet, so that whoever waits knows that something comes.
-                    Some((Ok(vec![Bytes::new()]), Some((response, Some(checked)))))
-                }
-                (Ok(None), None) => None,
-                (Ok(None), Some(checked)) => Some((checked.release().ok_or(wrong), None)),
-                (Err(_), _) => Some((Err(broken), None)),
+                    (Ok(vec![Bytes::new()]), Some((response, checked)))
+                } else {
+                    (Err(wrong), None)
+                }),
+                Ok(None) => Some((checked.release().ok_or(wrong), None)),
+                Err(_) => Some((Err(broken), None)),
             }
         }
     });

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
-use penstock_revision::{Listed, ObjectVersion};
+use penstock_revision::{Listed, ObjectVersion, Version};
 
 use crate::limits::CONTACT_OBJECTS_MAX;
-use crate::{Origin, OriginError, Pages};
+use crate::{Origin, OriginError, Pages, http};
 
 /// What an origin showed of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +62,15 @@ pub async fn contact(origin: &dyn Origin) -> Result<Contact, OriginError> {
         read,
         listed_after,
         read_after,
+    })
+}
+
+/// What shows that an object is the one that was listed, in words.
+pub fn proof(listed: &Listed) -> &'static str {
+    http::proof(&listed.version, listed.bytes).unwrap_or(match listed.version {
+        Version::None => "without a version",
+        Version::ETag(_) | Version::Id(_) => "proven by its version",
+        Version::Modified(_) => "proven by its length and the time of its last change",
     })
 }
 

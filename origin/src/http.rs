@@ -1,32 +1,45 @@
-//! A folder of a web server: the files that are named, or those that its pages link to.
+//! A folder of a web server: the files that are named, those of a list with checksums, or those that its pages link to.
 //!
 //! Nothing in HTTP lists versions, so each file is asked for its length and version with a HEAD request. A strong ETag is one, else
-//! the time of the last change, to the second. Servers that have neither, or send no ranges, are refused when they are listed.
+//! the time of the last change, to the second; a checksum is a part of it, and alone one of a file that is small enough to be compared
+//! with it. Files that have nothing of this are refused when they are listed, unless somebody allowed it by name, and so are servers that
+//! send no ranges.
 
+mod evidence;
 mod links;
+mod listing;
+mod manifest;
 
 use std::ops::Range;
 
 use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
+use globset::GlobSet;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 use penstock_protocol::control::cache_node as wire;
-use penstock_revision::{Listed, ObjectVersion, Version};
+use penstock_revision::{ObjectVersion, Version};
 use percent_encoding::utf8_percent_encode;
 use reqwest::header::{self, HeaderName, HeaderValue};
 use reqwest::{Method, Request, Response, StatusCode, Url};
 
-use crate::limits::{HTTP_DEPTH_MAX, HTTP_PAGE_FILES, HTTP_QUESTIONS_MAX, LISTING_PAGE_BYTES_MAX};
-use crate::transport::{self, Failure, PATH, quoted, unquoted};
+use self::evidence::{Evidence, Said};
+use crate::checked::{self, Checksum};
+use crate::selected::globs;
+use crate::transport::{self, Failure, PATH, Wrong, quoted};
 use crate::{Body, Network, Origin, OriginError, Pages};
 
 /// A folder of a web server.
 pub struct HttpOrigin {
     folder: Url,
     files: Vec<String>,
+    /// Path of the list of files with checksums, or "".
+    manifest: String,
+    /// Files that are taken though nothing shows that they change.
+    unversioned: GlobSet,
     login: Option<HeaderValue>,
     client: transport::Client,
 }
@@ -41,13 +54,45 @@ pub fn read_page(page: &str, html: &[u8]) -> Result<Vec<String>, OriginError> {
     Ok(links::links(&page, html).names)
 }
 
+/// Paths and checksums of the manifest in these bytes, for whoever tries it with any bytes (`fuzz/`).
+///
+/// # Errors
+/// When it is none.
+#[cfg(feature = "test-support")]
+pub fn read_manifest(pieces: &[&[u8]]) -> Result<Vec<(String, String)>, String> {
+    let mut manifest = manifest::Manifest::default();
+    pieces.iter().try_for_each(|piece| manifest.read(piece))?;
+    let files = manifest.end()?.into_iter();
+    Ok(files.map(|(path, sum)| (path, sum.to_string())).collect())
+}
+
+/// In which words a version of a file is more than that of other origins; `None` when it is not.
+pub(crate) fn proof(version: &Version, bytes: u64) -> Option<&'static str> {
+    let Evidence { said, sum } = Evidence::of(version)?;
+    let is_compared = evidence::is_compared(bytes);
+    match (said, sum.is_some()) {
+        (Said::Nothing, true) if is_compared => Some("proven by its checksum in the manifest"),
+        (Said::Nothing, _) => {
+            Some("NOT proven: a change shows only if its length changes, which allowUnversioned accepts")
+        }
+        (_, true) if is_compared => Some("proven by its version and its checksum in the manifest"),
+        _ => None,
+    }
+}
+
 impl HttpOrigin {
     /// Makes the client; asks nobody yet.
     ///
     /// # Errors
     /// When the configuration makes no sense.
     pub fn new(config: wire::Http, network: &Network) -> Result<Self, OriginError> {
-        let wire::Http { mut url, files, login } = config;
+        let wire::Http {
+            mut url,
+            files,
+            login,
+            manifest,
+            unversioned,
+        } = config;
         // Whoever may have written a password is not quoted.
         let nameless = |text: String| OriginError::Invalid(format!("the URL of a web server {text}"));
         let parsed = Url::parse(&url)
@@ -64,12 +109,20 @@ impl HttpOrigin {
         if parsed.query().is_some() || parsed.fragment().is_some() {
             return Err(invalid("the URL of a folder has no `?` and no `#`"));
         }
-        let is_path = |file: &&String| file.split('/').all(|part| !matches!(part, "" | "." | ".."));
-        if let Some(file) = files.iter().find(|file| !is_path(file)) {
+        let named = files
+            .iter()
+            .chain(Some(&manifest).filter(|manifest| !manifest.is_empty()));
+        if let Some(file) = named.into_iter().find(|file| !is_path(file)) {
             return Err(invalid(&format!(
                 "{file:?} is no path of a file in it: no slash at an end, no part `.` or `..`"
             )));
         }
+        if !files.is_empty() && !manifest.is_empty() {
+            return Err(invalid(
+                "its files are named one by one or by a manifest, not both; leave one of them out",
+            ));
+        }
+        let unversioned = globs(&unversioned, &url)?;
         let login = login.map(|login| authorization(&login)).transpose().map_err(invalid)?;
         let client = transport::client(network).map_err(|text| invalid(&text))?;
         url = parsed.to_string();
@@ -80,6 +133,8 @@ impl HttpOrigin {
         Ok(Self {
             folder,
             files,
+            manifest,
+            unversioned,
             login,
             client,
         })
@@ -104,88 +159,6 @@ impl HttpOrigin {
         transport::send(&self.client, request).await
     }
 
-    /// The files that the pages of the folder and of its folders link to.
-    async fn found(&self) -> Result<Vec<String>, OriginError> {
-        let (mut files, mut folders) = (Vec::new(), vec![String::new()]);
-        for _ in 0..HTTP_DEPTH_MAX {
-            if folders.is_empty() {
-                return Ok(files);
-            }
-            let pages = folders.drain(..).map(|folder| self.page(folder));
-            let pages: Vec<_> = futures::stream::iter(pages)
-                .buffered(HTTP_QUESTIONS_MAX)
-                .try_collect()
-                .await?;
-            for key in pages.into_iter().flatten() {
-                let into = if key.ends_with('/') { &mut folders } else { &mut files };
-                into.push(key);
-            }
-        }
-        Err(OriginError::Invalid(format!(
-            "{} has folders within folders, more than {HTTP_DEPTH_MAX} deep, as when one leads back to one above it; name the files of the \
-             source one by one, or a folder below",
-            self.folder
-        )))
-    }
-
-    /// What the page of a folder links to, relative to the whole.
-    async fn page(&self, folder: String) -> Result<Vec<String>, OriginError> {
-        let url = self.url(&folder)?;
-        let explain = |failure| self.explain(failure, &folder, false);
-        let response = match self.ask(Method::GET, url.clone(), Vec::new()).await {
-            Ok(response) => response,
-            Err(Failure::Refused { status, .. }) if is_gone(status) && !folder.is_empty() => {
-                tracing::warn!(%url, "a page leads to a folder that is not there");
-                return Ok(Vec::new());
-            }
-            Err(failure) => return Err(explain(failure)),
-        };
-        let kind = transport::header(&response, header::CONTENT_TYPE).unwrap_or_default();
-        if !kind.starts_with("text/html") {
-            return Err(OriginError::Invalid(format!(
-                "{url} is no page with links ({kind}); name the files of the source one by one"
-            )));
-        }
-        let html = transport::body(response, LISTING_PAGE_BYTES_MAX)
-            .await
-            .map_err(explain)?;
-        let links::Links { names, awkward } = links::links(&url, &html);
-        if awkward > 0 {
-            tracing::warn!(%url, awkward, "links of a page that no file can be named after are left out");
-        }
-        Ok(names.into_iter().map(|name| format!("{folder}{name}")).collect())
-    }
-
-    /// A file as the server describes it; `None` when a page leads to one that is not there.
-    async fn described(&self, key: String) -> Result<Option<Listed>, OriginError> {
-        let url = self.url(&key)?;
-        let response = match self.ask(Method::HEAD, url, Vec::new()).await {
-            Ok(response) => response,
-            Err(Failure::Refused { status, .. }) if is_gone(status) && self.files.is_empty() => return Ok(None),
-            Err(failure) => return Err(self.explain(failure, &key, false)),
-        };
-        let unusable =
-            |what: &str| OriginError::Invalid(format!("{} {what} {key}; it cannot be an origin", self.folder));
-        let length = transport::header(&response, header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
-        let modified = transport::last_modified(&response);
-        let tag = transport::header(&response, header::ETAG).filter(|tag| !tag.starts_with("W/"));
-        let version = match (tag, modified) {
-            (Some(tag), _) => Version::ETag(unquoted(tag).to_owned()),
-            (None, Some(modified)) => Version::Modified(modified),
-            (None, None) => {
-                return Err(unusable(
-                    "gives neither a strong ETag nor the time of the last change of",
-                ));
-            }
-        };
-        Ok(Some(Listed {
-            bytes: length.ok_or_else(|| unusable("does not say the length of"))?,
-            modified_unix_nanos: modified.unwrap_or(0),
-            version,
-            key,
-        }))
-    }
-
     fn explain(&self, failure: Failure, key: &str, was_listed: bool) -> OriginError {
         let folder = &self.folder;
         let (status, wait) = match failure {
@@ -207,6 +180,13 @@ impl HttpOrigin {
             412 | 416 if was_listed => transport::drifted(folder.as_str(), key),
             300..=399 => OriginError::Invalid(format!(
                 "{folder}{key} leads to another address ({shown}), which is not followed; name that address as the URL"
+            )),
+            404 | 410 if key == self.manifest && !key.is_empty() => OriginError::NotFound(format!(
+                "{folder}{key} does not exist; check the URL and the manifest of the source"
+            )),
+            404 | 410 if !self.manifest.is_empty() => OriginError::NotFound(format!(
+                "{folder}{key} does not exist, and the manifest {} names it; write it, or a manifest without it",
+                self.manifest
             )),
             404 | 410 => OriginError::NotFound(format!("{folder}{key} does not exist; check the URL of the source")),
             405 | 501 if !was_listed => OriginError::Invalid(format!(
@@ -243,20 +223,7 @@ impl Origin for HttpOrigin {
     }
 
     fn list(&self) -> Pages<'_> {
-        let keys = async {
-            if self.files.is_empty() {
-                self.found().await
-            } else {
-                Ok(self.files.clone())
-            }
-        };
-        let keys = futures::stream::once(keys).map_ok(|keys| futures::stream::iter(keys).map(Ok));
-        let described = keys
-            .try_flatten()
-            .map_ok(|key| self.described(key))
-            .try_buffered(HTTP_QUESTIONS_MAX)
-            .try_filter_map(async |described| Ok(described));
-        described.try_chunks(HTTP_PAGE_FILES).map_err(|error| error.1).boxed()
+        self.pages()
     }
 
     async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError> {
@@ -266,23 +233,68 @@ impl Origin for HttpOrigin {
             version,
         } = object;
         let place = self.folder.as_str();
-        let mut headers = vec![(header::RANGE, format!("bytes={}-{}", range.start, range.end - 1))];
-        match version {
-            Version::ETag(tag) => headers.push((header::IF_MATCH, quoted(tag))),
-            Version::Modified(unix_nanos) => headers.push((header::IF_UNMODIFIED_SINCE, http_date(*unix_nanos))),
-            Version::None | Version::Id(_) => {}
-        }
-        let headers = headers
-            .into_iter()
-            .map(|(name, value)| Ok((name, HeaderValue::try_from(value)?)))
-            .collect::<Result<_, header::InvalidHeaderValue>>()
+        let wrong = |wrong: Wrong| wrong.explain(place, key);
+        let Evidence { said, sum } = Evidence::of(version).ok_or_else(|| wrong(Wrong::NoVersion))?;
+        // The whole of it, for a part of a file has no checksum.
+        let sum = sum.filter(|_| evidence::is_compared(bytes));
+        let asked = if sum.is_some() { 0..bytes } else { range.clone() };
+        let headers = conditions(&said, &asked)
             .map_err(|_| OriginError::Invalid(format!("the ETag of {key} in {place} is none")))?;
         let response = self.ask(Method::GET, self.url(key)?, headers).await;
         let response = response.map_err(|failure| self.explain(failure, key, true))?;
-        transport::prove(&response, version, bytes, &range).map_err(|wrong| wrong.explain(place, key))?;
+        let is_said = said != Said::Nothing;
+        match said {
+            Said::Tag(tag) => transport::prove(&response, &Version::ETag(tag), bytes, &asked),
+            Said::Modified(unix_nanos) => transport::prove(&response, &Version::Modified(unix_nanos), bytes, &asked),
+            Said::Nothing => transport::prove_range(&response, bytes, &asked),
+        }
+        .map_err(wrong)?;
         let broken = OriginError::Unreachable(format!("{place} broke off while sending {key}"));
-        Ok(transport::pieces(response, broken))
+        let Some(sum) = sum else {
+            return Ok(transport::pieces(response, broken));
+        };
+        let mismatch = if is_said {
+            OriginError::Other(format!(
+                "{place} sent bytes of {key} that do not match its checksum in the manifest, though it is the version that was listed; it is \
+                 asked again, and if it stays so: mend the file or the manifest there, and refresh the Dataset"
+            ))
+        } else {
+            transport::drifted(place, key)
+        };
+        let whole = checked::whole(response, Checksum::Sum(sum), bytes, broken, mismatch);
+        Ok(part(whole, range))
     }
+}
+
+/// What is asked for of a file, and in which version.
+fn conditions(said: &Said, range: &Range<u64>) -> Result<Vec<(HeaderName, HeaderValue)>, header::InvalidHeaderValue> {
+    let mut headers = vec![(header::RANGE, format!("bytes={}-{}", range.start, range.end - 1))];
+    match said {
+        Said::Tag(tag) => headers.push((header::IF_MATCH, quoted(tag))),
+        Said::Modified(unix_nanos) => headers.push((header::IF_UNMODIFIED_SINCE, http_date(*unix_nanos))),
+        Said::Nothing => {}
+    }
+    let headers = headers.into_iter();
+    headers
+        .map(|(name, value)| Ok((name, HeaderValue::try_from(value)?)))
+        .collect()
+}
+
+/// The bytes `range` of a whole body.
+fn part(whole: Body, range: Range<u64>) -> Body {
+    let mut end = 0;
+    let part = whole.map_ok(move |piece: Bytes| {
+        let start = end;
+        end += piece.len() as u64;
+        let within = |at: u64| (at.clamp(start, end) - start) as usize;
+        piece.slice(within(range.start)..within(range.end))
+    });
+    part.boxed()
+}
+
+/// Whether that is a path of a file below the folder.
+fn is_path(text: &str) -> bool {
+    !text.contains('\0') && text.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
 /// What says who asks (RFC 7617, RFC 6750).

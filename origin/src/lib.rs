@@ -22,6 +22,7 @@ mod reach;
 mod refusal;
 pub mod s3;
 mod selected;
+mod sum;
 mod transport;
 pub mod volume;
 mod workload_identity;
@@ -38,7 +39,7 @@ use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion};
 
 use crate::azure::AzureOrigin;
-pub use crate::contact::{Contact, contact, proven};
+pub use crate::contact::{Contact, contact, proof, proven};
 use crate::folder::FolderOrigin;
 use crate::gcs::GcsOrigin;
 use crate::hdfs::HdfsOrigin;

@@ -31,6 +31,23 @@ pub const HTTP_DEPTH_MAX: usize = 32;
 /// Files of a web server in what is listed at a time: as many as other origins have in a page.
 pub const HTTP_PAGE_FILES: usize = 1000;
 
+/// Longest list of files with checksums: a million lines of 128 bytes, of which a SHA-256 has 64.
+pub const MANIFEST_BYTES_MAX: u64 = 128 << 20;
+
+/// Files in one: each is a question to the server, and with answers in 100 ms so many take two hours.
+pub const MANIFEST_FILES_MAX: usize = 1_000_000;
+
+/// Longest line of one: a path of 4,096 bytes, each written as two, and the digits.
+pub const MANIFEST_LINE_BYTES_MAX: usize = 16 << 10;
+
+/// A file that changed within the second of the answer may change again within it, and have the same time of its last change: it is asked
+/// for again after the second.
+pub const JUST_CHANGED_PAUSE: Duration = Duration::from_secs(1);
+
+/// How often a file may have changed in just that second: one that is being written, or a server that calls the present the last change
+/// of what it makes for each request.
+pub const JUST_CHANGED_MAX: usize = 3;
+
 /// Files of a folder in what is listed at a time.
 pub const FOLDER_PAGE_FILES: usize = 1000;
 

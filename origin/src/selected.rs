@@ -45,7 +45,8 @@ impl Selected {
     }
 }
 
-fn globs(patterns: &[String], place: &str) -> Result<GlobSet, OriginError> {
+/// What any of the patterns matches.
+pub(super) fn globs(patterns: &[String], place: &str) -> Result<GlobSet, OriginError> {
     let mut set = GlobSetBuilder::new();
     let invalid = |pattern: &str, error: globset::Error| {
         OriginError::Invalid(format!(

@@ -24,6 +24,7 @@ use crate::scratch::{Log, Scratch, torn};
 use crate::sorter::{Merged, Sorted, Sorter};
 use crate::space::Space;
 use crate::tree::BadSourcePath;
+use crate::unversioned::{self, Unversioned};
 
 /// Owner and permission bits of the tree; origins have none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +153,7 @@ impl Gathering {
             space_bytes: placed.end,
             dead_bytes: placed.end - placed.live,
             awkward,
+            unversioned: placed.unversioned,
         };
         if parent.is_some_and(|parent| parent.is_same(&digest, &summary)) {
             return Ok(Outcome::Unchanged);
@@ -303,6 +305,7 @@ struct Placed {
     live: u64,
     files: u64,
     bytes: u64,
+    unversioned: Vec<Unversioned>,
 }
 
 impl Placed {
@@ -328,6 +331,7 @@ fn place(
         live: 0,
         files: 0,
         bytes: 0,
+        unversioned: Vec::new(),
     };
     let identities = identities(sources);
     let numbers: Vec<u16> = sources
@@ -374,13 +378,13 @@ fn place(
         placed.live += round_up_to_block(object.bytes);
         record.clear();
         record.extend_from_slice(&address.to_be_bytes());
+        let (source, version) = (usize::from(object.source), object.version()?);
+        let key = object.key_at(entry, mount_of(sources, object.source)?);
+        unversioned::count(&mut placed.unversioned, &sources[source].identity, &version, &key);
         put(&mut record, object.bytes);
-        put(&mut record, numbers[usize::from(object.source)].into());
-        put_version(&mut record, &object.version()?);
-        put_bytes(
-            &mut record,
-            object.key_at(entry, mount_of(sources, object.source)?).as_bytes(),
-        );
+        put(&mut record, numbers[source].into());
+        put_version(&mut record, &version);
+        put_bytes(&mut record, key.as_bytes());
         placed.extents.push(&record)?;
         Ok(true)
     })?;

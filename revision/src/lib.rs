@@ -27,6 +27,7 @@ mod small;
 mod sorter;
 mod space;
 pub mod tree;
+mod unversioned;
 
 pub use build::{BuildError, BuildOptions, Outcome, build};
 pub use gathering::{Gathering, SourceNumber};
@@ -34,3 +35,4 @@ pub use object::{Extent, Listed, ObjectVersion, SourceListing, Version};
 pub use package::{Package, PackageError, Summary};
 pub use scratch::Scratch;
 pub use small::image_of_one_file;
+pub use unversioned::Unversioned;

@@ -1,5 +1,8 @@
 //! What an origin lists, and what an address of a space stands for.
 
+/// The id of what has no version but may be read all the same, or the first word of it: its length is all that is compared.
+pub const UNVERSIONED: &str = "unversioned";
+
 /// What proves that bytes belong to the version of an object that was listed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Version {
@@ -7,11 +10,22 @@ pub enum Version {
     None,
     /// An HTTP entity tag without its quotes (RFC 9110 §8.8.3).
     ETag(String),
-    /// What the origin calls this version among those of the object, and under which it gives this one or none: a generation.
+    /// What the origin calls this version among those of the object, and under which it gives this one or none: a generation. Or
+    /// what its client makes of all that is known of it; [`UNVERSIONED`] if that is too little.
     Id(String),
     /// When it changed last, nanoseconds since 1970, of an origin that says nothing better. With the length it proves a version as
     /// far as the origin's clock tells two changes apart.
     Modified(i64),
+}
+
+impl Version {
+    /// Whether a change shows only if the length changes too.
+    pub fn is_unversioned(&self) -> bool {
+        match self {
+            Self::Id(id) => id.split(' ').next() == Some(UNVERSIONED),
+            Self::None | Self::ETag(_) | Self::Modified(_) => false,
+        }
+    }
 }
 
 /// One object as an origin lists it.

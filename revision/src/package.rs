@@ -27,6 +27,7 @@ use crate::limits::{
 use crate::object::Extent;
 use crate::scratch::{Log, Plane, Scratch};
 use crate::tree::Awkward;
+use crate::unversioned::Unversioned;
 
 const MAGIC: &[u8; 8] = b"PSTKREV1";
 const LENGTHS_AT: usize = 8 + 16 + 32;
@@ -51,6 +52,9 @@ pub struct Summary {
     pub dead_bytes: u64,
     /// Keys that no file system can hold as they are.
     pub awkward: Awkward,
+    /// Files of which nothing shows that they change, by source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unversioned: Vec<Unversioned>,
 }
 
 #[derive(serde::Serialize, serde::Deserialize)]

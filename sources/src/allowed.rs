@@ -166,6 +166,8 @@ fn places(source: &Source) -> Option<Vec<Place>> {
         let HttpSource {
             url,
             files: _,
+            manifest: _,
+            allow_unversioned: _,
             credentials_secret_ref: _,
         } = http;
         let url = web(url)?;

@@ -364,9 +364,17 @@ fn wire_http(http: &HttpSource, login: Option<wire::HttpLogin>) -> wire::Http {
     let HttpSource {
         url,
         files,
+        manifest,
+        allow_unversioned,
         credentials_secret_ref: _,
     } = http.clone();
-    wire::Http { url, files, login }
+    wire::Http {
+        url,
+        files,
+        login,
+        manifest,
+        unversioned: allow_unversioned,
+    }
 }
 
 /// Without what only a cluster knows: the claim itself, and who reads it.

@@ -7,7 +7,7 @@ use penstock_health::Readiness;
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::control::cache_node::cache_node_server::CacheNode;
 use penstock_protocol::ids::RevisionId;
-use penstock_revision::{Outcome, Package};
+use penstock_revision::{Outcome, Package, Unversioned};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
@@ -139,6 +139,7 @@ impl ControlServer {
             awkward_keys: summary.awkward.count,
             awkward_examples: summary.awkward.examples.clone(),
             case_twins: summary.awkward.case_twins,
+            unversioned: summary.unversioned.iter().map(unversioned).collect(),
         })
     }
 
@@ -163,6 +164,11 @@ impl ControlServer {
                 ),
             })
     }
+}
+
+fn unversioned(unversioned: &Unversioned) -> wire::Unversioned {
+    let Unversioned { source, files, example } = unversioned.clone();
+    wire::Unversioned { source, files, example }
 }
 
 fn failed(failure: &BuildFailure) -> wire::BuildFailed {

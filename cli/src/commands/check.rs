@@ -4,7 +4,6 @@ use std::fmt::Write;
 
 use anyhow::{Result, bail};
 use penstock_origin::{Contact, Origin, OriginError};
-use penstock_revision::Version;
 
 use crate::args::Which;
 use crate::dataset_file::DatasetFile;
@@ -47,17 +46,13 @@ fn line(path: &str, origin: &dyn Origin, tried: Result<Contact, OriginError>) ->
         listed_after.as_millis()
     );
     if let Some(read) = read {
-        let version = match read.version {
-            Version::None => "without a version",
-            Version::ETag(_) | Version::Id(_) => "proven by its version",
-            Version::Modified(_) => "proven by its length and the time of its last change",
-        };
         // Writing to a String cannot fail.
         let _ = write!(
             line,
-            "; a range of {:?} in {} ms, {version}",
+            "; a range of {:?} in {} ms, {}",
             read.key,
-            read_after.as_millis()
+            read_after.as_millis(),
+            penstock_origin::proof(&read)
         );
     }
     line + "\n"

@@ -3,6 +3,7 @@
 use std::io::{BufWriter, Write};
 
 use anyhow::Result;
+use penstock_revision::Unversioned;
 use serde_json::json;
 
 use crate::args::{Ls, Output};
@@ -24,13 +25,14 @@ pub async fn run(arguments: Ls) -> Result<()> {
     } = arguments;
     let dataset = DatasetFile::read(&which)?.local()?;
     let package = local::revision(None, local::list(&dataset.sources).await?, dataset.ownership).await?;
-    let awkward = package.summary().awkward.clone();
+    let (awkward, unversioned) = (package.summary().awkward.clone(), package.summary().unversioned.clone());
     let entries = Tree::of(package)?.entries(&path, recursive)?;
     let mut out = BufWriter::new(std::io::stdout().lock());
     if output == Output::Json {
         let document = json!({
             "entries": entries,
             "awkwardKeys": {"count": awkward.count, "caseTwins": awkward.case_twins, "examples": awkward.examples},
+            "unversioned": unversioned,
         });
         serde_json::to_writer(&mut out, &document)?;
         writeln!(out)?;
@@ -48,6 +50,15 @@ pub async fn run(arguments: Ls) -> Result<()> {
         );
         for example in &awkward.examples {
             eprintln!("  {}", text::name(example));
+        }
+    }
+    if output == Output::Text {
+        for Unversioned { source, files, example } in &unversioned {
+            eprintln!(
+                "of {} files of {source} nothing shows that they change, which allowUnversioned accepts, for example {}",
+                text::count(*files),
+                text::name(example)
+            );
         }
     }
     Ok(())

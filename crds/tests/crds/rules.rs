@@ -133,6 +133,16 @@ fn table() -> Vec<Row> {
             .extend(more.as_object().unwrap().clone());
         dataset("d", json!([source]))
     };
+    let files_rule = [(
+        "spec.sources[0].http",
+        "files are named one by one or by a manifest, not both",
+    )];
+    let web = |more: Value| {
+        let mut object = dataset("d", json!([{"http": {"url": "https://h/"}}]));
+        let http = object["spec"]["sources"][0]["http"].as_object_mut().unwrap();
+        http.extend(more.as_object().unwrap().clone());
+        object
+    };
     let cached_rule = [("spec.cache.rules[1].path", path_rule[0].1)];
     let allowed_rule = [("spec.origins.allowed", "a pattern has no parts `.` or `..`")];
     let host_path_rule = [("spec.origins.hostPaths", "a path has no parts `.` or `..`")];
@@ -218,6 +228,16 @@ fn table() -> Vec<Row> {
         refused("one without", dataset("d", json!([{"path": "a"}])), &origin_rule),
         refused("null", dataset("d", json!([{"path": "a", "s3": null}])), &origin_rule),
         accepted("a web server", dataset("d", json!([{"http": {"url": "https://h/"}}]))),
+        accepted("files of it", web(json!({"files": ["a"], "manifest": ""}))),
+        accepted(
+            "those of a manifest",
+            web(json!({"files": [], "manifest": "SHA256SUMS"})),
+        ),
+        refused(
+            "both",
+            web(json!({"files": ["a"], "manifest": "SHA256SUMS"})),
+            &files_rule,
+        ),
         refused(
             "two",
             dataset("d", json!([{"s3": {"bucket": "b"}, "http": {"url": "https://h/"}}])),

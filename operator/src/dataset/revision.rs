@@ -1,6 +1,6 @@
 //! What is committed of a revision, and what of older ones is still needed.
 
-use penstock_crds::{Dataset, FormerSource, Revision, Source};
+use penstock_crds::{Dataset, FormerSource, Revision, Source, Unversioned};
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::{RevisionId, SpaceId};
 
@@ -93,9 +93,19 @@ fn revision(before: Option<&Revision>, lost: &[String], built: &wire::Built, bas
             .take(8)
             .map(|text| text.chars().take(500).collect())
             .collect(),
+        unversioned: built.unversioned.iter().take(16).map(unversioned).collect(),
         other_revisions: basis.other_revisions.clone(),
         sources_digest: basis.sources_digest.clone(),
         created_at: now().0.to_string(),
+    }
+}
+
+fn unversioned(built: &wire::Unversioned) -> Unversioned {
+    let wire::Unversioned { source, files, example } = built;
+    Unversioned {
+        source: source.chars().take(1100).collect(),
+        files: i64::try_from(*files).unwrap_or(i64::MAX),
+        example: example.chars().take(500).collect(),
     }
 }
 
@@ -172,6 +182,25 @@ mod tests {
         let basis = Basis::default();
         let written = to_commit(Some(&before), &lost, &wire::Built::default(), &basis).unwrap();
         assert_eq!(written.older, ["22"]);
+    }
+
+    #[test]
+    fn files_without_a_version_are_committed_with_their_source() {
+        let built = wire::Built {
+            unversioned: vec![wire::Unversioned {
+                source: "http://a/".into(),
+                files: 3,
+                example: "é".repeat(600),
+            }],
+            ..wire::Built::default()
+        };
+        let written = to_commit(None, &[], &built, &Basis::default()).unwrap();
+        let expected = Unversioned {
+            source: "http://a/".into(),
+            files: 3,
+            example: "é".repeat(500),
+        };
+        assert_eq!(written.unversioned, [expected]);
     }
 
     fn sources(buckets: &[&str]) -> Vec<Source> {

@@ -1,5 +1,7 @@
 //! The status of a Dataset: computed once, written only when it differs. Never contains `revision`, which is the commit's.
 
+mod exceptions;
+
 use kube::{Api, Resource, ResourceExt};
 use penstock_crds::{Dataset, DatasetStatus, condition};
 use penstock_protocol::control::cache_node::build_failed::Reason;
@@ -140,8 +142,7 @@ fn wanted(dataset: &Dataset, before: &DatasetStatus, observed: &Observed, is_due
     }
     wanted.push(runtime);
     wanted.extend(source_condition(dataset, before, observed, is_due));
-    wanted.extend(drift_condition(before, observed));
-    wanted.extend(caching_condition(before, observed));
+    wanted.extend(exceptions::wanted(before, observed));
     wanted
 }
 
@@ -270,27 +271,6 @@ const MENDED_BY_LOOKING: [&str; 6] = [
     "DatasetNotReady",
     "DatasetNotAvailable",
 ];
-
-fn drift_condition(before: &DatasetStatus, observed: &Observed) -> Option<Wanted> {
-    if observed.settling && observed.linked_hosts.is_empty() {
-        return Wanted::kept(condition::SOURCE_DRIFTED, &before.conditions);
-    }
-    let message = format!(
-        "changed at the origin before they were cached, reads of them fail: {}; refresh the Dataset and restart the pods that need them",
-        names(&observed.drifted)
-    );
-    let drifted = Wanted::new(condition::SOURCE_DRIFTED, true, "ObjectsChanged", message);
-    (!observed.drifted.is_empty()).then_some(drifted)
-}
-
-fn caching_condition(before: &DatasetStatus, observed: &Observed) -> Option<Wanted> {
-    if observed.settling && observed.linked_hosts.is_empty() {
-        return Wanted::kept(condition::CACHING_REFUSED, &before.conditions);
-    }
-    let message = observed.refusals.join("; ");
-    let refused = Wanted::new(condition::CACHING_REFUSED, true, "CannotBeDone", message);
-    (!observed.refusals.is_empty()).then_some(refused)
-}
 
 fn is_about_a_volume(message: &str) -> bool {
     ["claim://", "/", "the reader of the "]

@@ -5,6 +5,7 @@ mod hub;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -303,6 +304,17 @@ impl Files {
         std::fs::remove_file(self.folder.join(key)).unwrap();
     }
 
+    /// As people do it, with the program for that; nothing when it has no name.
+    fn write_manifest(&self, name: &str) {
+        if name.is_empty() {
+            return;
+        }
+        let script = format!("rm -f {name}; find . -type f -exec sha256sum {{}} + > ../{name} && mv ../{name} .");
+        let mut shell = Command::new("sh");
+        let status = shell.args(["-c", &script]).current_dir(&self.folder).status();
+        assert!(status.unwrap().success());
+    }
+
     fn odd_keys() -> Vec<&'static str> {
         vec![
             "a b",
@@ -320,13 +332,15 @@ impl Files {
 struct WebServer {
     nginx: Nginx,
     files: Files,
+    /// Name of the manifest that goes with the files, or "".
+    manifest: &'static str,
 }
 
 impl WebServer {
     const USER: &str = "reader";
     const PASSWORD: &str = "opens the door";
 
-    fn new() -> Self {
+    fn with(manifest: &'static str) -> Self {
         let options = NginxOptions {
             login: Some((Self::USER, Self::PASSWORD)),
             ..Default::default()
@@ -335,18 +349,20 @@ impl WebServer {
         Self {
             files: Files::of(&nginx.folder()),
             nginx,
+            manifest,
         }
     }
 
-    fn at(address: SocketAddr, folder: &str, password: &str) -> wire::Source {
+    fn at(&self, address: SocketAddr, folder: &str, password: &str) -> wire::Source {
         source(Origin::Http(wire::Http {
             url: format!("http://{address}/{folder}"),
+            manifest: self.manifest.into(),
             login: Some(wire::HttpLogin {
                 user: Self::USER.into(),
                 password: password.into(),
                 bearer: String::new(),
             }),
-            files: Vec::new(),
+            ..Default::default()
         }))
     }
 }
@@ -358,23 +374,25 @@ impl Store for WebServer {
     }
 
     fn source(&self, address: SocketAddr) -> wire::Source {
-        Self::at(address, PREFIX, Self::PASSWORD)
+        self.at(address, PREFIX, Self::PASSWORD)
     }
 
     fn wrong_keys(&self, address: SocketAddr) -> Option<(wire::Source, &'static str)> {
-        Some((Self::at(address, PREFIX, WRONG), WRONG))
+        Some((self.at(address, PREFIX, WRONG), WRONG))
     }
 
     fn nowhere(&self, address: SocketAddr) -> wire::Source {
-        Self::at(address, "not-there/", Self::PASSWORD)
+        self.at(address, "not-there/", Self::PASSWORD)
     }
 
     async fn put(&self, key: &str, bytes: &[u8]) {
         self.files.put(key, bytes);
+        self.files.write_manifest(self.manifest);
     }
 
     async fn remove(&self, key: &str) {
         self.files.remove(key);
+        self.files.write_manifest(self.manifest);
     }
 
     fn odd_keys(&self) -> Vec<&'static str> {
@@ -455,5 +473,10 @@ async fn azure_blob_storage_conforms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_web_server_conforms() {
-    conforms(&WebServer::new()).await;
+    conforms(&WebServer::with("")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_server_with_a_manifest_conforms() {
+    conforms(&WebServer::with("SHA256SUMS")).await;
 }

@@ -28,7 +28,7 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.');
 
 /// What the server does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum How {
+pub enum How {
     /// ETags, as nginx.
     Tags,
     /// ETags that say no more than that the content means the same.
@@ -37,6 +37,14 @@ enum How {
     NoConditions,
     /// Nothing about versions.
     NoVersion,
+    /// No more than when files changed.
+    Times,
+    /// ... which is the second of the first answer about each.
+    JustChanged,
+    /// ... which is the present, always.
+    Present,
+    /// ... and a line is added to `SHA256SUMS` with each HEAD.
+    MovingManifest,
     /// Whole files only.
     NoRanges,
     /// Everything is somewhere else.
@@ -54,8 +62,8 @@ enum How {
 }
 
 /// The server; ends when dropped.
-struct Web {
-    url: String,
+pub struct Web {
+    pub url: String,
     shared: Arc<Shared>,
     server: JoinHandle<()>,
 }
@@ -68,7 +76,7 @@ struct Shared {
 }
 
 impl Web {
-    async fn with(how: How, names: &[&str]) -> Self {
+    pub async fn with(how: How, names: &[&str]) -> Self {
         let files = names.iter().map(|name| ((*name).to_owned(), content(name)));
         let shared = Arc::new(Shared {
             how,
@@ -86,12 +94,16 @@ impl Web {
         origin(&self.url, files).unwrap()
     }
 
-    fn put(&self, name: &str, bytes: &[u8]) {
+    pub fn put(&self, name: &str, bytes: &[u8]) {
         let mut files = self.shared.files.lock().unwrap();
         files.insert(name.to_owned(), bytes.to_vec());
     }
 
-    fn asked(&self, method: &str) -> usize {
+    pub fn remove(&self, name: &str) {
+        self.shared.files.lock().unwrap().remove(name);
+    }
+
+    pub fn asked(&self, method: &str) -> usize {
         let asked = self.shared.asked.lock().unwrap();
         asked.iter().filter(|line| line.starts_with(method)).count()
     }
@@ -103,7 +115,7 @@ impl Drop for Web {
     }
 }
 
-fn content(name: &str) -> Vec<u8> {
+pub fn content(name: &str) -> Vec<u8> {
     format!("the bytes of {name}").repeat(40).into_bytes()
 }
 
@@ -111,7 +123,7 @@ fn origin(url: &str, files: &[&str]) -> Result<HttpOrigin, OriginError> {
     let config = wire::Http {
         url: url.to_owned(),
         files: files.iter().map(|file| (*file).to_owned()).collect(),
-        login: None,
+        ..Default::default()
     };
     HttpOrigin::new(config, &Network::default())
 }
@@ -120,7 +132,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     let status = |status: StatusCode| Response::builder().status(status);
     let path = request.uri().path();
     let line = format!("{} {path}", request.method());
-    shared.asked.lock().unwrap().push(line);
+    shared.asked.lock().unwrap().push(line.clone());
     let Some(name) = path.strip_prefix("/pub/") else {
         return status(StatusCode::NOT_FOUND).body(Body::empty()).unwrap();
     };
@@ -136,7 +148,10 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
         How::Closed => return status(StatusCode::UNAUTHORIZED).body(Body::empty()).unwrap(),
         _ => {}
     }
-    let files = shared.files.lock().unwrap();
+    let mut files = shared.files.lock().unwrap();
+    if shared.how == How::MovingManifest && request.method() == Method::HEAD {
+        files.get_mut("SHA256SUMS").unwrap().extend(b"# more\n");
+    }
     if name.is_empty() || name.ends_with('/') {
         let kind = if shared.how == How::NoPages {
             "text/plain"
@@ -179,12 +194,27 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     } else {
         status(StatusCode::OK)
     };
-    if shared.how != How::NoVersion {
-        // Each content at its own time.
-        let second = crc32c(bytes) % 3600;
-        let changed = format!("Thu, 26 Nov 2026 10:{:02}:{:02} GMT", second / 60, second % 60);
-        answer = answer.header(header::ETAG, tag).header(header::LAST_MODIFIED, changed);
-    }
+    // Each content at its own time.
+    let second = crc32c(bytes) % 3600;
+    let at = |second| format!("Thu, 26 Nov 2026 10:{:02}:{:02} GMT", second / 60, second % 60);
+    let asked = shared.asked.lock().unwrap();
+    let is_first = asked.iter().filter(|asked| **asked == line).count() == 1;
+    answer = match shared.how {
+        How::NoVersion => answer,
+        How::Times | How::MovingManifest => answer.header(header::LAST_MODIFIED, at(second)),
+        How::JustChanged => {
+            let date = if is_first { second } else { second + 1 };
+            answer
+                .header(header::LAST_MODIFIED, at(second))
+                .header(header::DATE, at(date))
+        }
+        How::Present => answer
+            .header(header::LAST_MODIFIED, at(second))
+            .header(header::DATE, at(second)),
+        _ => answer
+            .header(header::ETAG, tag)
+            .header(header::LAST_MODIFIED, at(second)),
+    };
     answer = answer.header(header::CONTENT_LENGTH, last + 1 - first);
     let body = match *request.method() {
         Method::HEAD => Body::empty(),
@@ -211,7 +241,7 @@ fn page<'a>(folder: &str, names: impl Iterator<Item = &'a String>) -> String {
     html
 }
 
-async fn read(origin: &HttpOrigin, listed: &Listed) -> Result<Vec<u8>, OriginError> {
+pub async fn read(origin: &HttpOrigin, listed: &Listed) -> Result<Vec<u8>, OriginError> {
     let object = ObjectVersion {
         source: 0,
         key: listed.key.clone(),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::build::DEAD_BYTES_MIN;
-use penstock_revision::{BuildOptions, Outcome, Package, SourceListing, Version, build};
+use penstock_revision::{BuildOptions, Outcome, Package, SourceListing, Unversioned, Version, build};
 use proptest::prelude::*;
 
 use crate::model::{File, built, listed, model};
@@ -153,6 +153,40 @@ fn an_object_without_a_version_gets_a_new_address() {
     let parent = built(None, &listing);
     let next = built(Some(&parent), &listing);
     assert_eq!(next.all_extents().next().unwrap().unwrap().address, 4096);
+}
+
+#[test]
+fn objects_of_which_nothing_shows_that_they_change_stay_where_they_are_and_are_counted() {
+    let mut listing = [
+        source("http://a/", "a", &[("x", 5), ("y/z", 5), ("empty", 0)]),
+        source("http://b/", "b", &[("x", 5)]),
+        source("http://c/", "c", &[("x", 5)]),
+    ];
+    for (object, id) in listing.iter_mut().take(2).flat_map(|source| &mut source.objects).zip([
+        "unversioned",
+        "unversioned md5:900150983cd24fb0d6963f7d28e17f72",
+        "unversioned",
+        "unversioned",
+    ]) {
+        object.version = Version::Id(id.to_owned());
+    }
+    let parent = built(None, &listing);
+    let counted = |source: &str, files, example: &str| Unversioned {
+        source: source.to_owned(),
+        files,
+        example: example.to_owned(),
+    };
+    let expected = vec![counted("http://a/", 2, "x"), counted("http://b/", 1, "x")];
+    assert_eq!(parent.summary().unversioned, expected);
+    assert!(is_unchanged(&parent, &listing));
+    // Another length is another object.
+    listing[0].objects[0].bytes = 6;
+    let next = built(Some(&parent), &listing);
+    assert_eq!(next.summary().space_bytes, parent.summary().space_bytes + 4096);
+    // As packages were before.
+    let none = built(None, &listing[2..]);
+    assert!(none.summary().unversioned.is_empty());
+    assert!(!serde_json::to_string(none.summary()).unwrap().contains("unversioned"));
 }
 
 #[test]

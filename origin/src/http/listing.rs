@@ -1,0 +1,222 @@
+//! Which files there are, and what the server says of each. It must not know how they are read.
+
+use std::collections::BTreeMap;
+
+use futures::{FutureExt, Stream, StreamExt, TryFutureExt, TryStreamExt};
+use penstock_revision::Listed;
+use reqwest::{Method, Response, header};
+use sha2::{Digest, Sha256};
+
+use super::evidence::{self, Evidence, Said};
+use super::manifest::Manifest;
+use super::{HttpOrigin, is_gone, links};
+use crate::limits::{
+    HTTP_DEPTH_MAX, HTTP_PAGE_FILES, HTTP_QUESTIONS_MAX, JUST_CHANGED_MAX, JUST_CHANGED_PAUSE, LISTING_PAGE_BYTES_MAX,
+};
+use crate::sum::Sum;
+use crate::transport::{self, Failure, unquoted};
+use crate::{OriginError, Pages};
+
+/// The files of a manifest.
+struct Promised {
+    files: BTreeMap<String, Sum>,
+    /// SHA-256 of the manifest.
+    digest: [u8; 32],
+}
+
+impl HttpOrigin {
+    /// All files, as the server describes them.
+    pub(super) fn pages(&self) -> Pages<'_> {
+        if !self.manifest.is_empty() {
+            let pages = async { Ok(self.pages_of_manifest(self.promised().await?)) };
+            return pages.try_flatten_stream().boxed();
+        }
+        let keys = async {
+            if self.files.is_empty() {
+                self.found().await
+            } else {
+                Ok(self.files.clone())
+            }
+        };
+        let keys = keys.map_ok(|keys| futures::stream::iter(keys).map(|key| Ok((key, None))));
+        self.pages_of(keys.try_flatten_stream()).boxed()
+    }
+
+    fn pages_of_manifest(&self, promised: Promised) -> impl Stream<Item = Result<Vec<Listed>, OriginError>> {
+        let Promised { files, digest } = promised;
+        let keys = files.into_iter().map(|(key, sum)| Ok((key, Some(sum))));
+        // What was written between would be half of the old files and half of the new ones.
+        let is_same = async move {
+            if self.promised().await?.digest == digest {
+                return Ok(Vec::new());
+            }
+            Err(OriginError::Other(format!(
+                "{}{} changed while its files were looked at; they are looked at again",
+                self.folder, self.manifest
+            )))
+        };
+        self.pages_of(futures::stream::iter(keys)).chain(is_same.into_stream())
+    }
+
+    fn pages_of(
+        &self,
+        keys: impl Stream<Item = Result<(String, Option<Sum>), OriginError>>,
+    ) -> impl Stream<Item = Result<Vec<Listed>, OriginError>> {
+        let described = keys
+            .map_ok(|(key, sum)| self.described(key, sum))
+            .try_buffered(HTTP_QUESTIONS_MAX)
+            .try_filter_map(async |described| Ok(described));
+        described.try_chunks(HTTP_PAGE_FILES).map_err(|error| error.1)
+    }
+
+    /// The files that the manifest names, but itself: it cannot have its own checksum.
+    async fn promised(&self) -> Result<Promised, OriginError> {
+        let url = self.url(&self.manifest)?;
+        let explain = |failure| self.explain(failure, &self.manifest, false);
+        let wrong = |what: String| OriginError::Invalid(format!("{url} {what}"));
+        let mut response = self.ask(Method::GET, url.clone(), Vec::new()).await.map_err(explain)?;
+        let (mut manifest, mut digest) = (Manifest::default(), Sha256::new());
+        while let Some(piece) = response
+            .chunk()
+            .await
+            .map_err(|error| explain(transport::broken(&error)))?
+        {
+            digest.update(&piece);
+            manifest.read(&piece).map_err(wrong)?;
+        }
+        let mut files = manifest.end().map_err(wrong)?;
+        files.remove(&self.manifest);
+        if files.is_empty() {
+            return Err(wrong("names no files; write it as `sha256sum` does".to_owned()));
+        }
+        Ok(Promised {
+            files,
+            digest: digest.finalize().into(),
+        })
+    }
+
+    /// The files that the pages of the folder and of its folders link to.
+    async fn found(&self) -> Result<Vec<String>, OriginError> {
+        let (mut files, mut folders) = (Vec::new(), vec![String::new()]);
+        for _ in 0..HTTP_DEPTH_MAX {
+            if folders.is_empty() {
+                return Ok(files);
+            }
+            let pages = folders.drain(..).map(|folder| self.page(folder));
+            let pages: Vec<_> = futures::stream::iter(pages)
+                .buffered(HTTP_QUESTIONS_MAX)
+                .try_collect()
+                .await?;
+            for key in pages.into_iter().flatten() {
+                let into = if key.ends_with('/') { &mut folders } else { &mut files };
+                into.push(key);
+            }
+        }
+        Err(OriginError::Invalid(format!(
+            "{} has folders within folders, more than {HTTP_DEPTH_MAX} deep, as when one leads back to one above it; name the files of the \
+             source one by one, or a folder below",
+            self.folder
+        )))
+    }
+
+    /// What the page of a folder links to, relative to the whole.
+    async fn page(&self, folder: String) -> Result<Vec<String>, OriginError> {
+        let url = self.url(&folder)?;
+        let explain = |failure| self.explain(failure, &folder, false);
+        let response = match self.ask(Method::GET, url.clone(), Vec::new()).await {
+            Ok(response) => response,
+            Err(Failure::Refused { status, .. }) if is_gone(status) && !folder.is_empty() => {
+                tracing::warn!(%url, "a page leads to a folder that is not there");
+                return Ok(Vec::new());
+            }
+            Err(failure) => return Err(explain(failure)),
+        };
+        let kind = transport::header(&response, header::CONTENT_TYPE).unwrap_or_default();
+        if !kind.starts_with("text/html") {
+            return Err(OriginError::Invalid(format!(
+                "{url} is no page with links ({kind}); name the files of the source one by one"
+            )));
+        }
+        let html = transport::body(response, LISTING_PAGE_BYTES_MAX)
+            .await
+            .map_err(explain)?;
+        let links::Links { names, awkward } = links::links(&url, &html);
+        if awkward > 0 {
+            tracing::warn!(%url, awkward, "links of a page that no file can be named after are left out");
+        }
+        Ok(names.into_iter().map(|name| format!("{folder}{name}")).collect())
+    }
+
+    /// A file as the server describes it; `None` when a page leads to one that is not there.
+    async fn described(&self, key: String, sum: Option<Sum>) -> Result<Option<Listed>, OriginError> {
+        let is_named = !(self.files.is_empty() && self.manifest.is_empty());
+        let unusable =
+            |what: &str| OriginError::Invalid(format!("{} {what} {key}; it cannot be an origin", self.folder));
+        let (mut said, mut asked) = (Said::Nothing, 0);
+        let (bytes, modified) = loop {
+            let response = match self.ask(Method::HEAD, self.url(&key)?, Vec::new()).await {
+                Ok(response) => response,
+                Err(Failure::Refused { status, .. }) if is_gone(status) && !is_named => return Ok(None),
+                Err(failure) => return Err(self.explain(failure, &key, false)),
+            };
+            let length = transport::header(&response, header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+            let bytes = length.ok_or_else(|| unusable("does not say the length of"))?;
+            let modified = transport::last_modified(&response);
+            let is_proven = sum.is_some() && evidence::is_compared(bytes);
+            asked += 1;
+            let is_final = |modified| is_proven || !is_present(&response, modified);
+            match (tag(&response), modified) {
+                (Some(tag), _) => said = Said::Tag(tag),
+                (None, Some(modified)) if is_final(modified) => said = Said::Modified(modified),
+                (None, Some(_)) if asked < JUST_CHANGED_MAX => {
+                    tokio::time::sleep(JUST_CHANGED_PAUSE).await;
+                    continue;
+                }
+                (None, _) => {}
+            }
+            // What is always the present would be another time in each revision.
+            let modified = modified.filter(|_| said != Said::Nothing);
+            break (bytes, modified.unwrap_or(0));
+        };
+        let evidence = Evidence { said, sum };
+        if !evidence.shows_changes(bytes) && !self.unversioned.is_match(&key) {
+            return Err(self.unproven(&key, evidence.sum.is_some(), asked > 1));
+        }
+        Ok(Some(Listed {
+            bytes,
+            modified_unix_nanos: modified,
+            version: evidence.version(bytes),
+            key,
+        }))
+    }
+
+    /// Why a file is not taken of which nothing shows that it changes.
+    fn unproven(&self, key: &str, has_sum: bool, is_always_new: bool) -> OriginError {
+        let folder = &self.folder;
+        let lacks = if is_always_new {
+            "gives no strong ETag and always the present as the time of the last change of"
+        } else {
+            "gives neither a strong ETag nor the time of the last change of"
+        };
+        let but = if has_sum {
+            ", which is too large to be compared with its checksum"
+        } else {
+            ""
+        };
+        OriginError::Invalid(format!(
+            "{folder} {lacks} {key}{but}: nothing would show that it changed; have the server give one of them, or allow it by name in \
+             allowUnversioned of the source"
+        ))
+    }
+}
+
+/// A strong ETag without its quotes.
+fn tag(response: &Response) -> Option<String> {
+    let tag = transport::header(response, header::ETAG).filter(|tag| !tag.starts_with("W/"));
+    tag.map(|tag| unquoted(tag).to_owned())
+}
+
+/// Whether a time of a last change is the second of the answer, in which it may change again without that it shows (RFC 9110, 8.8.2.2).
+fn is_present(response: &Response, modified_unix_nanos: i64) -> bool {
+    transport::time(response, header::DATE) == Some(modified_unix_nanos)
+}
