@@ -15,11 +15,12 @@ pub(crate) struct Cases {
 }
 
 impl Cases {
-    /// Whether a name on the path that is met for the first time has a twin among those that its folder had before.
-    pub(crate) fn has_twin(&mut self, path: &str) -> bool {
+    /// The path up to the first name that is met for the first time and has a twin among those that its folder had before. It does not
+    /// depend on whether a folder is met by itself or with what is in it.
+    pub(crate) fn twin<'a>(&mut self, path: &'a str) -> Option<&'a str> {
         let mut at = shared_parts(&self.here, path);
         while self.open.pop_if(|(length, _)| *length > at).is_some() {}
-        let mut has_twin = false;
+        let mut twin = None;
         while at < path.len() {
             let start = if at == 0 { 0 } else { at + 1 };
             let end = path[start..].find('\0').map_or(path.len(), |length| start + length);
@@ -31,12 +32,13 @@ impl Cases {
                 .last_mut()
                 .filter(|(_, names)| names.len() < NAMES_COMPARED_MAX)
             {
-                has_twin |= !names.insert(folded(&path[start..end]));
+                let is_new = names.insert(folded(&path[start..end]));
+                twin = twin.or((!is_new).then(|| &path[..end]));
             }
             at = end;
         }
         path.clone_into(&mut self.here);
-        has_twin
+        twin
     }
 }
 
@@ -57,24 +59,25 @@ mod tests {
     #[test]
     fn twins_are_names_of_one_folder_that_differ_only_in_case() {
         let mut cases = Cases::default();
-        for (path, has_twin) in [
-            ("A", false),
-            ("A/a", false),
-            ("A/b", false),
-            ("A/b/x", false),
-            ("B/Read", false),
-            ("B/read", true),
-            ("B/sub/read", false),
-            ("B/sub/z/Q", false),
-            ("B/sub/z/q/deep", true),
-            ("B/sub/z/q/deeper", false),
-            ("B/zREAD", false),
-            ("a", true),
-            ("ab", false),
-            ("Ä", false),
-            ("ä", true),
+        for (path, twin) in [
+            ("A", None),
+            ("A/a", None),
+            ("A/b", None),
+            ("A/b/x", None),
+            ("B/Read", None),
+            ("B/read", Some("B/read")),
+            ("B/sub/read", None),
+            ("B/sub/z/Q", None),
+            ("B/sub/z/q/deep", Some("B/sub/z/q")),
+            ("B/sub/z/q/deeper", None),
+            ("B/zREAD", None),
+            ("a", Some("a")),
+            ("ab", None),
+            ("Ä", None),
+            ("ä", Some("ä")),
         ] {
-            assert_eq!(cases.has_twin(&path.replace('/', "\0")), has_twin, "{path}");
+            let (path, twin) = (path.replace('/', "\0"), twin.map(|twin| twin.replace('/', "\0")));
+            assert_eq!(cases.twin(&path), twin.as_deref(), "{path}");
         }
     }
 }

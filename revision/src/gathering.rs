@@ -33,7 +33,7 @@ pub(crate) struct Source {
 
 /// Number of a source in a [`Gathering`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SourceNumber(u16);
+pub struct SourceNumber(pub(crate) u16);
 
 impl Gathering {
     /// Nothing yet. What does not fit in memory goes to `scratch`.
@@ -121,7 +121,7 @@ impl Gathering {
 }
 
 /// Why an object of a source does not stand at `path`: another source stands there or above, at a longer path than its own.
-fn covered(sources: &[Source], source: u16, path: &str) -> Option<&'static str> {
+pub(crate) fn covered(sources: &[Source], source: u16, path: &str) -> Option<&'static str> {
     let own = &sources[usize::from(source)].mount;
     let mut others = sources.iter().map(|other| &other.mount);
     let is_covered = others.any(|mount| mount.len() > own.len() && (path == mount || is_below(path, mount)));

@@ -12,6 +12,7 @@
 //! Pure: it must not know network, kernel or clock, and of a disk that folder only. The same input gives the same bytes.
 
 pub mod build;
+mod carried;
 mod cases;
 mod contents;
 mod entry;

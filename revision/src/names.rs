@@ -211,8 +211,8 @@ fn awkward(entries: &Log, left_out: LeftOut, sources: &[Source]) -> io::Result<A
     let (mut records, mut cases) = (entries.records(), Cases::default());
     while let Some(record) = records.next()? {
         let entry = Entry::read(record)?;
-        if cases.has_twin(entry.path) {
-            awkward.note_case_twin(&entry.path.replace('\0', "/"));
+        if let Some(twin) = cases.twin(entry.path) {
+            awkward.note_case_twin(&twin.replace('\0', "/"));
         }
         if !entry.changed {
             continue;
