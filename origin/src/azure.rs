@@ -10,7 +10,7 @@ mod process;
 use std::ops::Range;
 
 use async_trait::async_trait;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
 use percent_encoding::{AsciiSet, utf8_percent_encode};
@@ -191,9 +191,10 @@ impl AzureOrigin {
     }
 
     /// The URL of a page of the listing.
-    fn question(&self, marker: Option<&str>) -> Option<Url> {
+    fn question(&self, start: &str, marker: Option<&str>) -> Option<Url> {
+        let prefix = format!("{}{start}", self.prefix);
         let mut query = vec![("restype", "container"), ("comp", "list"), ("maxresults", "5000")];
-        query.extend((!self.prefix.is_empty()).then_some(("prefix", self.prefix.as_str())));
+        query.extend((!prefix.is_empty()).then_some(("prefix", prefix.as_str())));
         query.extend(marker.map(|marker| ("marker", marker)));
         let pairs = query
             .iter()
@@ -208,9 +209,15 @@ impl AzureOrigin {
         Url::parse(&text).ok().filter(|url| url.as_str() == text)
     }
 
-    /// One page of the listing: its blobs go to `objects`; the marker of the next one, if there is one.
-    async fn page(&self, marker: Option<&str>, objects: &mut Vec<Listed>) -> Result<Option<String>, OriginError> {
-        let url = self.question(marker);
+    /// One page of the listing of the names that begin with `start`: its blobs go to `objects`; the marker of the next one, if there is
+    /// one.
+    async fn page(
+        &self,
+        start: &str,
+        marker: Option<&str>,
+        objects: &mut Vec<Listed>,
+    ) -> Result<Option<String>, OriginError> {
+        let url = self.question(start, marker);
         let url = url.ok_or_else(|| self.unusable("has a name that no URL can hold"))?;
         let response = self.get(url, HeaderMap::new(), Asked::Listing).await?;
         let bytes = transport::body(response, AZURE_LISTING_PAGE_BYTES_MAX)
@@ -218,7 +225,8 @@ impl AzureOrigin {
             .map_err(|failure| self.explain(failure, Asked::Listing))?;
         let page = listing::page(&bytes).map_err(|what| self.unusable(&what))?;
         for mut listed in page.objects {
-            let Some(key) = listed.key.strip_prefix(&self.prefix) else {
+            let below = listed.key.strip_prefix(&self.prefix);
+            let Some(key) = below.filter(|key| key.starts_with(start)) else {
                 return Err(self.unusable("lists names that do not begin with the prefix"));
             };
             // A marker of the folder that the prefix names stands for nothing in it.
@@ -231,6 +239,36 @@ impl AzureOrigin {
             Some(next) if Some(next.as_str()) == marker => Err(self.unusable("lists the same page again and again")),
             next => Ok(next),
         }
+    }
+
+    /// All pages, one after the other.
+    fn pages(&self, start: String) -> Pages<'_> {
+        let pages = futures::stream::try_unfold((start, Next::First), async move |(start, next)| {
+            let marker = match &next {
+                Next::First => None,
+                Next::Page(marker) => Some(marker.as_str()),
+                Next::Nothing => return Ok(None),
+            };
+            let mut objects = Vec::new();
+            let next = self.page(&start, marker, &mut objects).await?;
+            let next = next.map_or(Next::Nothing, Next::Page);
+            Ok(Some((objects, (start, next))))
+        });
+        pages.boxed()
+    }
+
+    /// The marker of a folder where names are a hierarchy: it is listed by the name without a slash, which is the first that begins so.
+    async fn marker(&self, folder: &str) -> Result<Vec<Listed>, OriginError> {
+        let name = folder.strip_suffix('/').unwrap_or(folder);
+        let mut pages = self.pages(name.to_owned());
+        while let Some(mut page) = pages.try_next().await? {
+            if !page.is_empty() {
+                page.truncate(1);
+                page.retain(|listed| listed.key == folder && listed.bytes == 0);
+                return Ok(page);
+            }
+        }
+        Ok(Vec::new())
     }
 }
 
@@ -262,17 +300,24 @@ impl Origin for AzureOrigin {
     }
 
     fn list(&self) -> Pages<'_> {
-        let pages = futures::stream::try_unfold(Next::First, async move |next| {
-            let marker = match &next {
-                Next::First => None,
-                Next::Page(marker) => Some(marker.as_str()),
-                Next::Nothing => return Ok(None),
-            };
-            let mut objects = Vec::new();
-            let next = self.page(marker, &mut objects).await?;
-            Ok(Some((objects, next.map_or(Next::Nothing, Next::Page))))
-        });
-        pages.boxed()
+        self.pages(String::new())
+    }
+
+    fn list_below(&self, start: &str) -> Option<Pages<'_>> {
+        let start = start.to_owned();
+        if !start.ends_with('/') {
+            return Some(self.pages(start));
+        }
+        let pages = async move {
+            let marker = self.marker(&start).await?;
+            let is_known = !marker.is_empty();
+            let rest = self.pages(start.clone()).map_ok(move |mut page| {
+                page.retain(|listed| !is_known || listed.bytes > 0 || listed.key != start);
+                page
+            });
+            Ok::<_, OriginError>(futures::stream::iter([Ok(marker)]).chain(rest))
+        };
+        Some(futures::stream::once(pages).try_flatten().boxed())
     }
 
     async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError> {
@@ -359,9 +404,9 @@ mod tests {
     fn a_listing_asks_for_the_names_below_the_prefix() {
         let base = "http://127.0.0.1:10000/acc/c?restype=container&comp=list&maxresults=5000";
         let origin = |prefix| origin("c", prefix, "http://127.0.0.1:10000/acc").unwrap();
-        assert_eq!(origin("").question(None).unwrap().as_str(), base);
+        assert_eq!(origin("").question("", None).unwrap().as_str(), base);
         assert_eq!(
-            origin("a b/").question(Some("2!x+/=")).unwrap().as_str(),
+            origin("a b/").question("", Some("2!x+/=")).unwrap().as_str(),
             format!("{base}&prefix=a%20b%2F&marker=2%21x%2B%2F%3D")
         );
     }

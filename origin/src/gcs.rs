@@ -175,10 +175,11 @@ impl GcsOrigin {
 
     /// The URL of a page of the listing. It begins with the key that it should begin behind, if there is one, as this API has it.
     fn question(&self, from: &PageStart) -> Option<Url> {
-        let PageStart { behind, token } = from;
+        let PageStart { start, behind, token } = from;
+        let prefix = format!("{}{start}", self.prefix);
         let behind = behind.as_ref().map(|key| format!("{}{key}", self.prefix));
         let mut query = vec![
-            ("prefix", self.prefix.as_str()),
+            ("prefix", prefix.as_str()),
             ("maxResults", "1000"),
             ("fields", listing::FIELDS),
         ];
@@ -246,7 +247,8 @@ impl Paged for GcsOrigin {
         let page = listing::page(&bytes).map_err(|what| self.unusable(&what))?;
         let mut objects = Vec::with_capacity(page.objects.len());
         for mut listed in page.objects {
-            let Some(key) = listed.key.strip_prefix(&self.prefix) else {
+            let below = listed.key.strip_prefix(&self.prefix);
+            let Some(key) = below.filter(|key| key.starts_with(&from.start)) else {
                 return Err(self.unusable("lists names that do not begin with the prefix"));
             };
             // A marker of the folder that the prefix names stands for nothing in it.
@@ -281,7 +283,17 @@ impl Origin for GcsOrigin {
     }
 
     fn list(&self) -> Pages<'_> {
-        ranges::list(self, &self.splittable, Limits::default(), self.place())
+        ranges::list(self, "", &self.splittable, Limits::default(), self.place())
+    }
+
+    fn list_below(&self, start: &str) -> Option<Pages<'_>> {
+        Some(ranges::list(
+            self,
+            start,
+            &self.splittable,
+            Limits::default(),
+            self.place(),
+        ))
     }
 
     async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError> {
@@ -381,6 +393,7 @@ mod tests {
         let fields = "nextPageToken%2Citems%28name%2Csize%2CtimeCreated%2Cgeneration%29";
         let first = format!("http://host:4443/storage/v1/b/bucket/o?prefix=a%20b%2F&maxResults=1000&fields={fields}");
         let from = |behind: Option<&str>, token: Option<&str>| PageStart {
+            start: String::new(),
             behind: behind.map(str::to_owned),
             token: token.map(str::to_owned),
         };
@@ -392,6 +405,13 @@ mod tests {
         ] {
             assert_eq!(origin.question(&from).unwrap().as_str(), format!("{first}{more}"));
         }
+        let below = PageStart {
+            start: "x/".to_owned(),
+            ..from(Some("x/y"), None)
+        };
+        let below = origin.question(&below).unwrap();
+        assert!(below.as_str().contains("prefix=a%20b%2Fx%2F&"), "{below}");
+        assert!(below.as_str().ends_with("&startOffset=a%20b%2Fx%2Fy"), "{below}");
     }
 
     #[test]

@@ -117,6 +117,12 @@ pub trait Origin: Send + Sync + 'static {
     /// Every object below the prefix, with keys relative to it. Ends with the first error.
     fn list(&self) -> Pages<'_>;
 
+    /// Every object whose key (the part below the prefix) begins with `start`, and none besides; `None` where only all can be listed. A
+    /// marker of the folder that `start` names is among them.
+    fn list_below(&self, _start: &str) -> Option<Pages<'_>> {
+        None
+    }
+
     /// All of them at once, for what is known to be small.
     ///
     /// # Errors

@@ -247,6 +247,10 @@ impl Origin for Metered {
         self.origin.list()
     }
 
+    fn list_below(&self, start: &str) -> Option<Pages<'_>> {
+        self.origin.list_below(start)
+    }
+
     async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError> {
         reading(self.origin.read(object, bytes, range)).await
     }

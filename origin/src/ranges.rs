@@ -40,6 +40,8 @@ impl Default for Limits {
 /// Where a page begins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct PageStart {
+    /// Only keys that begin so are listed.
+    pub(crate) start: String,
     /// Behind this key; it may be listed itself.
     pub(crate) behind: Option<String>,
     /// What the page before, which began behind the same key, said to ask for.
@@ -62,10 +64,17 @@ impl Default for Splittable {
     }
 }
 
-/// The listing of `origin`, each key once.
-pub(crate) fn list<'a>(origin: &'a dyn Paged, splittable: &'a Splittable, limits: Limits, place: String) -> Pages<'a> {
+/// The listing of the keys of `origin` that begin with `start`, each once.
+pub(crate) fn list<'a>(
+    origin: &'a dyn Paged,
+    start: &str,
+    splittable: &'a Splittable,
+    limits: Limits,
+    place: String,
+) -> Pages<'a> {
     let mut listing = Listing {
         origin,
+        start: start.to_owned(),
         splittable,
         limits,
         place,
@@ -99,6 +108,7 @@ type Answer = (usize, PageStart, Result<(Vec<Listed>, Option<String>), OriginErr
 
 struct Listing<'a> {
     origin: &'a dyn Paged,
+    start: String,
     splittable: &'a Splittable,
     limits: Limits,
     /// The source for people.
@@ -112,7 +122,13 @@ impl Listing<'_> {
     fn begin(&mut self, range: Range) {
         let behind = range.behind.clone();
         self.ranges.push(range);
-        self.ask(self.ranges.len() - 1, PageStart { behind, token: None });
+        let start = self.start.clone();
+        let from = PageStart {
+            start,
+            behind,
+            token: None,
+        };
+        self.ask(self.ranges.len() - 1, from);
     }
 
     fn ask(&self, number: usize, from: PageStart) {
@@ -146,8 +162,7 @@ impl Listing<'_> {
             range.seen = Some((first, last.key.clone()));
         }
         if !range.is_done {
-            let PageStart { behind, token: _ } = from;
-            self.ask(number, PageStart { behind, token });
+            self.ask(number, PageStart { token, ..from });
         }
         self.split();
         Ok(Some(page))
@@ -360,7 +375,9 @@ mod tests {
         }
 
         async fn listed(&self, splittable: &Splittable, limits: Limits) -> Result<Vec<String>, OriginError> {
-            let pages: Vec<Vec<Listed>> = list(self, splittable, limits, "the store".into()).try_collect().await?;
+            let pages: Vec<Vec<Listed>> = list(self, "", splittable, limits, "the store".into())
+                .try_collect()
+                .await?;
             Ok(pages.into_iter().flatten().map(|listed| listed.key).collect())
         }
 
@@ -568,7 +585,7 @@ mod tests {
                 round: tokio::sync::watch::Sender::new(0),
             };
             let splittable = Splittable::default();
-            let mut pages = list(&paced, &splittable, LIMITS, "the store".into());
+            let mut pages = list(&paced, "", &splittable, LIMITS, "the store".into());
             loop {
                 // Everything that can be had in this round.
                 while let Some(page) = pages.next().now_or_never() {

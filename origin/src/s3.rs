@@ -195,12 +195,9 @@ fn place(config: &wire::S3) -> String {
 #[async_trait]
 impl Paged for S3Origin {
     async fn page(&self, from: &PageStart) -> Result<(Vec<Listed>, Option<String>), OriginError> {
-        let PageStart { behind, token } = from;
-        let mut query = vec![
-            ("list-type", "2"),
-            ("encoding-type", "url"),
-            ("prefix", &self.config.prefix),
-        ];
+        let PageStart { start, behind, token } = from;
+        let prefix = format!("{}{start}", self.config.prefix);
+        let mut query = vec![("list-type", "2"), ("encoding-type", "url"), ("prefix", &prefix)];
         let behind = behind.as_ref().map(|key| format!("{}{key}", self.config.prefix));
         match (token, &behind) {
             (Some(token), _) => query.push(("continuation-token", token)),
@@ -217,7 +214,8 @@ impl Paged for S3Origin {
         let page = listing::page(&bytes).map_err(|what| self.unusable(&what))?;
         let mut objects = Vec::with_capacity(page.objects.len());
         for mut listed in page.objects {
-            let Some(key) = listed.key.strip_prefix(&self.config.prefix) else {
+            let below = listed.key.strip_prefix(&self.config.prefix);
+            let Some(key) = below.filter(|key| key.starts_with(&from.start)) else {
                 return Err(self.unusable("lists keys that do not begin with the prefix"));
             };
             // A marker of the folder that the prefix names stands for nothing in it.
@@ -250,7 +248,17 @@ impl Origin for S3Origin {
     }
 
     fn list(&self) -> Pages<'_> {
-        ranges::list(self, &self.splittable, Limits::default(), self.place())
+        ranges::list(self, "", &self.splittable, Limits::default(), self.place())
+    }
+
+    fn list_below(&self, start: &str) -> Option<Pages<'_>> {
+        Some(ranges::list(
+            self,
+            start,
+            &self.splittable,
+            Limits::default(),
+            self.place(),
+        ))
     }
 
     async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError> {

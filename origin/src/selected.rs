@@ -38,6 +38,14 @@ impl Selected {
         }))
     }
 
+    fn selected<'a>(&'a self, pages: Pages<'a>) -> Pages<'a> {
+        let pages = pages.map_ok(|mut page| {
+            page.retain(|listed| self.selects(&listed.key));
+            page
+        });
+        pages.boxed()
+    }
+
     fn selects(&self, key: &str) -> bool {
         // A marker of a folder is selected as the folder is named.
         let key = key.strip_suffix('/').unwrap_or(key);
@@ -85,11 +93,12 @@ impl Origin for Selected {
     }
 
     fn list(&self) -> Pages<'_> {
-        let pages = self.origin.list().map_ok(|mut page| {
-            page.retain(|listed| self.selects(&listed.key));
-            page
-        });
-        pages.boxed()
+        self.selected(self.origin.list())
+    }
+
+    fn list_below(&self, start: &str) -> Option<Pages<'_>> {
+        let pages = self.origin.list_below(start)?;
+        Some(self.selected(pages))
     }
 
     async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError> {

@@ -195,6 +195,8 @@ enum How {
     SamePage,
     /// Lists what was not asked for.
     OtherNames,
+    /// Lists what begins as asked of these, where those that end in a slash are directories of a hierarchy: without it.
+    Hierarchy(&'static [&'static str]),
 }
 
 /// A server of one blob, as the real one answers; ends when dropped.
@@ -250,6 +252,7 @@ async fn answer(State(how): State<How>, request: Request<Body>) -> Response<Body
             How::Pages => (blob("first"), "2!+"),
             How::SamePage => (blob("a/file"), "again"),
             How::OtherNames => (blob("hidden"), ""),
+            How::Hierarchy(names) => (hierarchy(names, query), ""),
             _ => (blob("a/file"), ""),
         };
         let xml = format!(
@@ -281,6 +284,52 @@ async fn answer(State(how): State<How>, request: Request<Body>) -> Response<Body
         response.headers_mut().insert(name, value.parse().unwrap());
     }
     response
+}
+
+fn hierarchy(names: &[&str], query: &str) -> String {
+    let asked = query.split('&').find_map(|pair| pair.strip_prefix("prefix="));
+    let asked = asked.unwrap_or_default().replace("%2F", "/");
+    let blob = |name: &&str| {
+        let (name, kind, bytes) = match name.strip_suffix('/') {
+            Some(directory) => (directory, "directory", 0),
+            None => (*name, "file", 9),
+        };
+        name.starts_with(&asked).then(|| {
+            format!(
+                "<Blob><Name>{name}</Name><Properties><Etag>0x8D</Etag><Content-Length>{bytes}</Content-Length>\
+                 <ResourceType>{kind}</ResourceType></Properties></Blob>"
+            )
+        })
+    };
+    names.iter().filter_map(blob).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_marker_of_a_folder_is_among_what_is_below_it_where_names_are_a_hierarchy() {
+    let server = Strict::that(How::Hierarchy(&["p/", "p/x/", "p/x/1", "p/x/y/", "p/x.txt", "p/z/1"])).await;
+    let origin = server.origin("p/");
+    for (start, expected) in [
+        ("x/", vec!["x/", "x/1", "x/y/"]),
+        ("x", vec!["x/", "x/1", "x/y/", "x.txt"]),
+        ("x/y/", vec!["x/y/"]),
+        ("x/1", vec!["x/1"]),
+        // No directory, only its file.
+        ("z/", vec!["z/1"]),
+        ("q/", vec![]),
+    ] {
+        let below: Vec<Listed> = origin.list_below(start).unwrap().try_concat().await.unwrap();
+        let keys: Vec<&str> = below.iter().map(|listed| listed.key.as_str()).collect();
+        assert_eq!(keys, expected, "{start}");
+    }
+    // Elsewhere a marker is a blob with a slash, and is there once.
+    let flat = AzureServer::on(Ipv4Addr::LOCALHOST.into(), "container").unwrap();
+    for name in ["x/", "x/1"] {
+        flat.put("container", name, &content(name)).unwrap();
+    }
+    let origin = self::origin(&flat.endpoint(), "container", "", account_key(AZURE_KEY));
+    let below: Vec<Listed> = origin.list_below("x/").unwrap().try_concat().await.unwrap();
+    let keys: Vec<&str> = below.iter().map(|listed| listed.key.as_str()).collect();
+    assert_eq!(keys, ["x/", "x/1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,6 @@
 //! What each kind of origin has to do, against a real server of its kind, with a proxy between that does what networks do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -154,6 +154,15 @@ async fn lists_and_reads_what_is_there(store: &dyn Store) {
         let got = read_range(&*origin, &large, range.clone()).await.unwrap();
         let expected = &expected["large.bin"][range.start as usize..range.end as usize];
         assert!(got == expected, "{range:?}");
+    }
+    for start in ["deep/", "deep/er/f", "l", "nothing"] {
+        let Some(below) = origin.list_below(start) else {
+            continue;
+        };
+        let below: Vec<Listed> = below.try_concat().await.unwrap();
+        let keys: BTreeSet<&String> = below.iter().map(|listed| &listed.key).collect();
+        let expected: BTreeSet<&String> = expected.keys().filter(|key| key.starts_with(start)).collect();
+        assert!(keys.len() == below.len() && keys == expected, "{start}: {keys:?}");
     }
     let again = origin.list_all().await.unwrap();
     let same = |listed: &Listed| again.iter().any(|other| other == listed);

@@ -87,6 +87,39 @@ async fn a_prefix_selects_the_keys_that_begin_with_it_whatever_it_looks_like() {
 }
 
 #[tokio::test]
+async fn what_begins_as_asked_is_listed_and_nothing_else() {
+    let many = (0..200).map(|number| format!("a/n{number:03}"));
+    let keys: Vec<String> = KEYS.map(str::to_owned).into_iter().chain(many).collect();
+    let bucket = Bucket::with(&keys.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for (prefix, start) in [
+        ("", "a"),
+        ("", "a/"),
+        ("", "a/n1"),
+        ("", "a/n17"),
+        ("a/", "n1"),
+        ("a/", "b"),
+        ("", "/"),
+        ("", "\u{1}"),
+        ("", "none"),
+        ("prefix/", "/x"),
+    ] {
+        let origin = bucket.origin(prefix);
+        let below: Vec<Listed> = origin.list_below(start).unwrap().try_concat().await.unwrap();
+        let mut found: Vec<String> = below.into_iter().map(|listed| listed.key).collect();
+        found.sort_unstable();
+        let expected: Vec<String> = keys_of(&origin)
+            .await
+            .into_iter()
+            .filter(|key| key.starts_with(start))
+            .collect();
+        assert_eq!(found, expected, "{start:?} below {prefix:?}");
+    }
+    let lying = Bucket::lying(Lie::IgnoresPrefix, &["x", "a/1"]).await;
+    let below: Result<Vec<Listed>, _> = lying.origin("").list_below("a/").unwrap().try_concat().await;
+    assert!(matches!(below, Err(OriginError::Invalid(_))), "{below:?}");
+}
+
+#[tokio::test]
 async fn many_keys_are_listed_in_ranges_each_once_and_with_few_requests() {
     let numbered = (0..300).map(|number| format!("train/n{:03}/{number}", number % 90));
     let odd = (0..100).flat_map(|number| KEYS.map(|key| format!("{key}{number}")));
