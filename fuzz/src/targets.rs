@@ -8,6 +8,7 @@ mod ledgers;
 mod letters;
 mod listings;
 mod manifests;
+mod notifications;
 mod packages;
 mod pages;
 mod requests;
@@ -17,7 +18,7 @@ mod side_files;
 use crate::Target;
 
 /// All of them.
-pub const TARGETS: [Target; 14] = [
+pub const TARGETS: [Target; 15] = [
     frames::TARGET,
     bulk::TARGET,
     side_files::TARGET,
@@ -27,6 +28,7 @@ pub const TARGETS: [Target; 14] = [
     cloud_listings::GCS,
     cloud_listings::AZURE,
     cloud_listings::HUB,
+    notifications::TARGET,
     pages::TARGET,
     manifests::TARGET,
     letters::TARGET,
