@@ -313,3 +313,5 @@ pub const SCRUB_INTERVAL: Duration = Duration::from_secs(24 * 3600);
 /// Pages of listings that wait to be gathered, 1,000 objects of some 200 bytes each: enough that sources need not wait for a run to be
 /// sorted, little beside what is gathered.
 pub const LISTED_PAGES_MAX: usize = 32;
+/// Parts of a source that are listed at the same time: as many as ranges of a whole listing.
+pub const LISTED_BELOW_AT_ONCE: usize = 8;

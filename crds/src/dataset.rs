@@ -8,7 +8,7 @@ use schemars::{Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::caching::Caching;
-use crate::source::Source;
+use crate::source::{SecretRef, Source};
 
 /// A read-only tree of files made of the objects of one or more sources. A PersistentVolumeClaim of the same name appears
 /// beside it.
@@ -25,6 +25,7 @@ use crate::source::Source;
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')").message("the name has at most 63 lower-case letters, digits and dashes, and neither begins nor ends with a dash: it is a label of the volume"),
     validation = Rule::new("!self.spec.sources.exists(source, has(source.claim) && source.claim.name == self.metadata.name)").message("a source cannot be the claim that has the Dataset's own name, because that is the claim of the Dataset: give the Dataset another name"),
+    validation = Rule::new("!has(self.spec.refresh) || !has(self.spec.refresh.immutable) || !self.spec.refresh.immutable || !self.spec.sources.exists(source, has(source.dataset))").message("what is immutable cannot have another Dataset as a source: that one serves its older revisions for a while only"),
     printcolumn = r#"{"name":"Ready","type":"string","jsonPath":".status.conditions[?(@.type==\"Ready\")].status"}"#,
     printcolumn = r#"{"name":"Files","type":"integer","jsonPath":".status.revision.files"}"#,
     printcolumn = r#"{"name":"Size","type":"string","jsonPath":".status.size"}"#,
@@ -116,13 +117,38 @@ fn directory_mode() -> String {
     "0555".to_owned()
 }
 
-/// When the sources are looked at again.
+/// When the sources are looked at again: one of these, or an interval beside notifications, which bounds what lost ones cost.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.immutable) && self.immutable ? !has(self.intervalSeconds) && !has(self.notifications) : has(self.intervalSeconds) || has(self.notifications)").message("refresh has an interval, notifications or both, or it is immutable: set intervalSeconds, notifications, or immutable alone; leave refresh out to look at the sources on request only"))]
+pub struct Refresh {
+    /// Seconds from the beginning of one look at all sources to that of the next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 10, max = 31_536_000))]
+    pub interval_seconds: Option<i32>,
+
+    /// Never: what was listed first stays, until `spec.sources` is changed or no cache node has the revision any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub immutable: Option<bool>,
+
+    /// When somebody tells the operator which objects have changed; then only these are listed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub notifications: Option<Notifications>,
+}
+
+impl Refresh {
+    /// Whether nothing is ever looked at again.
+    pub fn is_immutable(&self) -> bool {
+        self.immutable == Some(true)
+    }
+}
+
+/// Who may tell the operator that objects have changed.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
-pub struct Refresh {
-    /// Seconds between two looks.
-    #[schemars(range(min = 10, max = 31_536_000))]
-    pub interval_seconds: i32,
+pub struct Notifications {
+    /// Secret of this namespace with the key `token`, of 16 characters at least: who sends it with a notification is believed.
+    pub token_secret_ref: SecretRef,
 }
 
 /// Where a Dataset stands.
@@ -172,9 +198,9 @@ pub struct DatasetStatus {
     #[schemars(length(max = 1024))]
     pub last_handled_refresh: Option<String>,
 
-    /// When the sources were last looked at.
+    /// When the newest look at all sources began that found the committed revision right, or made it. All that they had then is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_refresh_time: Option<Time>,
+    pub observed_at: Option<Time>,
 }
 
 /// One consistent picture of all sources.

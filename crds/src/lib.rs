@@ -16,7 +16,9 @@ mod workload_identity;
 
 pub use cache_runtime::{CacheRuntime, CacheRuntimeSpec, CacheRuntimeStatus, Medium, Tier, TierVolume};
 pub use caching::{CacheRule, Caching, Eviction, Quota};
-pub use dataset::{Dataset, DatasetSpec, DatasetStatus, FormerSource, Ownership, Refresh, Revision, Unversioned};
+pub use dataset::{
+    Dataset, DatasetSpec, DatasetStatus, FormerSource, Notifications, Ownership, Refresh, Revision, Unversioned,
+};
 pub use origins::Origins;
 pub use quantity::bytes_of;
 pub use source::{

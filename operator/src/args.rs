@@ -62,4 +62,8 @@ pub(crate) struct Run {
     /// Where /livez, /readyz and /metrics are served.
     #[arg(long, env = "PENSTOCK_HEALTH_LISTEN", default_value = "0.0.0.0:7092")]
     pub(crate) health_listen: SocketAddr,
+
+    /// Where notifications of changed objects are taken, over plain HTTP; without it nowhere.
+    #[arg(long, env = "PENSTOCK_NOTIFICATIONS_LISTEN")]
+    pub(crate) notifications_listen: Option<SocketAddr>,
 }

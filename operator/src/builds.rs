@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::runtime::reflector::ObjectRef;
 use penstock_crds::{Dataset, Source};
 use penstock_protocol::control::cache_node as wire;
@@ -106,6 +107,12 @@ pub struct Basis {
     pub other_revisions: Vec<String>,
     /// The refresh that was asked for.
     pub asked_refresh: Option<String>,
+    /// When it began, before anything was listed.
+    pub began: Option<Time>,
+    /// The number of the newest notification that it knows of.
+    pub told_number: u64,
+    /// Whether only what notifications named is to be listed.
+    pub is_partial: bool,
 }
 
 /// A build that went well.

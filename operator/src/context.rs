@@ -14,6 +14,7 @@ use crate::cluster::Cluster;
 use crate::conditions;
 use crate::limits::EVENT_NOTE_BYTES_MAX;
 use crate::links::Links;
+use crate::notifications::Notifications;
 
 /// Handed to every reconcile.
 #[derive(Clone)]
@@ -24,6 +25,8 @@ pub struct Context {
     pub links: Links,
     /// Builds of revisions.
     pub builds: Builds,
+    /// What somebody told us of changes.
+    pub notifications: Notifications,
     /// Facts that do not change.
     pub facts: Arc<Facts>,
     /// The addresses of the cluster itself.
@@ -54,7 +57,14 @@ pub struct Facts {
 
 impl Context {
     /// The context of one process.
-    pub fn new(client: Client, links: Links, builds: Builds, facts: Facts, cluster: Cluster) -> Self {
+    pub fn new(
+        client: Client,
+        links: Links,
+        builds: Builds,
+        notifications: Notifications,
+        facts: Facts,
+        cluster: Cluster,
+    ) -> Self {
         let reporter = Reporter {
             controller: "penstock-operator".to_owned(),
             instance: None,
@@ -64,6 +74,7 @@ impl Context {
             client,
             links,
             builds,
+            notifications,
             facts: Arc::new(facts),
             cluster,
             applied: Arc::default(),

@@ -25,6 +25,7 @@ use crate::context::{Context, now};
 use crate::error::Error;
 use crate::limits::{BLOCKED_LOOK_INTERVAL, ERROR_PAUSE, WAIT_INTERVAL};
 use crate::names::{FINALIZER, volume};
+use crate::notifications::marks::Look;
 use crate::{apply, conditions, others};
 use decide::Next;
 use observe::{Claim, Observed};
@@ -111,11 +112,15 @@ async fn act(
             }
             context.builds.clear(&uid);
             observed.build = State::Idle;
-            observed.looked_at = Some(now());
+            context.notifications.settle(&uid, basis.told_number);
+            // A look at a part says nothing of the rest, so the interval goes on.
+            if !built.partial {
+                observed.looked_at.clone_from(&basis.began);
+            }
             observed.handled_refresh.clone_from(&basis.asked_refresh);
             Ok(Action::requeue(WAIT_INTERVAL))
         }
-        Next::Build { parent } => {
+        Next::Build { parent, look } => {
             // A reader of a claim may have turned out to be somebody else's since this was decided.
             let Ok(sources) = observed.sources.clone() else {
                 return Ok(Action::requeue(WAIT_INTERVAL));
@@ -130,6 +135,10 @@ async fn act(
                     ..wire::Dataset::default()
                 }),
                 parent: parent.map(|parent| parent.as_bytes().to_vec()).unwrap_or_default(),
+                dirty: match look {
+                    Look::All => Vec::new(),
+                    Look::Below(dirty) => dirty.clone(),
+                },
             };
             context.builds.start(Order {
                 dataset: ObjectRef::from_obj(dataset),
@@ -141,6 +150,9 @@ async fn act(
                     sources: dataset.spec.sources.iter().map(Source::origin_only).collect(),
                     other_revisions: observed.other_revisions.clone(),
                     asked_refresh: decide::asked_refresh(dataset),
+                    began: Some(now()),
+                    told_number: observed.told_number,
+                    is_partial: matches!(look, Look::Below(_)),
                 },
                 hosts: observed.linked_hosts.clone(),
             });
@@ -229,6 +241,7 @@ async fn clean_up(dataset: &Dataset, api: &Api<Dataset>, namespace: &str, contex
     }
     apply::delete(&Api::<PersistentVolume>::all(context.client.clone()), &volume(&uid)).await?;
     context.builds.clear(&uid);
+    context.notifications.forget(&uid);
     apply::remove_finalizer(api, dataset).await?;
     Ok(Action::await_change())
 }

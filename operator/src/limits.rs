@@ -20,6 +20,41 @@ pub const BUILD_SLOT_MAX: Duration = Duration::from_secs(300);
 pub const BUILD_PAUSE_MIN: Duration = Duration::from_secs(2);
 /// ... up to this: short enough that a mended Secret or endpoint heals while somebody watches.
 pub const BUILD_PAUSE_MAX: Duration = Duration::from_secs(15);
+/// How long what a notification named waits for more: writers put many objects in a row.
+pub const NOTIFIED_DELAY: Duration = Duration::from_secs(2);
+/// Pause after a build before what was told meanwhile is looked at: each revision costs a commit, a mount for each node, and a place
+/// among the older ones.
+pub const NOTIFIED_PAUSE: Duration = Duration::from_secs(5);
+/// Parts of its sources that a Dataset remembers as changed: each costs a request of listing.
+pub const MARKS_MAX: usize = 256;
+/// Bytes of each; a shorter beginning of a key covers more, never less. Stores have keys of up to 1,024.
+pub const MARK_BYTES_MAX: usize = 1024;
+/// Bytes of a notification: SNS and EventBridge send up to 256 KiB, Event Grid up to 1 MiB.
+pub const NOTIFICATION_BYTES_MAX: usize = 1 << 20;
+/// How long the body of one may take.
+pub const NOTIFICATION_BODY_MAX: Duration = Duration::from_secs(10);
+/// How long the headers of one may take, and a connection rest.
+pub const NOTIFICATION_HEADER_MAX: Duration = Duration::from_secs(30);
+/// What comes before its body: gateways add some KiB.
+pub const NOTIFICATION_HEADER_BYTES_MAX: usize = 32 << 10;
+/// Headers of one.
+pub const NOTIFICATION_HEADERS_MAX: usize = 64;
+/// Connections of those who notify, at the same time; more wait to be accepted. With a body each they take 128 MiB.
+pub const NOTIFIERS_MAX: usize = 128;
+/// How long one of them lasts at the most, so that nobody who reads or sends slowly keeps a place.
+pub const NOTIFIER_MAX: Duration = Duration::from_secs(120);
+/// Pause after a connection could not be accepted, as when there are no descriptors.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// When somebody with a wrong token is told so: later than a Secret takes to look up, so that it does not say whether there is one.
+pub const REFUSAL_DELAY: Duration = Duration::from_millis(500);
+/// How many are told so at the same time; others are to come back. That is 64 guesses a second.
+pub const REFUSALS_MAX: usize = 32;
+/// Shortest token: 16 random characters are as many as nobody can guess.
+pub const TOKEN_BYTES_MIN: usize = 16;
+/// How long a token is remembered, and that there is none: who changes one waits so long.
+pub const TOKEN_KEPT: Duration = Duration::from_secs(10);
+/// Seconds after which whoever is sent away may come back.
+pub const RETRY_AFTER_SECONDS: &str = "2";
 /// Nodes that hold a package before it is committed.
 pub const PACKAGE_COPIES: usize = 2;
 /// Older revisions that pods may still mount; what is older is forgotten by the cache nodes.

@@ -23,7 +23,12 @@ use penstock_operator::cluster::Cluster;
 use penstock_operator::context::{Context, Facts};
 use penstock_operator::lease::Leadership;
 use penstock_operator::links::Links;
+use penstock_operator::metrics::Metrics;
+use penstock_operator::notifications::door::Door;
+use penstock_operator::notifications::leader::Leading;
+use penstock_operator::notifications::{Notifications, connections};
 use penstock_operator::{cache_runtime, dataset, others, uninstall};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
@@ -78,11 +83,19 @@ async fn lead(client: Client, run: Run) -> Result<()> {
         identity,
         log,
         health_listen,
+        notifications_listen,
     } = run;
     let readiness = Readiness::default();
     // One that waits for its turn is as ready as it can be.
     readiness.set(true);
-    tokio::spawn(penstock_health::serve(health_listen, readiness, String::new));
+    let metrics = Metrics::default();
+    let pages = metrics.clone();
+    tokio::spawn(penstock_health::serve(health_listen, readiness, move || pages.text()));
+    let door = Door::new(metrics.clone());
+    if let Some(listen) = notifications_listen {
+        let listener = TcpListener::bind(listen).await.context("listen for notifications")?;
+        tokio::spawn(connections::serve(listener, door.clone()));
+    }
     let mut terminate = signal(SignalKind::terminate())?;
     let leadership = tokio::select! {
         leadership = Leadership::acquire(client.clone(), &namespace, identity.clone()) => leadership,
@@ -101,7 +114,7 @@ async fn lead(client: Client, run: Run) -> Result<()> {
         log,
     };
     tokio::select! {
-        () = work(client.clone(), facts, &cluster_networks) => bail!("the controllers ended by themselves"),
+        () = work(client.clone(), facts, &cluster_networks, &metrics, &door) => bail!("the controllers ended by themselves"),
         () = leadership.keep() => bail!("lost the lease: ending, so that only the new leader writes"),
         _ = terminate.recv() => {}
     }
@@ -109,12 +122,18 @@ async fn lead(client: Client, run: Run) -> Result<()> {
     Ok(())
 }
 
-async fn work(client: Client, facts: Facts, cluster_networks: &[IpNet]) {
+async fn work(client: Client, facts: Facts, cluster_networks: &[IpNet], metrics: &Metrics, door: &Door) {
     let cluster = Cluster::learn(&client, cluster_networks).await;
-    controllers(client, facts, cluster).await;
+    controllers(client, facts, cluster, metrics, door).await;
 }
 
-fn controllers(client: Client, facts: Facts, cluster: Cluster) -> impl Future<Output = ()> {
+fn controllers(
+    client: Client,
+    facts: Facts,
+    cluster: Cluster,
+    metrics: &Metrics,
+    door: &Door,
+) -> impl Future<Output = ()> + use<> {
     let (runtime_changed, runtime_news) = mpsc::unbounded_channel();
     let (dataset_changed, dataset_news) = mpsc::unbounded_channel();
     let links = Links::new(runtime_changed);
@@ -122,12 +141,27 @@ fn controllers(client: Client, facts: Facts, cluster: Cluster) -> impl Future<Ou
         client.clone(),
         links,
         Builds::new(dataset_changed.clone()),
+        Notifications::new(dataset_changed.clone()),
         facts,
         cluster.clone(),
     ));
 
     let datasets = Controller::new(Api::<Dataset>::all(client.clone()), watcher::Config::default());
     let dataset_store = datasets.store();
+    metrics.lead(dataset_store.clone());
+    let (door, leading) = (
+        door.clone(),
+        Leading {
+            context: context.clone(),
+            datasets: dataset_store.clone(),
+        },
+    );
+    tokio::spawn(async move {
+        // Before that nobody could tell a Dataset that is not there from one that was not seen yet.
+        if leading.datasets.wait_until_ready().await.is_ok() {
+            door.lead(Arc::new(leading));
+        }
+    });
     let runtimes = Controller::new(Api::<CacheRuntime>::all(client.clone()), watcher::Config::default());
     let runtime_store = runtimes.store();
 

@@ -13,7 +13,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::builder::{BuildFailure, build_revision, options};
+use crate::builder::{BuildFailure, build_revision, options, refresh_below};
 use crate::limits::REPORT_INTERVAL;
 use crate::report::TierReport;
 use crate::rules::Refusal;
@@ -63,7 +63,7 @@ impl CacheNode for ControlServer {
     }
 
     async fn build(&self, request: Request<wire::BuildRequest>) -> Result<Response<wire::BuildReply>, Status> {
-        let wire::BuildRequest { dataset, parent } = request.into_inner();
+        let wire::BuildRequest { dataset, parent, dirty } = request.into_inner();
         let dataset = dataset.ok_or_else(|| Status::invalid_argument("no dataset"))?;
         // Only then it knows which addresses are not to be reached.
         if !self.node.is_configured().await {
@@ -71,7 +71,7 @@ impl CacheNode for ControlServer {
                 "this cache node has just begun and was not told its configuration yet; the build is tried again",
             ));
         }
-        let outcome = match self.build_dataset(&dataset, &parent).await {
+        let outcome = match self.build_dataset(&dataset, &parent, &dirty).await {
             Ok(built) => wire::build_reply::Outcome::Built(built),
             Err(failed) => wire::build_reply::Outcome::Failed(failed),
         };
@@ -103,7 +103,12 @@ impl CacheNode for ControlServer {
 }
 
 impl ControlServer {
-    async fn build_dataset(&self, dataset: &wire::Dataset, parent: &[u8]) -> Result<wire::Built, wire::BuildFailed> {
+    async fn build_dataset(
+        &self,
+        dataset: &wire::Dataset,
+        parent: &[u8],
+        dirty: &[wire::Dirty],
+    ) -> Result<wire::Built, wire::BuildFailed> {
         let parent = match RevisionId::try_from(parent) {
             Err(_) => None,
             Ok(id) => Some(self.parent(id).await?),
@@ -113,13 +118,17 @@ impl ControlServer {
             .sources(&dataset.sources)
             .await
             .map_err(|error| failed(&error.into()))?;
-        let outcome = build_revision(
-            &sources,
-            parent.clone(),
-            options(dataset.ownership),
-            self.node.scratch(),
-        )
-        .await;
+        let options = options(dataset.ownership);
+        let partial = match parent.as_ref().filter(|_| !dirty.is_empty()) {
+            Some(parent) => refresh_below(&sources, parent, dirty, options, self.node.scratch()).await,
+            None => Ok(None),
+        };
+        let partial = partial.map_err(|failure| failed(&failure))?;
+        let is_partial = partial.is_some();
+        let outcome = match partial {
+            Some(outcome) => Ok(outcome),
+            None => build_revision(&sources, parent.clone(), options, self.node.scratch()).await,
+        };
         let (package, unchanged) = match outcome.map_err(|failure| failed(&failure))? {
             Outcome::New(package) => (package, false),
             Outcome::Unchanged => (parent.ok_or_else(|| other("unchanged without a parent"))?, true),
@@ -140,6 +149,7 @@ impl ControlServer {
             awkward_examples: summary.awkward.examples.clone(),
             case_twins: summary.awkward.case_twins,
             unversioned: summary.unversioned.iter().map(unversioned).collect(),
+            partial: is_partial,
         })
     }
 

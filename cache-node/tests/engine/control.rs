@@ -83,6 +83,7 @@ async fn a_build_from_an_address_of_the_cluster_is_refused_before_anybody_connec
         let request = wire::BuildRequest {
             dataset: told(&[]).datasets.pop(),
             parent: Vec::new(),
+            dirty: Vec::new(),
         };
         control.build(tonic::Request::new(request)).await.unwrap().into_inner()
     };

@@ -18,6 +18,7 @@ mod node;
 mod other_dataset;
 mod outage;
 mod overload;
+mod partial;
 mod reading;
 mod rules;
 mod scene;

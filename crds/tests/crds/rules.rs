@@ -159,6 +159,17 @@ fn table() -> Vec<Row> {
     let label = |key: &str| identity(json!({"podLabels": {"azure.workload.identity/use": "true", key: "x"}}));
     let vouched_rule = [("spec.workloadIdentity.endpoints", allowed_rule[0].1)];
     let who_asks = "workloadIdentity and credentialsSecretRef both say who asks";
+    let refresh_rule = [(
+        "spec.refresh",
+        "refresh has an interval, notifications or both, or it is immutable",
+    )];
+    let immutable_rule = [("", "what is immutable cannot have another Dataset as a source")];
+    let refreshed = |refresh: Value, sources: Value| {
+        let mut dataset = dataset("d", sources);
+        dataset["spec"]["refresh"] = refresh;
+        dataset
+    };
+    let refresh = |refresh: Value| refreshed(refresh, json!([{"s3": {"bucket": "b"}}]));
     let memory_rule = [("spec.tiers[0]", "a tier in Memory has the volume EmptyDir")];
     vec![
         accepted("no patterns", allowed(&[])),
@@ -278,6 +289,39 @@ fn table() -> Vec<Row> {
             "authorities of another Dataset",
             other(json!({"caBundle": "pem"})),
             &other_rule,
+        ),
+        accepted("an interval", refresh(json!({"intervalSeconds": 60}))),
+        accepted("never", refresh(json!({"immutable": true}))),
+        accepted(
+            "notifications",
+            refresh(json!({"notifications": {"tokenSecretRef": {"name": "t"}}})),
+        ),
+        accepted(
+            "both, and not never",
+            refresh(
+                json!({"intervalSeconds": 60, "immutable": false, "notifications": {"tokenSecretRef": {"name": "t"}}}),
+            ),
+        ),
+        refused("nothing", refresh(json!({})), &refresh_rule),
+        refused("not never", refresh(json!({"immutable": false})), &refresh_rule),
+        refused(
+            "never, and now and then",
+            refresh(json!({"immutable": true, "intervalSeconds": 60})),
+            &refresh_rule,
+        ),
+        refused(
+            "never, and when somebody says so",
+            refresh(json!({"immutable": true, "notifications": {"tokenSecretRef": {"name": "t"}}})),
+            &refresh_rule,
+        ),
+        accepted(
+            "another Dataset now and then",
+            refreshed(json!({"intervalSeconds": 60}), json!([{"dataset": {"name": "o"}}])),
+        ),
+        refused(
+            "another Dataset for ever",
+            refreshed(json!({"immutable": true}), json!([{"dataset": {"name": "o"}}])),
+            &immutable_rule,
         ),
         accepted("no path", named_dataset("d")),
         accepted("the root", path("")),

@@ -18,6 +18,7 @@ use crate::dataset::{decide, desired};
 use crate::error::Error;
 use crate::limits::REVISION_PATIENCE;
 use crate::names::volume;
+use crate::notifications::Told;
 use crate::others::{self, NotTaken};
 use crate::sources::{Terms, Unusable, named, wire_sources};
 use crate::volumes::{self, Reading, Volume, Volumes};
@@ -88,8 +89,12 @@ pub struct Observed {
     pub drifted: Vec<String>,
     /// What cache nodes do not do of how it is to be cached, as sentences.
     pub refusals: Vec<String>,
-    /// When the sources were last looked at.
+    /// When the newest look at all sources began that went well.
     pub looked_at: Option<Time>,
+    /// What notifications named since.
+    pub told: Option<Told>,
+    /// The number of the newest of them.
+    pub told_number: u64,
     /// The refresh that was last acted upon.
     pub handled_refresh: Option<String>,
     /// What the API server refused in this reconcile, as a sentence.
@@ -210,6 +215,14 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
     let revisions = super::announced(dataset);
     let ids: Vec<Vec<u8>> = revisions.iter().map(|id| id.as_bytes().to_vec()).collect();
     let reports = &pool.reports;
+    let refresh = dataset.spec.refresh.as_ref();
+    let (told, told_number) = match refresh.and_then(|refresh| refresh.notifications.as_ref()) {
+        Some(_) => context.notifications.told(&uid),
+        None => {
+            context.notifications.forget(&uid);
+            (None, 0)
+        }
+    };
     Ok(Observed {
         linked_hosts: build_order(&uid, reports.keys().cloned().collect()),
         settling: pool.settling,
@@ -226,7 +239,9 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         cached_bytes: (!reports.is_empty()).then(|| reports.values().map(cached).sum()),
         drifted: drifted(reports.values(), &ids),
         refusals: refusals(reports.values(), &dataset.uid().unwrap_or_default()),
-        looked_at: status.last_refresh_time,
+        looked_at: status.observed_at,
+        told,
+        told_number,
         handled_refresh: status.last_handled_refresh,
         lost: revisions
             .iter()

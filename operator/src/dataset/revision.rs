@@ -46,6 +46,9 @@ pub(super) fn to_commit(
         sources,
         other_revisions,
         asked_refresh: _,
+        began: _,
+        told_number: _,
+        is_partial: _,
     } = basis;
     match before {
         Some(before) if built.unchanged => {

@@ -44,7 +44,7 @@ pub(super) async fn write(
             .as_ref()
             .map(|revision| human(revision.bytes.max(0) as u64)),
         last_handled_refresh: observed.handled_refresh.clone(),
-        last_refresh_time: observed.looked_at.clone(),
+        observed_at: observed.looked_at.clone(),
         ..cached(&before, observed)
     };
     write_if_changed(api, dataset, observed.version.as_deref(), &before, status, context).await
@@ -190,6 +190,9 @@ fn blocker(dataset: &Dataset, observed: &Observed, runtime: &Wanted) -> Option<(
 /// What goes on while the Dataset is Ready.
 fn activity(observed: &Observed) -> Option<(&'static str, String)> {
     match &observed.build {
+        State::Running { last: None, basis } if basis.is_partial => {
+            Some(("Refreshing", "what notifications named is being looked at".to_owned()))
+        }
         State::Running { last: None, .. } => Some(("Refreshing", "the sources are being looked at".to_owned())),
         // A source that cannot be reached has a condition of its own.
         build => build
