@@ -27,7 +27,7 @@ pub fn story() -> Result<()> {
         "--timeout=2m",
         "--set",
         &format!(
-            "image.repository={repository},image.tag={tag},csi.form={},hostPaths={{{}}}",
+            "image.repository={repository},image.tag={tag},csi.form={},hostPaths={{{}}},operator.notifications.enabled=true",
             form(),
             crate::host_folder::PERMITTED
         ),

@@ -10,6 +10,7 @@ mod host_folder;
 mod install;
 mod leaving;
 mod mishaps;
+mod notified;
 mod one_tree;
 mod other_dataset;
 mod read_suite;
@@ -42,6 +43,10 @@ const STORIES: &[Story] = &[
     (
         "a folder of the nodes is read where chart and CacheRuntime allow it",
         host_folder::story,
+    ),
+    (
+        "a store says what has changed, and only that is looked at",
+        notified::story,
     ),
     (
         "pods get a dataset in every way that Kubernetes has",
