@@ -19,8 +19,8 @@ use crate::error::Error;
 use crate::limits::{BLOCKED_LOOK_INTERVAL, ERROR_PAUSE, SECRET_LOOK_INTERVAL};
 use crate::links::RuntimeKey;
 use crate::names::{FINALIZER, runtime_selector};
-use crate::sources::Terms;
-use crate::{apply, caching, dataset, sources};
+use crate::terms::Terms;
+use crate::{announced, apply, caching, dataset, sources};
 use children::Applied;
 use members::Members;
 use status::Observed;
@@ -93,7 +93,7 @@ async fn tell(
     let terms = Terms::of(runtime, &context.facts.host_paths);
     let mut datasets = Vec::new();
     for dataset in users {
-        let former = dataset::former_sources(dataset);
+        let former = announced::former_sources(dataset);
         let all: Vec<_> = dataset.spec.sources.iter().chain(&former).cloned().collect();
         let named = sources::named(dataset, namespace, &all, context).await?;
         // Without its Secret, or when it is not allowed, the cached blocks of a source are still served; the Dataset says what is wrong.
@@ -104,7 +104,7 @@ async fn tell(
             namespace: namespace.to_owned(),
             name: dataset.name_any(),
             sources,
-            revisions: dataset::announced(dataset)
+            revisions: announced::announced(dataset)
                 .iter()
                 .map(|id| id.as_bytes().to_vec())
                 .collect(),

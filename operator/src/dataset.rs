@@ -29,7 +29,6 @@ use crate::notifications::marks::Look;
 use crate::{apply, conditions, others};
 use decide::Next;
 use observe::{Claim, Observed};
-pub use revision::{announced, former_sources};
 
 /// Whether a Dataset uses a CacheRuntime of its namespace: by name, or because it was chosen for it.
 pub fn uses(dataset: &Dataset, runtime: &str) -> bool {

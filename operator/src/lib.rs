@@ -9,6 +9,7 @@
 //!
 //! The only writer to the API server is [`apply`] (and [`commit`] for `status.revision`). Bytes never pass through here.
 
+pub mod announced;
 pub mod apply;
 pub mod builds;
 pub mod cache_runtime;
@@ -29,5 +30,7 @@ pub mod names;
 pub mod notifications;
 pub mod others;
 pub mod sources;
+pub mod terms;
 pub mod uninstall;
+pub mod unusable;
 pub mod volumes;

@@ -7,7 +7,7 @@ use kube::{Api, Client, ResourceExt};
 use penstock_crds::{Dataset, DatasetSource, Source};
 use penstock_protocol::control::cache_node as wire;
 
-use crate::dataset::announced;
+use crate::announced::announced;
 use crate::error::Error;
 
 /// Datasets by namespace and name; `None` for one that does not exist.

@@ -4,15 +4,16 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
-use penstock_crds::{CacheRuntime, Dataset, Source};
+use penstock_crds::{Dataset, Source};
 use penstock_protocol::control::cache_node as wire;
-use penstock_sources::{Allowed, Granted, Keys, NotGranted, part_of, standing, wire_source};
+use penstock_sources::{Keys, part_of, standing, wire_source};
 
 use crate::context::Context;
 use crate::error::Error;
-use crate::host_paths::{Held, HostPaths, NotHeld};
 use crate::names::READER_LABEL;
-use crate::others::{self, NotTaken, Others};
+use crate::others::{self, Others};
+use crate::terms::Terms;
+use crate::unusable::Unusable;
 use crate::volumes::{self, Known, Reading, State, TokenSecret, Volume, Volumes};
 
 /// Secrets by name; `None` for one that does not exist.
@@ -31,144 +32,6 @@ pub struct Named {
     pub volumes: Volumes,
     /// The other Datasets.
     pub others: Others,
-}
-
-/// Why the sources cannot be told to a cache node.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unusable {
-    /// A Secret or one of its keys is missing.
-    #[error("{0}")]
-    Keys(#[from] penstock_sources::Unusable),
-    /// Another Dataset whose files cannot be taken.
-    #[error("{0}")]
-    NotTaken(#[from] NotTaken),
-    /// A claim that is not there.
-    #[error("the claim {0} does not exist in this namespace; create it")]
-    NoClaim(String),
-    /// A claim that goes when nobody mounts it any more.
-    #[error("the claim {0} is being deleted; create it again, or take the source away")]
-    ClaimLeaving(String),
-    /// The claim of a Dataset.
-    #[error("the claim {0} is that of a Dataset; name the Dataset itself (`dataset`), or a claim of storage")]
-    ClaimOfDataset(String),
-    /// The pod that reads a volume does not run.
-    #[error("{0}")]
-    NoReader(String),
-    /// A source that the CacheRuntime does not allow.
-    #[error("{}", not_allowed(path, place, runtime))]
-    NotAllowed {
-        /// Where it stands in the tree.
-        path: String,
-        /// What it names.
-        place: String,
-        /// Whose CacheRuntime.
-        runtime: String,
-    },
-    /// A folder of nodes that may not be read.
-    #[error("{} reads the folder {folder} of the nodes, {why}", which(path))]
-    FolderNotAllowed {
-        /// Where it stands in the tree.
-        path: String,
-        /// The folder.
-        folder: String,
-        /// Who does not let it.
-        why: NotHeld,
-    },
-    /// A source that may not be read with the cache nodes' identity.
-    #[error(
-        "{} may not be read with the workload identity of the CacheRuntime {runtime}: {why}",
-        which(path)
-    )]
-    NotGranted {
-        /// Where it stands in the tree.
-        path: String,
-        /// Whose identity.
-        runtime: String,
-        /// Why, and what to do.
-        why: NotGranted,
-    },
-}
-
-/// On which terms a CacheRuntime lets sources be read.
-#[derive(Clone, Debug)]
-pub struct Terms {
-    runtime: String,
-    allowed: Allowed,
-    host_paths: HostPaths,
-    granted: Granted,
-    /// Each has its part of the limits.
-    cache_nodes: u64,
-}
-
-impl Terms {
-    /// Those of this CacheRuntime, of which the operator permits these folders of nodes.
-    pub fn of(runtime: &CacheRuntime, host_paths: &[String]) -> Self {
-        let origins = runtime.spec.origins.as_ref();
-        Self {
-            runtime: runtime.name_any(),
-            allowed: Allowed::of(origins.map_or(&[], |origins| &origins.allowed)),
-            host_paths: HostPaths::of(runtime, host_paths),
-            granted: Granted::of(runtime.spec.workload_identity.as_ref()),
-            cache_nodes: u64::from(runtime.spec.replicas.unsigned_abs()),
-        }
-    }
-
-    /// Whether what a source names may be read.
-    pub fn allows(&self, source: &Source) -> bool {
-        self.check_place(source).is_ok()
-    }
-
-    /// Why a source of this Dataset must not be told.
-    fn check(&self, source: &Source, dataset: &str) -> Result<(), Unusable> {
-        self.check_place(source)?;
-        match self.granted.refused(dataset, source) {
-            None => Ok(()),
-            Some(why) => Err(Unusable::NotGranted {
-                path: source.path.clone(),
-                runtime: self.runtime.clone(),
-                why,
-            }),
-        }
-    }
-
-    fn check_place(&self, source: &Source) -> Result<(), Unusable> {
-        if let Some(folder) = &source.folder {
-            return self.held(source, &folder.path).map(|_| ());
-        }
-        match self.allowed.refused(source) {
-            None => Ok(()),
-            Some(place) => Err(Unusable::NotAllowed {
-                path: source.path.clone(),
-                place,
-                runtime: self.runtime.clone(),
-            }),
-        }
-    }
-
-    fn held(&self, source: &Source, folder: &str) -> Result<Held, Unusable> {
-        let held = self.host_paths.holding(folder);
-        held.map_err(|why| Unusable::FolderNotAllowed {
-            path: source.path.clone(),
-            folder: folder.to_owned(),
-            why,
-        })
-    }
-}
-
-fn which(path: &str) -> String {
-    if path.is_empty() {
-        "the source".to_owned()
-    } else {
-        format!("the source at {path}")
-    }
-}
-
-fn not_allowed(path: &str, place: &str, runtime: &str) -> String {
-    let which = which(path);
-    format!(
-        "{which} reads {place}, which the CacheRuntime {runtime} does not allow; add {place}/** to spec.origins.allowed of the \
-         CacheRuntime, or name a place that is there"
-    )
 }
 
 /// Looks at all that these sources of a Dataset name.
@@ -226,7 +89,7 @@ fn told(source: &Source, named: &Named, terms: Option<&Terms>) -> Result<wire::S
     if let Some(reading) = Reading::of(source) {
         complete(&mut told, source, &reading, named, terms)?;
     }
-    Ok(part_of(told, terms.map_or(1, |terms| terms.cache_nodes)))
+    Ok(part_of(told, terms.map_or(1, Terms::cache_nodes)))
 }
 
 /// With what the cluster knows of the volume and its reader.

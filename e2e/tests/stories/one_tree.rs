@@ -207,30 +207,8 @@ pub fn story() -> Result<()> {
     ensure!(owner.trim() == "1000 100 440", "owner and mode are {owner}");
 
     // Nothing of what is read from here on is cached any more.
-    kubectl([
-        "exec",
-        "-n",
-        ns,
-        "pool-0",
-        "--",
-        "/bin/penstock",
-        "cache",
-        "evict",
-        "tree",
-        "models",
-    ])?;
-    kubectl([
-        "exec",
-        "-n",
-        ns,
-        "pool-0",
-        "--",
-        "/bin/penstock",
-        "cache",
-        "evict",
-        "tree",
-        "tables",
-    ])?;
+    evict(ns, "models")?;
+    evict(ns, "tables")?;
     let before = revision(ns)?;
     apply(&origins.dataset(ns, &origins.labels()))?;
     wait_revision(ns, &before)?;
@@ -246,6 +224,23 @@ pub fn story() -> Result<()> {
     namespace.finish(MINUTE)?;
     kubectl(["delete", "pv", VOLUME])?;
     Ok(())
+}
+
+/// Nothing of a folder is cached any more.
+fn evict(ns: &str, folder: &str) -> Result<()> {
+    kubectl([
+        "exec",
+        "-n",
+        ns,
+        "pool-0",
+        "--",
+        "/bin/penstock",
+        "cache",
+        "evict",
+        "tree",
+        folder,
+    ])
+    .map(drop)
 }
 
 /// One reader, on the node of the volume, which nothing but its claim made go there.
@@ -267,18 +262,7 @@ fn a_reader_is_where_its_volume_is(ns: &str) -> Result<()> {
 /// The old pod gets an error for what it had not read, and the Dataset names the file; a new pod reads the new one.
 fn an_overwritten_file_is_never_mixed(ns: &str, origins: &Origins) -> Result<()> {
     let path = "year=2025/b.parquet";
-    kubectl([
-        "exec",
-        "-n",
-        ns,
-        "pool-0",
-        "--",
-        "/bin/penstock",
-        "cache",
-        "evict",
-        "tree",
-        "tables",
-    ])?;
+    evict(ns, "tables")?;
     let bytes = dataset::content(8001, 301_000);
     origins.hdfs.put(&format!("/warehouse/{path}"), &bytes)?;
     dataset::put(&origins.files.path().join("tables"), path, &bytes)?;

@@ -10,6 +10,7 @@ use penstock_crds::{CacheRuntime, Dataset, Revision, Source};
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::{RevisionId, SpaceId};
 
+use crate::announced::{announced, former_sources};
 use crate::builds::State;
 use crate::cache_runtime::members::Members;
 use crate::context::Context;
@@ -20,7 +21,9 @@ use crate::limits::REVISION_PATIENCE;
 use crate::names::volume;
 use crate::notifications::Told;
 use crate::others::{self, NotTaken};
-use crate::sources::{Terms, Unusable, named, wire_sources};
+use crate::sources::{named, wire_sources};
+use crate::terms::Terms;
+use crate::unusable::Unusable;
 use crate::volumes::{self, Reading, Volume, Volumes};
 
 /// Most seeds that a mount is given.
@@ -170,11 +173,7 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         .as_ref()
         .ok()
         .map(|runtime| Terms::of(runtime, &context.facts.host_paths));
-    let mut all_sources: Vec<_> = spec_sources
-        .iter()
-        .chain(&super::former_sources(dataset))
-        .cloned()
-        .collect();
+    let mut all_sources: Vec<_> = spec_sources.iter().chain(&former_sources(dataset)).cloned().collect();
     // Nothing is made for what is not allowed.
     all_sources.retain(|source| terms.as_ref().is_none_or(|terms| terms.allows(source)));
     let named = named(dataset, namespace, &all_sources, context).await?;
@@ -212,7 +211,7 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
             .filter(|usage| space.is_some_and(|space| usage.space == space.as_bytes()));
         of_space.map(|usage| usage.cached_bytes).sum::<u64>()
     };
-    let revisions = super::announced(dataset);
+    let revisions = announced(dataset);
     let ids: Vec<Vec<u8>> = revisions.iter().map(|id| id.as_bytes().to_vec()).collect();
     let reports = &pool.reports;
     let refresh = dataset.spec.refresh.as_ref();

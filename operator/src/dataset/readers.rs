@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::host_paths::HostPaths;
 use crate::limits::READER_TOKEN_BYTES;
 use crate::names::{READER_LABEL, readers_selector};
-use crate::sources::Unusable;
+use crate::unusable::Unusable;
 use crate::volumes::{Known, Reading, State, TokenSecret, Volume, Volumes};
 use desired::{Children, Mounted, Reader};
 

@@ -13,7 +13,7 @@ use crate::context::{Context, now};
 use crate::dataset::observe::{Claim, Observed};
 use crate::error::Error;
 use crate::others::NotTaken;
-use crate::sources::Unusable;
+use crate::unusable::Unusable;
 
 pub(super) async fn write(
     api: &Api<Dataset>,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::builds::Basis;
 use crate::dataset::observe::Claim;
-use crate::sources::Unusable;
+use crate::unusable::Unusable;
 use crate::volumes::{self, Volumes};
 use penstock_crds::Revision;
 use penstock_protocol::control::cache_node as wire;
@@ -437,7 +437,7 @@ fn claims_of_sources_are_looked_at_again_because_nobody_tells_when_one_goes() {
     };
     let settled = reads_a_claim(Ok(Vec::new()));
     assert_eq!(next(&plain, &settled, at(1)), Next::Wait(SECRET_LOOK_INTERVAL));
-    let missing = Err(crate::sources::Unusable::NoClaim("data".into()));
+    let missing = Err(Unusable::NoClaim("data".into()));
     let missing = reads_a_claim(missing);
     assert_eq!(
         next(&plain, &missing, at(1)),
