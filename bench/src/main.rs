@@ -14,6 +14,7 @@ mod figure;
 mod fill;
 mod first_touch;
 mod flat;
+mod listing;
 mod load;
 mod memory;
 mod namespace;
@@ -67,7 +68,7 @@ struct Arguments {
     /// Little data and few rounds: shows that everything runs, says little about speed
     #[arg(long)]
     quick: bool,
-    /// Only figures whose group is named: revision, cold, far, fill, fair, warm, fuse, first-touch, own-node, other-node,
+    /// Only figures whose group is named: revision, listing, cold, far, fill, fair, warm, fuse, first-touch, own-node, other-node,
     /// protocol, ssd
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
@@ -127,6 +128,9 @@ fn run(arguments: &Arguments, scratch: &Path, stop: &Stop) -> Result<Vec<Figure>
     };
     if wanted("revision") {
         print(revision(if arguments.quick { 20_000 } else { 1_000_000 }, scratch)?);
+    }
+    if wanted("listing") {
+        print(listing::figures(&tokio::runtime::Runtime::new()?)?);
     }
     let sizes = if arguments.quick {
         Sizes {

@@ -19,6 +19,9 @@ use tokio::task::JoinHandle;
 use crate::Network;
 use crate::s3::S3Origin;
 
+/// Objects in a page of a listing.
+pub const PAGE_OBJECTS: usize = 3;
+
 /// What the server does wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
@@ -95,7 +98,7 @@ impl Bucket {
             listed: AtomicUsize::new(0),
             objects: Mutex::new(objects),
             lie,
-            page: 3,
+            page: PAGE_OBJECTS,
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
