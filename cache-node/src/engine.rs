@@ -22,7 +22,7 @@ use penstock_protocol::geometry::{BlockRange, PAGE_BYTES};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_revision::{Extent, Package};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::error::{OpenError, ReadError};
 use crate::fetch::Source;
@@ -93,6 +93,8 @@ struct Inner {
     walks: Walks,
     /// How many more objects may be on their way ahead of readers.
     ahead: Arc<Semaphore>,
+    /// Told when a package could not be read.
+    package_failed: Arc<Notify>,
 }
 
 /// Whether a stripe of a space is this node's.
@@ -139,6 +141,7 @@ impl Engine {
             traffic: Mutex::default(),
             walks: Walks::default(),
             ahead: Arc::new(Semaphore::new(WALK_FETCHES_MAX)),
+            package_failed: Arc::default(),
         })))
     }
 
@@ -212,6 +215,11 @@ impl Engine {
     /// The package of an announced revision.
     pub fn package(&self, revision: &RevisionId) -> Option<Package> {
         self.0.announced(revision).map(|announced| announced.package.clone())
+    }
+
+    /// Told when a package could not be read, so that another copy is needed.
+    pub fn package_failed(&self) -> Arc<Notify> {
+        self.0.package_failed.clone()
     }
 
     /// The same as [`Engine::try_read`] without waiting for a disk either; `None` when the disk would have to be asked.
@@ -419,7 +427,10 @@ impl Inner {
     }
 
     fn extents(&self, announced: &Announced, range: BlockRange) -> Result<Vec<Extent>, ReadError> {
-        let damaged = |_| ReadError::Unavailable(format!("the package of revision {} is damaged", announced.id));
+        let damaged = |_| {
+            self.package_failed.notify_one();
+            ReadError::Unavailable(format!("the package of revision {} is damaged", announced.id))
+        };
         announced.package.extents(range).map_err(damaged)
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use penstock_protocol::ids::RevisionId;
-use penstock_revision::{Package, Scratch};
+use penstock_revision::{Package, PackageError, Scratch};
 
 use crate::limits::UNANNOUNCED_PACKAGES_MAX;
 
@@ -91,17 +91,23 @@ impl PackageStore {
         Ok(())
     }
 
-    /// A package, which stays in its file; `None` when it is not here or not what its name says, in which case it is removed.
+    /// A package, which stays in its file, from the first tier that has it whole; `None` when none has. What is not what its name says
+    /// is removed, what cannot be read is left: it may be the disk's fault of a moment.
     pub fn load(&self, revision: &RevisionId) -> Option<Package> {
-        let path = self.path(revision);
-        match Package::in_file(File::open(&path).ok()?, revision) {
-            Ok(package) => Some(package),
-            Err(error) => {
-                tracing::warn!(path = %path.display(), %error, "a package is damaged; it is fetched again");
-                let _ = fs::remove_file(&path);
+        let folders = std::iter::once(&self.folder).chain(&self.copies);
+        folders
+            .map(|folder| folder.join(revision.to_string()))
+            .find_map(|path| {
+                let error = match Package::in_file(File::open(&path).ok()?, revision) {
+                    Ok(package) => return Some(package),
+                    Err(error) => error,
+                };
+                tracing::warn!(path = %path.display(), %error, "a package cannot be used; it is looked for elsewhere");
+                if !matches!(error, PackageError::Unreadable(_)) {
+                    let _ = fs::remove_file(&path);
+                }
                 None
-            }
-        }
+            })
     }
 
     /// Up to `bytes_max` bytes of a package from `offset` on; fewer when it ends. The whole is checked where it begins, not
@@ -277,6 +283,25 @@ mod tests {
             let store = PackageStore::open(&tiers(&[number])).unwrap();
             assert_eq!(store.newest_first(), [two.id()], "no tier has what is gone");
         }
+    }
+
+    #[test]
+    fn of_two_tiers_one_may_be_damaged() {
+        let folders = [1, 2].map(|_| tempfile::tempdir().unwrap());
+        let tiers: Vec<PathBuf> = folders.iter().map(|folder| folder.path().into()).collect();
+        let store = PackageStore::open(&tiers).unwrap();
+        let package = package(5);
+        store.keep(&package).unwrap();
+        let held = store.load(&package.id()).unwrap();
+        let file = File::options().write(true).open(store.path(&package.id())).unwrap();
+        file.write_all_at(b"something else", 30).unwrap();
+        assert!(held.read(0..100).is_err() && held.has_failed());
+        let copy = store.load(&package.id()).unwrap();
+        assert_eq!(all(&copy), all(&package));
+        assert!(!store.path(&package.id()).exists());
+        // From where it is kept again.
+        store.keep(&copy).unwrap();
+        assert_eq!(all(&store.load(&package.id()).unwrap()), all(&package));
     }
 
     #[test]

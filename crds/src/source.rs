@@ -338,11 +338,12 @@ pub struct FolderSource {
     /// As which group.
     #[serde(default = "reader_id")]
     #[schemars(range(min = 0, max = 2_147_483_647))]
+    #[x_kube(validation = Rule::new("self > 0").message("files of nodes are not read as the group of root: name another one"))]
     pub gid: i32,
 
     /// Groups that the user belongs to besides.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 16), inner(range(min = 0, max = 2_147_483_647)))]
+    #[schemars(length(max = 16), inner(range(min = 1, max = 2_147_483_647)))]
     pub supplemental_groups: Vec<i32>,
 }
 

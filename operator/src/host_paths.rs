@@ -11,13 +11,16 @@ pub struct HostPaths {
     permitted: Vec<String>,
 }
 
-/// A folder in one that is listed. The listed one is what is mounted: whoever may write into it could make its folders lead elsewhere.
+/// Where a folder of nodes is that may be read. All that is below `mounted` may be a link that somebody else made, so it is opened by the
+/// reader, who lets none lead out: of `mounted` up to `listed`, and of `listed` behind that.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Held {
-    /// The listed one.
-    pub root: String,
-    /// The folder in there; "" is all.
-    pub below: String,
+    /// What is mounted: what the operator permits.
+    pub mounted: String,
+    /// What the CacheRuntime lists, in `mounted` or it.
+    pub listed: String,
+    /// The folder, in `listed` or it.
+    pub folder: String,
 }
 
 /// Why a folder of nodes may not be read.
@@ -47,36 +50,44 @@ impl HostPaths {
         }
     }
 
-    /// The listed folder in which `folder` lies; the longest of several.
+    /// Where `folder` is; the longest of several that are listed or permitted.
     ///
     /// # Errors
-    /// When there is none.
+    /// When it may not be read.
     pub fn holding(&self, folder: &str) -> Result<Held, NotHeld> {
         let folder = folder.trim_end_matches('/');
-        let is_plain = |path: &str| {
-            let parts = path.strip_prefix('/');
-            parts.is_some_and(|parts| parts.split('/').all(|part| !matches!(part, "" | "." | "..")))
-        };
         if !is_plain(folder) {
             return Err(NotHeld::NotPlain);
         }
-        let listed: Vec<(&str, &str)> = self
-            .listed
-            .iter()
-            .filter(|listed| is_plain(listed))
-            .filter_map(|listed| Some((listed.as_str(), below(folder, listed)?)))
-            .collect();
-        if listed.is_empty() {
-            return Err(NotHeld::Unlisted(self.runtime.clone()));
-        }
-        let is_permitted = |path: &str| self.permitted.iter().any(|permitted| below(path, permitted).is_some());
-        let held = listed.into_iter().filter(|(root, _)| is_permitted(root));
-        let (root, below) = held.max_by_key(|(root, _)| root.len()).ok_or(NotHeld::Forbidden)?;
+        let holds = |path: &str, holder: &str| is_plain(holder) && below(path, holder).is_some();
+        let longest = |path: &str, holders: &[String]| {
+            let holders = holders.iter().map(|holder| holder.trim_end_matches('/'));
+            let longest = holders
+                .filter(|holder| holds(path, holder))
+                .max_by_key(|holder| holder.len());
+            longest.map(str::to_owned)
+        };
+        let listed = longest(folder, &self.listed).ok_or_else(|| NotHeld::Unlisted(self.runtime.clone()))?;
+        let mounted = longest(&listed, &self.permitted).ok_or(NotHeld::Forbidden)?;
         Ok(Held {
-            root: root.to_owned(),
-            below: below.to_owned(),
+            mounted,
+            listed,
+            folder: folder.to_owned(),
         })
     }
+}
+
+impl Held {
+    /// What is listed, from what is mounted on; "" is all.
+    pub fn listed_below(&self) -> &str {
+        below(&self.listed, &self.mounted).unwrap_or_default()
+    }
+}
+
+/// Whether it is the path that it looks like.
+fn is_plain(path: &str) -> bool {
+    let parts = path.strip_prefix('/');
+    parts.is_some_and(|parts| parts.split('/').all(|part| !matches!(part, "" | "." | "..")))
 }
 
 /// What is left of a path in another one; `None` when it is not there.
@@ -101,19 +112,20 @@ mod tests {
         });
         let runtime: CacheRuntime = serde_json::from_value(runtime).unwrap();
         let paths = HostPaths::of(&runtime, &["/mnt/".into(), "/srv".into()]);
-        let held = |root: &str, below: &str| {
+        let held = |mounted: &str, listed: &str, folder: &str| {
             Ok(Held {
-                root: root.into(),
-                below: below.into(),
+                mounted: mounted.into(),
+                listed: listed.into(),
+                folder: folder.into(),
             })
         };
         let unlisted = || Err(NotHeld::Unlisted("pool".into()));
         for (folder, expected) in [
-            ("/mnt/lustre", held("/mnt/lustre", "")),
-            ("/mnt/lustre/", held("/mnt/lustre", "")),
-            ("/mnt/lustre/a/x y", held("/mnt/lustre", "a/x y")),
-            ("/mnt/lustre/b/c", held("/mnt/lustre/b", "c")),
-            ("/mnt/lustre/bc", held("/mnt/lustre", "bc")),
+            ("/mnt/lustre", held("/mnt", "/mnt/lustre", "/mnt/lustre")),
+            ("/mnt/lustre/", held("/mnt", "/mnt/lustre", "/mnt/lustre")),
+            ("/mnt/lustre/a/x y", held("/mnt", "/mnt/lustre", "/mnt/lustre/a/x y")),
+            ("/mnt/lustre/b/c", held("/mnt", "/mnt/lustre/b", "/mnt/lustre/b/c")),
+            ("/mnt/lustre/bc", held("/mnt", "/mnt/lustre", "/mnt/lustre/bc")),
             ("/mnt/lustre2", unlisted()),
             ("/mnt", unlisted()),
             ("/etc", unlisted()),
@@ -127,6 +139,8 @@ mod tests {
             assert_eq!(paths.holding(folder), expected, "{folder}");
         }
         let nothing = HostPaths::of(&runtime, &[]);
+        let held = paths.holding("/mnt/lustre/b/c").unwrap();
+        assert_eq!(held.listed_below(), "lustre/b");
         assert_eq!(nothing.holding("/mnt/lustre"), Err(NotHeld::Forbidden));
     }
 }

@@ -134,11 +134,10 @@ fn complete(
             wanted.token = token;
         }
         Some(wire::source::Origin::Folder(wanted)) => {
-            let below = terms.ok_or_else(being_made)?.held(source, &wanted.path)?.below;
+            wanted.path = terms.ok_or_else(being_made)?.held(source, &wanted.path)?.folder;
             wanted.reader = Some(wire::FolderReader {
                 namespace,
                 url,
-                below,
                 pods,
                 token,
             });
@@ -294,11 +293,10 @@ mod tests {
         let (told, unusable) = wire_sources(&sources, &named(Some("hush")), Some(&allowed));
         assert_eq!(unusable, None);
         let expected = wire::Folder {
-            path: "/mnt/lustre/2024/raw/".into(),
+            path: "/mnt/lustre/2024/raw".into(),
             reader: Some(wire::FolderReader {
                 namespace: "vision".into(),
                 url: "http://reader-d-1:7074".into(),
-                below: "2024/raw".into(),
                 pods: "penstock.io/reader=reader-d-1".into(),
                 token: Some(wire::ReaderToken { value: "hush".into() }),
             }),

@@ -31,8 +31,8 @@ pub struct FolderOrigin(Arc<Folder>);
 
 struct Folder {
     path: PathBuf,
-    /// Of a folder below it that is meant, and that no link may lead out of.
-    below: String,
+    /// The way from there to the folder that is meant. No link leads out of where a step begins.
+    below: Vec<String>,
     words: Words,
 }
 
@@ -94,12 +94,13 @@ impl FolderOrigin {
             user: "this user".to_owned(),
             remedy: "give it the right to read files and enter folders".to_owned(),
         };
-        let below = String::new();
+        let below = Vec::new();
         Ok(Self(Arc::new(Folder { path, below, words })))
     }
 
-    /// The folder at `below` ("" is all) in what is mounted at `volume`. No link leads out of it. Looks at nothing yet.
-    pub fn within(volume: PathBuf, below: String, words: Words) -> Self {
+    /// The folder to which the steps `below` lead ("" is none) in what is mounted at `volume`. No link leads out of where a step begins.
+    /// Looks at nothing yet.
+    pub fn within(volume: PathBuf, below: Vec<String>, words: Words) -> Self {
         let path = volume;
         Self(Arc::new(Folder { path, below, words }))
     }
@@ -275,11 +276,11 @@ impl Folder {
 
     fn root(&self) -> Result<File, OriginError> {
         let flags = OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC;
+        let steps = self.below.iter().filter(|step| !step.is_empty());
         let root = openat(CWD, &self.path, flags, Mode::empty()).and_then(|root| {
-            if self.below.is_empty() {
-                return Ok(root);
-            }
-            openat2(&root, Path::new(&self.below), flags, Mode::empty(), WITHIN)
+            steps.into_iter().try_fold(root, |root, step| {
+                openat2(&root, Path::new(step), flags, Mode::empty(), WITHIN)
+            })
         });
         Ok(root.map_err(|error| self.unlisted("", &error.into()))?.into())
     }

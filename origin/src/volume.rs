@@ -94,7 +94,6 @@ impl VolumeOrigin {
         let wire::FolderReader {
             namespace,
             url,
-            below,
             pods,
             token,
         } = reader;
@@ -109,7 +108,8 @@ impl VolumeOrigin {
             pods,
             token,
         };
-        Self::new(names, below, reader, network)
+        // Whichever pod answers, also one that mounts something else by an older list, it is the same folder.
+        Self::new(names, path.trim_matches('/').to_owned(), reader, network)
     }
 
     fn new(names: [String; 3], path: String, reader: Reader, network: &Network) -> Result<Self, OriginError> {

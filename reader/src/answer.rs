@@ -28,6 +28,7 @@ pub(crate) struct Reader(Arc<Shared>);
 
 struct Shared {
     volume: PathBuf,
+    folder: Option<String>,
     place: String,
     /// Of the token. Digests are compared in a time that says nothing of where they differ.
     token: blake3::Hash,
@@ -37,9 +38,15 @@ struct Shared {
 
 impl Reader {
     pub(crate) fn of(volume: Volume) -> Self {
-        let Volume { path, place, token } = volume;
+        let Volume {
+            path,
+            folder,
+            place,
+            token,
+        } = volume;
         Self(Arc::new(Shared {
             volume: path,
+            folder,
             place,
             token: blake3::hash(token.as_bytes()),
             reads: Arc::new(Semaphore::new(READS_MAX)),
@@ -71,18 +78,35 @@ impl Reader {
         token.is_some_and(|token| blake3::hash(token) == self.0.token)
     }
 
-    fn folder(&self, folder: String) -> FolderOrigin {
-        let Shared { volume, place, .. } = &*self.0;
-        let words = words(place, &folder);
-        FolderOrigin::within(volume.clone(), folder, words)
+    /// `None` for a folder of the node that is not served here.
+    fn folder(&self, asked: String) -> Option<FolderOrigin> {
+        let Shared {
+            volume, folder, place, ..
+        } = &*self.0;
+        let Some(served) = folder else {
+            let words = words(place, &asked);
+            return Some(FolderOrigin::within(volume.clone(), vec![asked], words));
+        };
+        let below = asked.strip_prefix(place.trim_matches('/'))?;
+        let below = if below.is_empty() {
+            below
+        } else {
+            below.strip_prefix('/')?
+        };
+        let words = words(place, below);
+        let steps = vec![served.clone(), below.to_owned()];
+        Some(FolderOrigin::within(volume.clone(), steps, words))
     }
 
     async fn listing(&self, folder: String) -> Response<Body> {
+        let Some(folder) = self.folder(folder) else {
+            return elsewhere();
+        };
         let Some(turn) = turn(&self.0.listings).await else {
             return busy();
         };
         let (lines, body) = mpsc::channel(1);
-        tokio::spawn(list(self.folder(folder), lines, turn));
+        tokio::spawn(list(folder, lines, turn));
         let body = ReceiverStream::new(body).map(Ok::<_, std::convert::Infallible>);
         let mut response = Response::new(Body::from_stream(body));
         set(&mut response, CONTENT_TYPE, "application/x-ndjson");
@@ -98,6 +122,9 @@ impl Reader {
         let Some(range) = text(RANGE).and_then(|text| range_of(text, bytes)) else {
             return status(StatusCode::RANGE_NOT_SATISFIABLE);
         };
+        let Some(folder) = self.folder(folder) else {
+            return elsewhere();
+        };
         let Some(turn) = turn(&self.0.reads).await else {
             return busy();
         };
@@ -106,7 +133,7 @@ impl Reader {
             key,
             version: Version::ETag(tag.clone()),
         };
-        let body = match self.folder(folder).read(&object, bytes, range.clone()).await {
+        let body = match folder.read(&object, bytes, range.clone()).await {
             Ok(body) => body,
             Err(error) => return fault(error),
         };
@@ -179,6 +206,13 @@ fn fault(error: OriginError) -> Response<Body> {
     let mut response = Response::new(Body::from(line(&Line::Fault(error.into()))));
     *response.status_mut() = status;
     response
+}
+
+/// By an older or a newer list of the CacheRuntime: the pod that has it comes, or has just gone.
+fn elsewhere() -> Response<Body> {
+    fault(OriginError::Unreachable(
+        "the reader of the folder is being replaced by one that has it; it is tried again".to_owned(),
+    ))
 }
 
 fn busy() -> Response<Body> {

@@ -13,6 +13,10 @@ pub(crate) struct Args {
     #[arg(long, env = "PENSTOCK_VOLUME", default_value = "/volume")]
     pub(crate) volume: PathBuf,
 
+    /// The folder in it that is served. With it, `place` is that folder's path on the node, and folders are asked for by theirs.
+    #[arg(long, env = "PENSTOCK_FOLDER")]
+    pub(crate) folder: Option<String>,
+
     /// What it is called in sentences for people.
     #[arg(long, env = "PENSTOCK_PLACE", default_value = "the volume")]
     pub(crate) place: String,

@@ -33,6 +33,7 @@ fn main() -> Result<()> {
 async fn run(args: Args) -> Result<()> {
     let Args {
         volume,
+        folder,
         place,
         token_file,
         listen,
@@ -46,9 +47,14 @@ async fn run(args: Args) -> Result<()> {
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("listen on {listen}"))?;
-    tracing::info!(%listen, place, volume = %volume.display(), "the reader serves");
-    let path = volume;
-    serve(listener, Volume { path, place, token }, async move {
+    tracing::info!(%listen, place, volume = %volume.display(), folder, "the reader serves");
+    let volume = Volume {
+        path: volume,
+        folder,
+        place,
+        token,
+    };
+    serve(listener, volume, async move {
         terminate.recv().await;
         tracing::info!("asked to end");
     })

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use penstock_protocol::checksum::crc32c;
@@ -30,6 +31,8 @@ pub(crate) struct Checked {
     file: File,
     bytes: u64,
     checksums: Vec<u32>,
+    /// Whether a part of it could not be read.
+    has_failed: AtomicBool,
 }
 
 impl Contents {
@@ -48,7 +51,12 @@ impl Contents {
             }
         }
         let id = RevisionId(*hasher.finalize().as_bytes());
-        let checked = Checked { file, bytes, checksums };
+        let checked = Checked {
+            file,
+            bytes,
+            checksums,
+            has_failed: AtomicBool::new(false),
+        };
         Ok((Self::File(checked), id))
     }
 
@@ -59,6 +67,14 @@ impl Contents {
         }
     }
 
+    /// Whether a part of it could not be read.
+    pub(crate) fn has_failed(&self) -> bool {
+        match self {
+            Self::Memory(_) => false,
+            Self::File(checked) => checked.has_failed.load(Ordering::Relaxed),
+        }
+    }
+
     /// What is in `range`, as far as there is something.
     pub(crate) fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
         let end = range.end.min(self.bytes());
@@ -66,7 +82,9 @@ impl Contents {
         match self {
             // Shorter than what is in memory.
             Self::Memory(bytes) => Ok(bytes.slice(start as usize..end as usize)),
-            Self::File(checked) => checked.read(start..end),
+            Self::File(checked) => checked
+                .read(start..end)
+                .inspect_err(|_| checked.has_failed.store(true, Ordering::Relaxed)),
         }
     }
 }
@@ -214,12 +232,14 @@ mod tests {
             if length <= PAGE_BYTES {
                 continue;
             }
+            assert!(!contents.has_failed());
             file.write_all_at(&[written[length as usize - 1] ^ 1], length - 1)
                 .unwrap();
             assert_eq!(
                 contents.read(length - 1..length).unwrap_err().kind(),
                 io::ErrorKind::InvalidData
             );
+            assert!(contents.has_failed());
             assert_eq!(contents.read(0..1).unwrap(), written[..1], "of another page");
             file.set_len(length / 2).unwrap();
             assert!(contents.read(length - 1..length).is_err(), "cut off");

@@ -298,6 +298,11 @@ impl Package {
         self.0.contents.bytes()
     }
 
+    /// Whether a part of its file could not be read, so that it has to come from somewhere else.
+    pub fn has_failed(&self) -> bool {
+        self.0.contents.has_failed()
+    }
+
     /// What of the package is in `range`.
     ///
     /// # Errors

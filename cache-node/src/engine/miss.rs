@@ -93,16 +93,21 @@ impl Inner {
         range: BlockRange,
         gathered: &mut Gathered,
     ) -> Result<(), ReadError> {
-        let extents = self.extents(announced, range)?;
-        let covered = extents
-            .iter()
-            .map(|extent| extent.address..extent.address + round_up_to_block(extent.bytes));
-        gathered.gaps = inflight::uncovered(range.address()..range.end(), covered);
-        // Opening a stripe can wait for the disk; the runtime's threads must not.
+        // Looking into the package and opening a stripe can wait for the disk; the runtime's threads must not.
         let (inner, announced) = (self.clone(), announced.clone());
-        let started = spawn_blocking(move || inner.start(&announced, &extents, range)).await;
-        let units = started.unwrap_or_else(|_| Err(ReadError::Unavailable("starting the fetch failed".to_owned())));
-        for unit in units? {
+        let start = move || {
+            let extents = inner.extents(&announced, range)?;
+            let covered = extents
+                .iter()
+                .map(|extent| extent.address..extent.address + round_up_to_block(extent.bytes));
+            let gaps = inflight::uncovered(range.address()..range.end(), covered);
+            Ok((gaps, inner.start(&announced, &extents, range)?))
+        };
+        let started = spawn_blocking(start).await;
+        let started = started.unwrap_or_else(|_| Err(ReadError::Unavailable("starting the fetch failed".to_owned())));
+        let (gaps, units) = started?;
+        gathered.gaps = gaps;
+        for unit in units {
             match unit.arrived().await {
                 Arrived::Here(buffer) => gathered.arrived.push((unit, buffer)),
                 Arrived::Failed(error) => return Err(error),

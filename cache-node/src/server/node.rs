@@ -105,7 +105,7 @@ impl Node {
             datasets: Vec::new(),
         };
         let tally = told.origins.tally();
-        let seek = Arc::new(Notify::new());
+        let (seek, failed) = (Arc::new(Notify::new()), engine.package_failed());
         let inner = Arc::new_cyclic(|node| Inner {
             engine,
             identity,
@@ -116,7 +116,7 @@ impl Node {
             told: tokio::sync::Mutex::new(told),
             tally,
             missing: Mutex::default(),
-            seeking: tokio::spawn(seek_missing(node.clone(), seek.clone())).abort_handle(),
+            seeking: tokio::spawn(seek_missing(node.clone(), seek.clone(), failed)).abort_handle(),
             seek,
         });
         inner.remember_from_disk();
@@ -170,7 +170,10 @@ impl Node {
         let announced = self.0.engine.package(revision);
         let (node, revision) = (self.clone(), *revision);
         on_disk(move || match announced {
-            Some(package) => package.read(offset..offset.saturating_add(bytes_max as u64)).ok(),
+            Some(package) => {
+                let piece = package.read(offset..offset.saturating_add(bytes_max as u64));
+                piece.inspect_err(|_| node.0.engine.package_failed().notify_one()).ok()
+            }
             None => node.0.packages.piece(&revision, offset, bytes_max).map(Bytes::from),
         })
         .await
@@ -289,6 +292,12 @@ impl Node {
         .await;
     }
 
+    /// The same again, with packages from somewhere else where one could not be read.
+    async fn announce_again(&self) {
+        let told = self.0.told.lock().await;
+        self.announce(&told, None).await;
+    }
+
     /// One round of asking peers for what is missing.
     async fn fetch_missing(&self) {
         let peers: Vec<String> = self.ring().members.into_iter().map(|member| member.address).collect();
@@ -321,10 +330,21 @@ impl Node {
     }
 }
 
-/// Asks peers for missing packages whenever there may be some, again and again until they are found.
-async fn seek_missing(node: Weak<Inner>, seek: Arc<Notify>) {
+/// Asks peers for missing packages whenever there may be some, again and again until they are found. One that `failed` is missing
+/// if no tier has it whole.
+async fn seek_missing(node: Weak<Inner>, seek: Arc<Notify>, failed: Arc<Notify>) {
+    let news = async || {
+        tokio::select! {
+            () = seek.notified() => {}
+            () = failed.notified() => {
+                if let Some(node) = node.upgrade().map(Node) {
+                    node.announce_again().await;
+                }
+            }
+        }
+    };
     loop {
-        seek.notified().await;
+        news().await;
         loop {
             // Whoever holds the node for long keeps it from being closed.
             let Some(node) = node.upgrade().map(Node) else { return };
@@ -334,7 +354,7 @@ async fn seek_missing(node: Weak<Inner>, seek: Arc<Notify>) {
             }
             drop(node);
             // A new configuration does not wait for the next round.
-            let _ = tokio::time::timeout(MISSING_PACKAGES_INTERVAL, seek.notified()).await;
+            let _ = tokio::time::timeout(MISSING_PACKAGES_INTERVAL, news()).await;
         }
     }
 }
@@ -358,7 +378,8 @@ impl Drop for Inner {
 
 impl Inner {
     fn local(&self, revision: &RevisionId) -> Option<Package> {
-        self.engine.package(revision).or_else(|| self.packages.load(revision))
+        let announced = self.engine.package(revision).filter(|package| !package.has_failed());
+        announced.or_else(|| self.packages.load(revision))
     }
 
     /// `found` is a package that the disk may not have taken.

@@ -1,5 +1,6 @@
 //! What a node does with what it is told.
 
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use penstock_cache_node::memory::Budget;
@@ -97,4 +98,33 @@ async fn a_package_that_was_built_survives_a_restart_before_it_is_announced() {
     );
     restarted.apply(config("127.0.0.1:1", &[&package])).await.unwrap();
     assert_eq!(restarted.missing(), []);
+}
+
+/// The disk gives other bytes than it was given, where nothing is in memory of them yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_that_rots_on_the_disk_is_fetched_again_from_a_peer() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let (peer, node) = (node_in(&folders[0]), node_in(&folders[1]));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serving = tokio::spawn(BulkServer::new(peer.clone()).serve(listener));
+    let package = Generated::one(5000).package().await;
+    for keeper in [&peer, &node] {
+        keeper.keep(&package).await.unwrap();
+        keeper.apply(config(&address, &[&package])).await.unwrap();
+    }
+    let path = folders[1].path().join("packages").join(package.id().to_string());
+    let file = std::fs::File::options().write(true).open(path).unwrap();
+    file.write_all_at(&[0; 64], package.bytes() / 2).unwrap();
+
+    let whole = || async { node.package_piece(&package.id(), 0, package.bytes() as usize).await };
+    assert_eq!(whole().await, None, "nothing damaged is passed on");
+    let begun = Instant::now();
+    while whole().await.is_none() {
+        assert!(begun.elapsed() < FOUND_WITHIN, "not fetched again");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(whole().await.unwrap(), package.whole().unwrap());
+    assert_eq!(node.missing(), []);
+    serving.abort();
 }

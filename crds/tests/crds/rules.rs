@@ -92,8 +92,8 @@ fn host_paths(paths: &[&str]) -> Value {
     object
 }
 
-fn folder(uid: i32) -> Value {
-    dataset("d", json!([{"folder": {"path": "/mnt/data", "uid": uid}}]))
+fn folder(uid: i32, gid: i32) -> Value {
+    dataset("d", json!([{"folder": {"path": "/mnt/data", "uid": uid, "gid": gid}}]))
 }
 
 fn identity(identity: Value) -> Value {
@@ -146,6 +146,10 @@ fn table() -> Vec<Row> {
     let cached_rule = [("spec.cache.rules[1].path", path_rule[0].1)];
     let allowed_rule = [("spec.origins.allowed", "a pattern has no parts `.` or `..`")];
     let host_path_rule = [("spec.origins.hostPaths", "a path has no parts `.` or `..`")];
+    let folder_group_rule = [(
+        "spec.sources[0].folder.gid",
+        "files of nodes are not read as the group of root",
+    )];
     let folder_user_rule = [("spec.sources[0].folder.uid", "files of nodes are not read as root")];
     let annotation_rule = [(
         "spec.workloadIdentity.serviceAccountAnnotations",
@@ -260,8 +264,9 @@ fn table() -> Vec<Row> {
             claim(json!({"path": "2024/..raw", "uid": 1, "gid": 0})),
         ),
         refused("one above it", claim(json!({"path": "2024/../.."})), &claim_path_rule),
-        accepted("a folder of nodes", folder(1000)),
-        refused("root as its reader as well", folder(0), &folder_user_rule),
+        accepted("a folder of nodes", folder(1000, 100)),
+        refused("root as its reader as well", folder(0, 100), &folder_user_rule),
+        refused("or the group of root", folder(1000, 0), &folder_group_rule),
         accepted("folders of nodes", host_paths(&["/mnt/..lustre", "/srv"])),
         refused(
             "folders above others",

@@ -93,7 +93,7 @@ pub(super) async fn apply(
             Volume::Claim(name) => Mounted::Claim(name.clone()),
             // What is not allowed was not looked for.
             Volume::Folder(path) => match host_paths.holding(path) {
-                Ok(held) => Mounted::HostPath(held.root),
+                Ok(held) => Mounted::HostPath(held),
                 Err(_) => continue,
             },
         };

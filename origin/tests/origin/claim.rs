@@ -32,6 +32,7 @@ impl Reader {
         let address = listener.local_addr().unwrap();
         let volume = Volume {
             path: volume.to_owned(),
+            folder: None,
             place: "claim://vision/data".into(),
             token: TOKEN.into(),
         };
@@ -41,6 +42,78 @@ impl Reader {
 
     fn origin(&self, path: &str) -> VolumeOrigin {
         VolumeOrigin::of_claim(claim(self.address, path, TOKEN), &Network::default()).unwrap()
+    }
+}
+
+/// A reader of the folder `listed` of nodes, which lies at `folder` of what is mounted.
+async fn of_nodes(mounted: &Path, folder: &str, listed: &str) -> Reader {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let volume = Volume {
+        path: mounted.to_owned(),
+        folder: Some(folder.into()),
+        place: listed.into(),
+        token: TOKEN.into(),
+    };
+    let serving = tokio::spawn(serve(listener, volume, std::future::pending()));
+    Reader { address, serving }
+}
+
+#[tokio::test]
+async fn a_folder_of_nodes_is_asked_by_its_path_there_and_no_link_leads_out_of_what_is_listed() {
+    let node = tempfile::tempdir().unwrap();
+    for file in ["team/2024/a", "team/deep/2024/b", "other/secret", "etc/passwd"] {
+        std::fs::create_dir_all(node.path().join(file).parent().unwrap()).unwrap();
+        std::fs::write(node.path().join(file), file).unwrap();
+    }
+    symlink("../other", node.path().join("team/beside")).unwrap();
+    symlink(node.path().join("etc"), node.path().join("team/far")).unwrap();
+    let list = async |folder: &str, listed: &str, asked: &str| {
+        let reader = of_nodes(node.path(), folder, listed).await;
+        let told = wire::FolderReader {
+            namespace: "vision".into(),
+            url: format!("http://{}", reader.address),
+            pods: "penstock.io/reader=r".into(),
+            token: Some(wire::ReaderToken { value: TOKEN.into() }),
+        };
+        let origin = VolumeOrigin::of_nodes(asked, told, &Network::default()).unwrap();
+        let files = origin.list_all().await?;
+        let mut read = Vec::new();
+        for file in &files {
+            read.push(String::from_utf8(self::read(&origin, file).await?).unwrap());
+        }
+        Ok::<_, OriginError>(read.join(","))
+    };
+    assert_eq!(
+        list("team", "/mnt/team", "/mnt/team/2024").await.unwrap(),
+        "team/2024/a"
+    );
+    // By whichever list the pod was made: the folder is the same one.
+    assert_eq!(
+        list("team", "/mnt/team", "/mnt/team/deep/2024").await.unwrap(),
+        "team/deep/2024/b"
+    );
+    assert_eq!(
+        list("team/deep", "/mnt/team/deep", "/mnt/team/deep/2024")
+            .await
+            .unwrap(),
+        "team/deep/2024/b"
+    );
+    for elsewhere in ["/mnt/other", "/mnt/team2", "/mnt"] {
+        let refused = list("team", "/mnt/team", elsewhere).await.unwrap_err();
+        assert!(
+            matches!(refused, OriginError::Unreachable(_)),
+            "{elsewhere}: {refused:?}"
+        );
+    }
+    for (folder, listed, asked) in [
+        ("team", "/mnt/team", "/mnt/team/beside"),
+        ("team", "/mnt/team", "/mnt/team/far"),
+        ("team/far", "/mnt/team/far", "/mnt/team/far"),
+    ] {
+        let refused = list(folder, listed, asked).await.unwrap_err();
+        let is_said = matches!(&refused, OriginError::Invalid(text) if text.contains("leads out of its volume"));
+        assert!(is_said, "{asked}: {refused:?}");
     }
 }
 

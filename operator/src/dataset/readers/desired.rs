@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::context::Facts;
 use crate::error::Error;
+use crate::host_paths::Held;
 use crate::limits::{READER_CPU_REQUEST, READER_ENDING_SECONDS, READER_MEMORY_LIMIT, READER_MEMORY_REQUEST};
 use crate::names::{READER_LABEL, reader_labels, runtime_labels};
 use crate::volumes::{Reading, TOKEN_KEY};
@@ -38,8 +39,8 @@ pub(super) struct Reader<'a> {
 pub(super) enum Mounted {
     /// The volume of the claim of this name.
     Claim(String),
-    /// This folder of its node.
-    HostPath(String),
+    /// A folder of its node.
+    HostPath(Held),
 }
 
 impl Mounted {
@@ -47,7 +48,7 @@ impl Mounted {
     fn place(&self, namespace: &str) -> String {
         match self {
             Self::Claim(name) => format!("claim://{namespace}/{name}"),
-            Self::HostPath(path) => path.clone(),
+            Self::HostPath(held) => held.listed.clone(),
         }
     }
 
@@ -57,7 +58,17 @@ impl Mounted {
                 json!({"name": "volume", "persistentVolumeClaim": {"claimName": name, "readOnly": true}})
             }
             // One that a node lacks keeps the pod from starting there, and nothing is made in its place.
-            Self::HostPath(path) => json!({"name": "volume", "hostPath": {"path": path, "type": "Directory"}}),
+            Self::HostPath(held) => {
+                json!({"name": "volume", "hostPath": {"path": held.mounted, "type": "Directory"}})
+            }
+        }
+    }
+
+    /// What the reader is told of it besides.
+    fn argument(&self) -> Option<String> {
+        match self {
+            Self::Claim(_) => None,
+            Self::HostPath(held) => Some(format!("--folder={}", held.listed_below())),
         }
     }
 
@@ -178,17 +189,19 @@ fn deployment(
         .map(|name| json!({"name": name}))
         .collect();
     let probe = |period: u32| json!({"httpGet": {"path": "/healthz", "port": "files"}, "periodSeconds": period});
+    let arguments = [
+        format!("--volume={VOLUME_FOLDER}"),
+        format!("--token-file={TOKEN_FOLDER}/{TOKEN_KEY}"),
+        format!("--place={}", mounted.place(reader.namespace)),
+        format!("--listen=0.0.0.0:{READER_PORT}"),
+    ];
+    let arguments: Vec<String> = arguments.into_iter().chain(mounted.argument()).collect();
     let container = json!({
         "name": "reader",
         "image": facts.image,
         "imagePullPolicy": facts.image_pull_policy,
         "command": ["/bin/penstock-reader"],
-        "args": [
-            format!("--volume={VOLUME_FOLDER}"),
-            format!("--token-file={TOKEN_FOLDER}/{TOKEN_KEY}"),
-            format!("--place={}", mounted.place(reader.namespace)),
-            format!("--listen=0.0.0.0:{READER_PORT}"),
-        ],
+        "args": arguments,
         "ports": [{"name": "files", "containerPort": READER_PORT, "protocol": "TCP"}],
         "readinessProbe": probe(2),
         "livenessProbe": probe(10),
@@ -296,7 +309,11 @@ mod tests {
             reading,
             mounted: match &reading.volume {
                 Volume::Claim(name) => Mounted::Claim(name.clone()),
-                Volume::Folder(_) => Mounted::HostPath("/mnt/lustre".into()),
+                Volume::Folder(path) => Mounted::HostPath(Held {
+                    mounted: "/mnt".into(),
+                    listed: "/mnt/lustre".into(),
+                    folder: path.clone(),
+                }),
             },
         };
         let children = children(&reader, "s-1", &runtime(), &facts()).unwrap();
@@ -371,7 +388,7 @@ mod tests {
         let volume = pod.volumes.unwrap().swap_remove(0).host_path.unwrap();
         assert_eq!(
             (volume.path.as_str(), volume.type_.as_deref()),
-            ("/mnt/lustre", Some("Directory"))
+            ("/mnt", Some("Directory"))
         );
         let mount = pod.containers[0].volume_mounts.clone().unwrap().swap_remove(0);
         assert_eq!(
@@ -379,7 +396,9 @@ mod tests {
             (Some(true), Some("HostToContainer"))
         );
         let arguments = pod.containers[0].args.clone().unwrap();
-        assert!(arguments.contains(&"--place=/mnt/lustre".to_owned()), "{arguments:?}");
+        for argument in ["--place=/mnt/lustre", "--folder=lustre"] {
+            assert!(arguments.contains(&argument.to_owned()), "{arguments:?}");
+        }
         assert_eq!(
             json!(pod.node_selector),
             json!({"has": "lustre", "kubernetes.io/os": "linux"})
