@@ -31,11 +31,16 @@ pub const HTTP_DEPTH_MAX: usize = 32;
 /// Files of a web server in what is listed at a time: as many as other origins have in a page.
 pub const HTTP_PAGE_FILES: usize = 1000;
 
-/// Longest list of files with checksums: a million lines of 128 bytes, of which a SHA-256 has 64.
-pub const MANIFEST_BYTES_MAX: u64 = 128 << 20;
+/// Longest list of files with checksums: a quarter of a million lines of 128 bytes, of which a SHA-256 has 64.
+pub const MANIFEST_BYTES_MAX: u64 = 32 << 20;
 
-/// Files in one: each is a question to the server, and with answers in 100 ms so many take two hours.
-pub const MANIFEST_FILES_MAX: usize = 1_000_000;
+/// Files in one: each is a question to the server, and with answers in 100 ms so many take half an hour. In memory the largest list
+/// takes some 90 MB.
+pub const MANIFEST_FILES_MAX: usize = 250_000;
+
+/// Lists that a process has in memory at a time, from its first byte until all its files are listed: a Dataset may have 16 of them, which
+/// whoever writes it chooses, and a cache node plans for a GiB.
+pub const MANIFESTS_AT_ONCE: usize = 1;
 
 /// Longest line of one: a path of 4,096 bytes, each written as two, and the digits.
 pub const MANIFEST_LINE_BYTES_MAX: usize = 16 << 10;

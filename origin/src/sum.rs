@@ -11,8 +11,11 @@ use sha2::{Sha256, Sha512};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Sum {
     kind: &'static Kind,
-    bytes: Box<[u8]>,
+    /// Followed by zeros. In place: there are many, and a heap has more around each.
+    bytes: [u8; SUM_BYTES_MAX],
 }
+
+const SUM_BYTES_MAX: usize = 64;
 
 /// How a checksum is computed.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,7 +81,10 @@ impl Sum {
         let (pairs, _) = digits.as_bytes().as_chunks::<2>();
         let digit = |byte: u8| char::from(byte).to_digit(16);
         let byte = |pair: &[u8; 2]| u8::try_from(digit(pair[0])? << 4 | digit(pair[1])?).ok();
-        let bytes = pairs.iter().map(byte).collect::<Option<_>>()?;
+        let mut bytes = [0; SUM_BYTES_MAX];
+        for (place, pair) in bytes.iter_mut().zip(pairs) {
+            *place = byte(pair)?;
+        }
         Some(Self { kind, bytes })
     }
 
@@ -94,7 +100,7 @@ impl Sum {
 
     /// Of two of one file: which of them says more.
     pub(super) fn is_stronger_than(&self, other: &Self) -> bool {
-        self.bytes.len() > other.bytes.len()
+        self.kind.bytes > other.kind.bytes
     }
 
     /// Computes one of its kind.
@@ -104,14 +110,18 @@ impl Sum {
 
     /// Whether that is what was computed.
     pub(super) fn is(&self, computed: &[u8]) -> bool {
-        *self.bytes == *computed
+        *self.bytes() == *computed
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.kind.bytes]
     }
 }
 
 impl fmt::Display for Sum {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}:", self.kind.name)?;
-        self.bytes.iter().try_for_each(|byte| write!(out, "{byte:02x}"))
+        self.bytes().iter().try_for_each(|byte| write!(out, "{byte:02x}"))
     }
 }
 

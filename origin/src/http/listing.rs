@@ -1,27 +1,41 @@
 //! Which files there are, and what the server says of each. It must not know how they are read.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{FutureExt, Stream, StreamExt, TryFutureExt, TryStreamExt};
 use penstock_revision::Listed;
 use reqwest::{Method, Response, header};
 use sha2::{Digest, Sha256};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::evidence::{self, Evidence, Said};
 use super::manifest::Manifest;
 use super::{HttpOrigin, is_gone, links};
 use crate::limits::{
     HTTP_DEPTH_MAX, HTTP_PAGE_FILES, HTTP_QUESTIONS_MAX, JUST_CHANGED_MAX, JUST_CHANGED_PAUSE, LISTING_PAGE_BYTES_MAX,
+    MANIFESTS_AT_ONCE,
 };
 use crate::sum::Sum;
 use crate::transport::{self, Failure, unquoted};
 use crate::{OriginError, Pages};
 
+/// Turns of manifests, of all Datasets together: it is the memory of the process that they share.
+static MANIFESTS: Semaphore = Semaphore::const_new(MANIFESTS_AT_ONCE);
+
 /// The files of a manifest.
 struct Promised {
     files: BTreeMap<String, Sum>,
-    /// SHA-256 of the manifest.
-    digest: [u8; 32],
+    seen: Seen,
+    turn: Option<SemaphorePermit<'static>>,
+}
+
+/// A manifest as it was read.
+#[derive(PartialEq, Eq)]
+struct Seen {
+    bytes: u64,
+    sha256: [u8; 32],
 }
 
 impl HttpOrigin {
@@ -43,17 +57,28 @@ impl HttpOrigin {
     }
 
     fn pages_of_manifest(&self, promised: Promised) -> impl Stream<Item = Result<Vec<Listed>, OriginError>> {
-        let Promised { files, digest } = promised;
+        let Promised { files, seen, turn } = promised;
         let keys = files.into_iter().map(|(key, sum)| Ok((key, Some(sum))));
         // What was written between would be half of the old files and half of the new ones.
         let is_same = async move {
-            if self.promised().await?.digest == digest {
-                return Ok(Vec::new());
+            // All files are listed; nothing of it is held any more.
+            drop(turn);
+            let changed = || {
+                OriginError::Other(format!(
+                    "{}{} changed while its files were looked at; they are looked at again",
+                    self.folder, self.manifest
+                ))
+            };
+            let mut left = seen.bytes;
+            let again = self.see_manifest(|piece| {
+                left = left.checked_sub(piece.len() as u64).ok_or_else(changed)?;
+                Ok(())
+            });
+            if again.await? == seen {
+                Ok(Vec::new())
+            } else {
+                Err(changed())
             }
-            Err(OriginError::Other(format!(
-                "{}{} changed while its files were looked at; they are looked at again",
-                self.folder, self.manifest
-            )))
         };
         self.pages_of(futures::stream::iter(keys)).chain(is_same.into_stream())
     }
@@ -62,8 +87,9 @@ impl HttpOrigin {
         &self,
         keys: impl Stream<Item = Result<(String, Option<Sum>), OriginError>>,
     ) -> impl Stream<Item = Result<Vec<Listed>, OriginError>> {
+        let are_always_new = Arc::new(AtomicBool::new(false));
         let described = keys
-            .map_ok(|(key, sum)| self.described(key, sum))
+            .map_ok(move |(key, sum)| self.described(key, sum, are_always_new.clone()))
             .try_buffered(HTTP_QUESTIONS_MAX)
             .try_filter_map(async |described| Ok(described));
         described.try_chunks(HTTP_PAGE_FILES).map_err(|error| error.1)
@@ -71,28 +97,37 @@ impl HttpOrigin {
 
     /// The files that the manifest names, but itself: it cannot have its own checksum.
     async fn promised(&self) -> Result<Promised, OriginError> {
+        // Never closed.
+        let turn = MANIFESTS.acquire().await.ok();
         let url = self.url(&self.manifest)?;
-        let explain = |failure| self.explain(failure, &self.manifest, false);
         let wrong = |what: String| OriginError::Invalid(format!("{url} {what}"));
-        let mut response = self.ask(Method::GET, url.clone(), Vec::new()).await.map_err(explain)?;
-        let (mut manifest, mut digest) = (Manifest::default(), Sha256::new());
-        while let Some(piece) = response
-            .chunk()
-            .await
-            .map_err(|error| explain(transport::broken(&error)))?
-        {
-            digest.update(&piece);
-            manifest.read(&piece).map_err(wrong)?;
-        }
+        let mut manifest = Manifest::default();
+        let seen = self.see_manifest(|piece| manifest.read(piece).map_err(wrong)).await?;
         let mut files = manifest.end().map_err(wrong)?;
         files.remove(&self.manifest);
         if files.is_empty() {
             return Err(wrong("names no files; write it as `sha256sum` does".to_owned()));
         }
-        Ok(Promised {
-            files,
-            digest: digest.finalize().into(),
-        })
+        Ok(Promised { files, seen, turn })
+    }
+
+    /// Reads the manifest piece by piece, and holds none.
+    async fn see_manifest(&self, mut read: impl FnMut(&[u8]) -> Result<(), OriginError>) -> Result<Seen, OriginError> {
+        let explain = |failure| self.explain(failure, &self.manifest, false);
+        let asked = self.ask(Method::GET, self.url(&self.manifest)?, Vec::new());
+        let mut response = asked.await.map_err(explain)?;
+        let (mut bytes, mut digest) = (0, Sha256::new());
+        while let Some(piece) = response
+            .chunk()
+            .await
+            .map_err(|error| explain(transport::broken(&error)))?
+        {
+            bytes += piece.len() as u64;
+            digest.update(&piece);
+            read(&piece)?;
+        }
+        let sha256 = digest.finalize().into();
+        Ok(Seen { bytes, sha256 })
     }
 
     /// The files that the pages of the folder and of its folders link to.
@@ -147,11 +182,18 @@ impl HttpOrigin {
         Ok(names.into_iter().map(|name| format!("{folder}{name}")).collect())
     }
 
-    /// A file as the server describes it; `None` when a page leads to one that is not there.
-    async fn described(&self, key: String, sum: Option<Sum>) -> Result<Option<Listed>, OriginError> {
+    /// A file as the server describes it; `None` when a page leads to one that is not there. `are_always_new` is whether a file of this
+    /// listing has been found whose last change is always the present: then one that is allowed by name is not asked for again.
+    async fn described(
+        &self,
+        key: String,
+        sum: Option<Sum>,
+        are_always_new: Arc<AtomicBool>,
+    ) -> Result<Option<Listed>, OriginError> {
         let is_named = !(self.files.is_empty() && self.manifest.is_empty());
         let unusable =
             |what: &str| OriginError::Invalid(format!("{} {what} {key}; it cannot be an origin", self.folder));
+        let is_allowed = self.unversioned.is_match(&key);
         let (mut said, mut asked) = (Said::Nothing, 0);
         let (bytes, modified) = loop {
             let response = match self.ask(Method::HEAD, self.url(&key)?, Vec::new()).await {
@@ -164,22 +206,26 @@ impl HttpOrigin {
             let modified = transport::last_modified(&response);
             let is_proven = sum.is_some() && evidence::is_compared(bytes);
             asked += 1;
-            let is_final = |modified| is_proven || !is_present(&response, modified);
+            // A copy in a cache may be of what a program makes, and reads would fail when it ends: where no version is needed, better none.
+            let age_nanos = if is_allowed { 0 } else { age_nanos(&response) };
+            let is_final = |modified| is_proven || !is_present(&response, age_nanos, modified);
+            let is_asked_again = asked < JUST_CHANGED_MAX && !(is_allowed && are_always_new.load(Ordering::Relaxed));
             match (tag(&response), modified) {
                 (Some(tag), _) => said = Said::Tag(tag),
                 (None, Some(modified)) if is_final(modified) => said = Said::Modified(modified),
-                (None, Some(_)) if asked < JUST_CHANGED_MAX => {
+                (None, Some(_)) if is_asked_again => {
                     tokio::time::sleep(JUST_CHANGED_PAUSE).await;
                     continue;
                 }
-                (None, _) => {}
+                (None, Some(_)) => are_always_new.store(true, Ordering::Relaxed),
+                (None, None) => {}
             }
             // What is always the present would be another time in each revision.
             let modified = modified.filter(|_| said != Said::Nothing);
             break (bytes, modified.unwrap_or(0));
         };
         let evidence = Evidence { said, sum };
-        if !evidence.shows_changes(bytes) && !self.unversioned.is_match(&key) {
+        if !evidence.shows_changes(bytes) && !is_allowed {
             return Err(self.unproven(&key, evidence.sum.is_some(), asked > 1));
         }
         Ok(Some(Listed {
@@ -216,7 +262,18 @@ fn tag(response: &Response) -> Option<String> {
     tag.map(|tag| unquoted(tag).to_owned())
 }
 
-/// Whether a time of a last change is the second of the answer, in which it may change again without that it shows (RFC 9110, 8.8.2.2).
-fn is_present(response: &Response, modified_unix_nanos: i64) -> bool {
-    transport::time(response, header::DATE) == Some(modified_unix_nanos)
+/// Whether a time of a last change is the present second, in which it may change again without that it shows (RFC 9110, 8.8.2.2).
+///
+/// An answer out of a cache repeats its Date until the copy ends, and says its age. What changed after it within its second is hidden by
+/// the cache, but to wait for the end of the copy would not show it either: the cache asks the server then whether the file changed since
+/// that second, hears no, and keeps the copy with a later Date. Reads go through the same cache.
+fn is_present(response: &Response, age_nanos: i64, modified_unix_nanos: i64) -> bool {
+    let made = transport::time(response, header::DATE);
+    made.map(|made| made.saturating_add(age_nanos)) == Some(modified_unix_nanos)
+}
+
+/// How long an answer has been in caches (RFC 9111, 5.1).
+fn age_nanos(response: &Response) -> i64 {
+    let seconds = transport::header(response, header::AGE).and_then(|age| age.trim().parse::<u32>().ok());
+    i64::from(seconds.unwrap_or(0)) * 1_000_000_000
 }

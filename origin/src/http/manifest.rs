@@ -187,6 +187,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::limits::MANIFESTS_AT_ONCE;
 
     const MD5: &str = "900150983cd24fb0d6963f7d28e17f72";
     const OTHER_MD5: &str = "00000000000000000000000000000000";
@@ -281,6 +282,14 @@ mod tests {
         assert!(error.contains("line 1 is no UTF-8"), "{error}");
         let error = read(format!("{MD5}  a\n{OTHER_MD5}  a").as_bytes()).unwrap_err();
         assert!(error.contains("line 2 gives another checksum of \"a\""), "{error}");
+    }
+
+    #[test]
+    fn the_largest_one_takes_a_tenth_of_the_memory_of_a_small_cache_node() {
+        // Nodes of the tree are half full at least, and each path has a header of the heap.
+        let entry = 2 * size_of::<(String, Sum)>() + 16;
+        let bytes = MANIFESTS_AT_ONCE * (MANIFEST_FILES_MAX * entry + usize::try_from(MANIFEST_BYTES_MAX).unwrap());
+        assert!(bytes <= (1 << 30) / 10, "{bytes}");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use futures::TryStreamExt;
+use futures::future::try_join_all;
 use penstock_origin::http::HttpOrigin;
 use penstock_origin::{Network, Origin, OriginError, proof, proven};
 use penstock_protocol::control::cache_node as wire;
@@ -226,6 +227,24 @@ async fn a_manifest_that_changes_while_its_files_are_looked_at_is_not_believed()
         error.may_pass() && error.to_string().contains("SHA256SUMS changed while"),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_manifest_is_held_at_a_time() {
+    let web = with(How::Tags, &["a", "b"], 2).await;
+    let origins = [(); 8].map(|()| origin(&web));
+    let listed = try_join_all(origins.iter().map(Origin::list_all)).await.unwrap();
+    assert!(listed.iter().all(|listed| listed.len() == 2), "{listed:?}");
+    // The next is read when both files of the one before have been asked for. None is held when it is read again.
+    let mut left = 0;
+    for method in web.methods() {
+        match method.as_str() {
+            "HEAD" => left -= 1,
+            _ if left == 0 => left = 2,
+            _ => {}
+        }
+        assert!(left >= 0, "several are held: {:?}", web.methods());
+    }
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Files of web servers that say too little of their versions.
 
 use penstock_origin::http::HttpOrigin;
+use penstock_origin::limits::{HTTP_QUESTIONS_MAX, JUST_CHANGED_MAX};
 use penstock_origin::{Network, Origin, OriginError, proof};
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, Version};
@@ -105,4 +106,31 @@ async fn a_time_that_is_always_the_present_is_no_version() {
     let listed = only(&allowing(&web, &["file"]).unwrap()).await;
     assert!(listed.version.is_unversioned(), "{listed:?}");
     assert_eq!(listed.modified_unix_nanos, 0, "it would be another one in each listing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_all_is_always_new_what_is_allowed_is_asked_for_once() {
+    let names: Vec<_> = (0..40).map(|number| number.to_string()).collect();
+    let names: Vec<_> = names.iter().map(String::as_str).collect();
+    let web = Web::with(How::Present, &names).await;
+    let listed = allowing(&web, &["*"]).unwrap().list_all().await.unwrap();
+    assert_eq!(listed.len(), names.len());
+    assert!(listed.iter().all(|one| one.version.is_unversioned()), "{listed:?}");
+    // Those that are asked for before the first of them is known.
+    let first = HTTP_QUESTIONS_MAX;
+    let asked_max = first * JUST_CHANGED_MAX + (names.len() - first);
+    assert!(web.asked("HEAD") <= asked_max, "{}", web.asked("HEAD"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cache_that_has_a_file_since_the_second_of_its_change_does_not_make_it_always_new() {
+    let web = Web::with(How::Cached, &["file"]).await;
+    let origin = allowing(&web, &[]).unwrap();
+    let listed = only(&origin).await;
+    assert_eq!(listed.version, Version::Modified(listed.modified_unix_nanos));
+    assert_eq!(web.asked("HEAD"), 2, "an answer of no age may be of that second");
+    assert_eq!(read(&origin, &listed).await.unwrap(), content("file"));
+    // It may as well be a program's, which is known when the copy ends.
+    let listed = only(&allowing(&web, &["file"]).unwrap()).await;
+    assert!(listed.version.is_unversioned(), "{listed:?}");
 }

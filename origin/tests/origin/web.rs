@@ -43,7 +43,9 @@ pub enum How {
     JustChanged,
     /// ... which is the present, always.
     Present,
-    /// ... and a line is added to `SHA256SUMS` with each HEAD.
+    /// ... which is the second in which a cache asked, that answers since then.
+    Cached,
+    /// ... and something that is no line of it is added to `SHA256SUMS` with each HEAD.
     MovingManifest,
     /// Whole files only.
     NoRanges,
@@ -103,6 +105,13 @@ impl Web {
         self.shared.files.lock().unwrap().remove(name);
     }
 
+    /// Methods of all requests, in their order.
+    pub fn methods(&self) -> Vec<String> {
+        let asked = self.shared.asked.lock().unwrap();
+        let methods = asked.iter().filter_map(|line| line.split(' ').next());
+        methods.map(str::to_owned).collect()
+    }
+
     pub fn asked(&self, method: &str) -> usize {
         let asked = self.shared.asked.lock().unwrap();
         asked.iter().filter(|line| line.starts_with(method)).count()
@@ -150,7 +159,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     }
     let mut files = shared.files.lock().unwrap();
     if shared.how == How::MovingManifest && request.method() == Method::HEAD {
-        files.get_mut("SHA256SUMS").unwrap().extend(b"# more\n");
+        files.get_mut("SHA256SUMS").unwrap().extend(b"half a line\n");
     }
     if name.is_empty() || name.ends_with('/') {
         let kind = if shared.how == How::NoPages {
@@ -198,16 +207,20 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     let second = crc32c(bytes) % 3600;
     let at = |second| format!("Thu, 26 Nov 2026 10:{:02}:{:02} GMT", second / 60, second % 60);
     let asked = shared.asked.lock().unwrap();
-    let is_first = asked.iter().filter(|asked| **asked == line).count() == 1;
+    let times = asked.iter().filter(|asked| **asked == line).count();
     answer = match shared.how {
         How::NoVersion => answer,
         How::Times | How::MovingManifest => answer.header(header::LAST_MODIFIED, at(second)),
         How::JustChanged => {
-            let date = if is_first { second } else { second + 1 };
+            let date = if times == 1 { second } else { second + 1 };
             answer
                 .header(header::LAST_MODIFIED, at(second))
                 .header(header::DATE, at(date))
         }
+        How::Cached => answer
+            .header(header::LAST_MODIFIED, at(second))
+            .header(header::DATE, at(second))
+            .header(header::AGE, times - 1),
         How::Present => answer
             .header(header::LAST_MODIFIED, at(second))
             .header(header::DATE, at(second)),
