@@ -35,6 +35,7 @@ use crate::requests::Requests;
 use crate::rules::{Refusal, Rules};
 use crate::store::{Stored, TierConfig, Waiting};
 use crate::tiers::{ReadCell, Tiers, TryRead};
+use crate::unpacking::Unpacking;
 use crate::walk::Walks;
 pub use found::InspectError;
 pub use inspecting::{Explained, ExplainedRange, HeldDataset, Hold, Holdings, Reason, Stated, Verified, Where};
@@ -77,8 +78,7 @@ struct Inner {
     revisions: RwLock<HashMap<RevisionId, Arc<Announced>>>,
     /// For people: what each Dataset is called, and its revisions, the newest first.
     named: RwLock<Vec<(String, Vec<RevisionId>)>>,
-    /// Held while an image is unpacked for a person: of a million files it takes 200 MB, so there is one at a time.
-    unpacking: Mutex<()>,
+    unpacking: Unpacking,
     followed: FollowedReads,
     /// Where what nobody waits for is done.
     runtime: Handle,
@@ -131,7 +131,7 @@ impl Engine {
             requests: Mutex::default(),
             revisions: RwLock::default(),
             named: RwLock::default(),
-            unpacking: Mutex::default(),
+            unpacking: Unpacking::new(memory.inspection_bytes()),
             followed: FollowedReads::default(),
             runtime: Handle::current(),
             owned: RwLock::default(),
@@ -210,6 +210,11 @@ impl Engine {
     /// What it may take of memory.
     pub fn memory(&self) -> Budget {
         self.0.intake.memory
+    }
+
+    /// Whose turn it is to have a whole tree in memory.
+    pub fn unpacking(&self) -> Unpacking {
+        self.0.unpacking.clone()
     }
 
     /// The package of an announced revision.

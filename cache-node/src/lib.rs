@@ -33,6 +33,7 @@ pub mod server;
 mod store;
 mod sync;
 mod tiers;
+pub mod unpacking;
 mod walk;
 
 pub use engine::{Dataset, Engine, EngineConfig};

@@ -4,13 +4,13 @@
 
 use serde_json::Value;
 
-use crate::{Said, of_store, text};
+use crate::{Said, of_store, parsed, text};
 
 pub(super) fn read(value: &Value) -> Option<Said> {
     let topic = text(value, &["TopicArn"])?;
     match text(value, &["Type"])? {
         "Notification" => {
-            let inside = serde_json::from_str(text(value, &["Message"])?).ok();
+            let inside = parsed(text(value, &["Message"])?.as_bytes());
             Some(
                 inside
                     .and_then(|inside| of_store(&inside))

@@ -33,13 +33,17 @@ pub const MARK_BYTES_MAX: usize = 1024;
 pub const NOTIFICATION_BYTES_MAX: usize = 1 << 20;
 /// How long the body of one may take.
 pub const NOTIFICATION_BODY_MAX: Duration = Duration::from_secs(10);
-/// How long the headers of one may take, and a connection rest.
-pub const NOTIFICATION_HEADER_MAX: Duration = Duration::from_secs(30);
+/// How long the headers of one may take: connections that say nothing must not keep others out for long.
+pub const NOTIFICATION_HEADER_MAX: Duration = Duration::from_secs(5);
 /// What comes before its body: gateways add some KiB.
 pub const NOTIFICATION_HEADER_BYTES_MAX: usize = 32 << 10;
 /// Headers of one.
 pub const NOTIFICATION_HEADERS_MAX: usize = 64;
-/// Connections of those who notify, at the same time; more wait to be accepted. With a body each they take 128 MiB.
+/// Notifications whose bodies are received or read at the same time; more wait, as long as a body may take. They take 16 MiB, and the one
+/// that is read 50 MiB at the worst.
+pub const NOTIFICATION_BODIES_MAX: usize = 16;
+/// Connections of those who notify, at the same time; more wait to be accepted. Each may have some hundred KiB that are received and
+/// not asked for yet, so they take 50 MiB at the worst.
 pub const NOTIFIERS_MAX: usize = 128;
 /// How long one of them lasts at the most, so that nobody who reads or sends slowly keeps a place.
 pub const NOTIFIER_MAX: Duration = Duration::from_secs(120);
@@ -47,11 +51,12 @@ pub const NOTIFIER_MAX: Duration = Duration::from_secs(120);
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// When somebody with a wrong token is told so: later than a Secret takes to look up, so that it does not say whether there is one.
 pub const REFUSAL_DELAY: Duration = Duration::from_millis(500);
-/// How many are told so at the same time; others are to come back. That is 64 guesses a second.
+/// How many are told so at the same time; others are to come back, which they are told as late.
 pub const REFUSALS_MAX: usize = 32;
 /// Shortest token: 16 random characters are as many as nobody can guess.
 pub const TOKEN_BYTES_MIN: usize = 16;
-/// How long a token is remembered, and that there is none: who changes one waits so long.
+/// How long a token is remembered, and that there is none, or that the API server did not say: who changes one waits so long. A look-up
+/// takes no longer.
 pub const TOKEN_KEPT: Duration = Duration::from_secs(10);
 /// Seconds after which whoever is sent away may come back.
 pub const RETRY_AFTER_SECONDS: &str = "2";

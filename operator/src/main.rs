@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::Parser;
 use futures::StreamExt;
 use ipnet::IpNet;
@@ -113,11 +113,14 @@ async fn lead(client: Client, run: Run) -> Result<()> {
         namespace: namespace.clone(),
         log,
     };
-    tokio::select! {
-        () = work(client.clone(), facts, &cluster_networks, &metrics, &door) => bail!("the controllers ended by themselves"),
-        () = leadership.keep() => bail!("lost the lease: ending, so that only the new leader writes"),
-        _ = terminate.recv() => {}
-    }
+    let ended = tokio::select! {
+        () = work(client.clone(), facts, &cluster_networks, &metrics, &door) => Err(anyhow!("the controllers ended by themselves")),
+        () = leadership.keep() => Err(anyhow!("lost the lease: ending, so that only the new leader writes")),
+        _ = terminate.recv() => Ok(()),
+    };
+    // Before anybody else leads: what was taken later nobody would look at.
+    door.close();
+    ended?;
     Leadership::release(client, &namespace, &identity).await;
     Ok(())
 }

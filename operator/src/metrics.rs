@@ -31,6 +31,8 @@ pub enum Outcome {
     TooMuch,
     /// This process does not lead.
     NotLeading,
+    /// The API server does not answer.
+    Unavailable,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

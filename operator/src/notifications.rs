@@ -8,6 +8,7 @@ pub mod door;
 pub mod leader;
 pub mod marks;
 pub mod places;
+mod tokens;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -13,7 +13,6 @@ use crate::build::BuildError;
 use crate::erofs::reader::{Image, Inode};
 use crate::extents::DamagedExtents;
 use crate::gathering::{Gathering, Source, SourceNumber, covered};
-use crate::limits::CARRIED_IMAGE_BYTES_MAX;
 use crate::object::{Extent, Listed, ObjectVersion, Version};
 use crate::package::Package;
 use crate::scratch::torn;
@@ -58,14 +57,16 @@ impl From<io::Error> for Failed {
 
 impl Gathering {
     /// Adds what `parent` has of the sources, each object of which `stays` says so by source and key. All sources have begun, and they
-    /// are those of `parent`, at the same paths. False when the parent does not tell all that was listed of them: then some may have
-    /// been added, and all has to be listed, by another gathering.
+    /// are those of `parent`, at the same paths. False when the parent does not tell all that was listed of them, or when its image,
+    /// which is in memory meanwhile, has more than `image_bytes_max`: then some may have been added, and all has to be listed, by
+    /// another gathering.
     ///
     /// # Errors
     /// When there is no room for it.
     pub fn carry(
         &mut self,
         parent: &Package,
+        image_bytes_max: u64,
         mut stays: impl FnMut(SourceNumber, &str) -> bool,
     ) -> Result<bool, BuildError> {
         let mut take = |gathering: &mut Self, source: SourceNumber, listed: &Listed| -> Result<(), BuildError> {
@@ -74,6 +75,9 @@ impl Gathering {
             }
             Ok(())
         };
+        if parent.image_bytes() > image_bytes_max {
+            return Ok(false);
+        }
         match carry(self, parent, &mut take) {
             Ok(()) => Ok(true),
             Err(Failed::Untold) => Ok(false),
@@ -93,8 +97,7 @@ type Take<'a> = dyn FnMut(&mut Gathering, SourceNumber, &Listed) -> Result<(), B
 
 fn carry(gathering: &mut Gathering, parent: &Package, take: &mut Take<'_>) -> Result<(), Failed> {
     let awkward = &parent.summary().awkward;
-    let is_told = awkward.left_out == 0 && parent.image_bytes() <= CARRIED_IMAGE_BYTES_MAX;
-    if !is_told || !are_those_of(&gathering.sources, parent) {
+    if awkward.left_out > 0 || !are_those_of(&gathering.sources, parent) {
         return Err(Failed::Untold);
     }
     let image = parent.image().map_err(|_| Untold)?;

@@ -57,10 +57,6 @@ pub const SCRATCH_MEMORY_BYTES: usize = 32 << 20;
 /// is one for each run.
 pub const SCRATCH_PIECE_BYTES: usize = 128 << 10;
 
-/// Largest image out of which a build takes what is not listed anew: two million files. It is in memory meanwhile; what is larger is
-/// listed as a whole, as long as images are not read from files.
-pub const CARRIED_IMAGE_BYTES_MAX: u64 = 256 << 20;
-
 /// Names of one folder that are compared with each other for their case: 16 MB of digests. What a larger folder has beyond it is not
 /// looked at.
 pub(crate) const NAMES_COMPARED_MAX: usize = 1 << 20;

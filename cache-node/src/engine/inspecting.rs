@@ -11,7 +11,7 @@ use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_protocol::side::BLOCKS;
 
 use super::found::Found;
-use super::{Announced, Engine, InspectError, lock};
+use super::{Announced, Engine, InspectError};
 use crate::inflight::{Fate, overlapping, uncovered};
 pub use crate::keeping::Hold;
 use crate::limits::{RANGES_EXPLAINED_MAX, STRIPES_EXPLAINED_MAX, UNIT_BYTES_MAX};
@@ -345,7 +345,7 @@ impl Engine {
         drop(named);
         let announced = newest.and_then(|id| self.0.announced(&id));
         let announced = announced.ok_or_else(|| InspectError::NotHere(dataset.to_owned()))?;
-        let (needed_bytes, allowed_bytes) = (announced.package.image_bytes(), self.memory().inspection_bytes());
+        let (needed_bytes, allowed_bytes) = (announced.package.image_bytes(), self.0.unpacking.bytes_max());
         if needed_bytes > allowed_bytes {
             return Err(InspectError::TooLarge {
                 dataset: dataset.to_owned(),
@@ -353,7 +353,7 @@ impl Engine {
                 allowed_bytes,
             });
         }
-        let _unpacking = lock(&self.0.unpacking);
+        let _turn = self.0.unpacking.turn();
         let found = Found::at(dataset, &announced.package, path)?;
         Ok((announced, found))
     }

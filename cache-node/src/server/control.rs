@@ -120,7 +120,10 @@ impl ControlServer {
             .map_err(|error| failed(&error.into()))?;
         let options = options(dataset.ownership);
         let partial = match parent.as_ref().filter(|_| !dirty.is_empty()) {
-            Some(parent) => refresh_below(&sources, parent, dirty, options, self.node.scratch()).await,
+            Some(parent) => {
+                let (scratch, unpacking) = (self.node.scratch(), self.node.engine().unpacking());
+                refresh_below(&sources, parent, dirty, options, scratch, unpacking).await
+            }
             None => Ok(None),
         };
         let partial = partial.map_err(|failure| failed(&failure))?;

@@ -167,8 +167,14 @@ fn next_of_revision(dataset: &Dataset, observed: &Observed, now: Timestamp) -> N
         .as_ref()
         .and_then(|revision| revision.id.parse().ok())
         .filter(|_| !parent_lost);
-    // What is not listed is taken over from the parent.
-    let look = if parent.is_some() { look } else { Look::All };
+    // What is not listed is taken over from the parent. A part may fail where the whole does not, as when a policy allows to list the
+    // prefix of the source alone, so what failed in part is tried as a whole.
+    let failed_in_part = failure.is_some_and(|failure| failure.basis.is_partial);
+    let look = if parent.is_some() && !failed_in_part {
+        look
+    } else {
+        Look::All
+    };
     Next::Build { parent, look }
 }
 

@@ -48,6 +48,8 @@ async fn serve_one(stream: TcpStream, door: Door) {
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
+        // One that rests takes the place of somebody who has something to say.
+        .keep_alive(false)
         .header_read_timeout(NOTIFICATION_HEADER_MAX)
         .max_header_size(NOTIFICATION_HEADER_BYTES_MAX)
         .max_headers(NOTIFICATION_HEADERS_MAX)

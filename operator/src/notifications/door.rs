@@ -1,10 +1,10 @@
 //! From a request to its answer: who may tell us of changes, and what is done with it.
 //!
 //! *Guarantees*: whoever has not got the token of a Dataset does not learn whether there is such a Dataset: a refusal is always the same,
-//! and comes after the same time. No URL that came from outside is opened. What somebody says marks what is listed next and nothing else.
+//! and comes after the same time. The one exception: the first look-up that the API server does not answer is answered otherwise than
+//! refusals were before it. No URL that came from outside is opened. What somebody says marks what is listed next and nothing else.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use async_trait::async_trait;
 use axum::body::{Body, to_bytes};
@@ -15,15 +15,17 @@ use base64::engine::general_purpose::STANDARD;
 use kube::ResourceExt;
 use penstock_crds::Dataset;
 use penstock_notifications::Said;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 
 use super::marks::Mark;
 use super::places;
+use super::tokens::{Tokens, Unanswered};
 use crate::error::Error;
 use crate::limits::{
-    NOTIFICATION_BODY_MAX, NOTIFICATION_BYTES_MAX, REFUSAL_DELAY, REFUSALS_MAX, RETRY_AFTER_SECONDS, TOKEN_BYTES_MIN,
-    TOKEN_KEPT,
+    NOTIFICATION_BODIES_MAX, NOTIFICATION_BODY_MAX, NOTIFICATION_BYTES_MAX, REFUSAL_DELAY, REFUSALS_MAX,
+    RETRY_AFTER_SECONDS,
 };
 use crate::metrics::{Metrics, Outcome};
 
@@ -52,17 +54,13 @@ pub struct Door(Arc<Shared>);
 
 struct Shared {
     leader: OnceLock<Arc<dyn Leader>>,
+    /// Held while something is remembered, so that nothing is once it is closed.
+    is_closed: RwLock<bool>,
     metrics: Metrics,
-    /// Digests of tokens by UID and Secret, as they were looked up last.
-    tokens: Mutex<HashMap<(String, String), Known>>,
+    tokens: Tokens,
     refusals: Semaphore,
-}
-
-#[derive(Clone, Copy)]
-struct Known {
-    /// Digests are compared in a time that says nothing of where they differ.
-    token: Option<blake3::Hash>,
-    at: Instant,
+    bodies: Semaphore,
+    reading: Semaphore,
 }
 
 /// Why a request ends early.
@@ -78,9 +76,12 @@ impl Door {
     pub fn new(metrics: Metrics) -> Self {
         Self(Arc::new(Shared {
             leader: OnceLock::new(),
+            is_closed: RwLock::default(),
             metrics,
-            tokens: Mutex::default(),
+            tokens: Tokens::default(),
             refusals: Semaphore::new(REFUSALS_MAX),
+            bodies: Semaphore::new(NOTIFICATION_BODIES_MAX),
+            reading: Semaphore::new(1),
         }))
     }
 
@@ -90,9 +91,14 @@ impl Door {
         let _ = self.0.leader.set(leader);
     }
 
+    /// This process stops to lead: what was taken until now is looked at by whoever leads next, who begins with a look at everything, and
+    /// nothing is taken any more.
+    pub fn close(&self) {
+        *self.0.is_closed.write().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
     /// The answer to a request.
     pub async fn answer(&self, request: Request<Body>) -> Response<Body> {
-        let began = Instant::now();
         let Some((namespace, name)) = dataset_of(request.uri().path()) else {
             return said(StatusCode::NOT_FOUND, "POST to /v1/notifications/NAMESPACE/DATASET\n");
         };
@@ -101,38 +107,68 @@ impl Door {
             set(&mut response, ALLOW, "POST, OPTIONS");
             return response;
         }
-        let Some(leader) = self.0.leader.get() else {
+        let Some(leader) = self.0.leader.get().filter(|_| !*self.is_closed()) else {
             return self.later(Outcome::NotLeading, StatusCode::SERVICE_UNAVAILABLE);
         };
+        // Before anything that takes longer for some than for others.
+        let place = self.0.refusals.try_acquire().ok();
+        let until = Instant::now() + REFUSAL_DELAY;
         let tokens = tokens_in(request.headers(), request.uri().query());
-        let dataset = match self.authenticate(&**leader, &namespace, &name, &tokens).await {
+        let dataset = match self.authenticate(leader, &namespace, &name, &tokens, until).await {
             Ok(dataset) => dataset,
-            Err(Refused::Later) => return self.later(Outcome::NotLeading, StatusCode::SERVICE_UNAVAILABLE),
-            Err(Refused::Unknown) => return self.refuse(began).await,
+            Err(refused) => return self.refuse(refused, place, until).await,
         };
+        drop(place);
         if request.method() == Method::OPTIONS {
             return self.handshake(request.headers());
         }
-        let body = to_bytes(request.into_body(), NOTIFICATION_BYTES_MAX);
-        let Ok(Ok(body)) = tokio::time::timeout(NOTIFICATION_BODY_MAX, body).await else {
-            self.0.metrics.notified(Outcome::TooMuch);
-            return said(StatusCode::PAYLOAD_TOO_LARGE, "at most 1 MiB, within 10 s\n");
-        };
-        self.act(&**leader, &dataset, penstock_notifications::read(&body)).await
+        match self.read(request.into_body()).await {
+            Ok(what) => self.act(&**leader, &dataset, what).await,
+            Err(response) => response,
+        }
+    }
+
+    fn is_closed(&self) -> RwLockReadGuard<'_, bool> {
+        self.0.is_closed.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers what has changed, unless this process does not lead any more.
+    fn mark(
+        &self,
+        leader: &dyn Leader,
+        dataset: &Dataset,
+        marks: Vec<Mark>,
+        outcome: Outcome,
+        text: &'static str,
+    ) -> Response<Body> {
+        let is_closed = self.is_closed();
+        if *is_closed {
+            return self.later(Outcome::NotLeading, StatusCode::SERVICE_UNAVAILABLE);
+        }
+        leader.mark(dataset, marks);
+        drop(is_closed);
+        self.accepted(outcome, text)
+    }
+
+    fn accepted(&self, outcome: Outcome, text: &'static str) -> Response<Body> {
+        self.0.metrics.notified(outcome);
+        said(StatusCode::ACCEPTED, text)
     }
 
     async fn authenticate(
         &self,
-        leader: &dyn Leader,
+        leader: &Arc<dyn Leader>,
         namespace: &str,
         name: &str,
         tokens: &[Vec<u8>],
+        until: Instant,
     ) -> Result<Arc<Dataset>, Refused> {
         let dataset = leader.dataset(namespace, name).ok_or(Refused::Unknown)?;
         let refresh = dataset.spec.refresh.as_ref();
         let notifications = refresh.and_then(|refresh| refresh.notifications.as_ref());
         let secret = &notifications.ok_or(Refused::Unknown)?.token_secret_ref.name;
-        let right = self.right_token(leader, &dataset, namespace, secret).await?;
+        let right = self.0.tokens.right(leader, &dataset, secret, until).await;
+        let right = right.map_err(|Unanswered| Refused::Later)?;
         let is_right = |token: &Vec<u8>| right.is_some_and(|right| blake3::hash(token) == right);
         if tokens.iter().any(is_right) {
             Ok(dataset)
@@ -141,60 +177,35 @@ impl Door {
         }
     }
 
-    /// Digest of the token that is right. Remembered for a while, so that nobody can make us ask the API server.
-    async fn right_token(
-        &self,
-        leader: &dyn Leader,
-        dataset: &Dataset,
-        namespace: &str,
-        secret: &str,
-    ) -> Result<Option<blake3::Hash>, Refused> {
-        let lock = || self.0.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (dataset.uid().unwrap_or_default(), secret.to_owned());
-        let known = lock()
-            .get(&key)
-            .copied()
-            .filter(|known| known.at.elapsed() < TOKEN_KEPT);
-        if let Some(known) = known {
-            return Ok(known.token);
+    /// Says no, as late as it says no to anybody, and to so many at a time.
+    async fn refuse(&self, refused: Refused, place: Option<SemaphorePermit<'_>>, until: Instant) -> Response<Body> {
+        tokio::time::sleep_until(until).await;
+        if place.is_none() {
+            return self.later(Outcome::TooMuch, StatusCode::TOO_MANY_REQUESTS);
         }
-        let about = || (dataset.name_any(), namespace);
-        let found = leader.token(namespace, secret).await.map_err(|error| {
-            let (dataset, namespace) = about();
-            tracing::warn!(dataset, namespace, %error, "look up the token of notifications");
-            Refused::Later
-        })?;
-        let token = found
-            .as_deref()
-            .map(str::trim)
-            .filter(|token| token.len() >= TOKEN_BYTES_MIN);
-        if token.is_none() {
-            let (dataset, namespace) = about();
-            tracing::warn!(
-                dataset,
-                namespace,
-                secret,
-                "notifications are refused: the Secret does not exist or has no key `token` of 16 characters or more; create it"
-            );
+        match refused {
+            // Otherwise it would say that there is a Dataset whose token was looked up in vain.
+            Refused::Unknown if !self.0.tokens.is_unanswered() => {
+                self.0.metrics.notified(Outcome::Refused);
+                said(StatusCode::UNAUTHORIZED, "no such Dataset, or not its token\n")
+            }
+            Refused::Unknown | Refused::Later => self.later(Outcome::Unavailable, StatusCode::SERVICE_UNAVAILABLE),
         }
-        let known = Known {
-            token: token.map(|token| blake3::hash(token.as_bytes())),
-            at: Instant::now(),
-        };
-        let mut tokens = lock();
-        tokens.retain(|_, known| known.at.elapsed() < TOKEN_KEPT);
-        tokens.insert(key, known);
-        Ok(known.token)
     }
 
-    /// Says no, as late as it says no to anybody, and to so many at a time.
-    async fn refuse(&self, began: Instant) -> Response<Body> {
-        let Ok(_place) = self.0.refusals.try_acquire() else {
-            return self.later(Outcome::TooMuch, StatusCode::TOO_MANY_REQUESTS);
+    /// What a body says. One is read at a time, on a thread where nothing else waits for it.
+    async fn read(&self, body: Body) -> Result<Said, Response<Body>> {
+        let place = tokio::time::timeout(NOTIFICATION_BODY_MAX, self.0.bodies.acquire()).await;
+        let _place = place.map_err(|_| self.later(Outcome::TooMuch, StatusCode::TOO_MANY_REQUESTS))?;
+        let body = tokio::time::timeout(NOTIFICATION_BODY_MAX, to_bytes(body, NOTIFICATION_BYTES_MAX)).await;
+        let Ok(Ok(body)) = body else {
+            self.0.metrics.notified(Outcome::TooMuch);
+            return Err(said(StatusCode::PAYLOAD_TOO_LARGE, "at most 1 MiB, within 10 s\n"));
         };
-        tokio::time::sleep_until(began + REFUSAL_DELAY).await;
-        self.0.metrics.notified(Outcome::Refused);
-        said(StatusCode::UNAUTHORIZED, "no such Dataset, or not its token\n")
+        let _turn = self.0.reading.acquire().await;
+        let what = spawn_blocking(move || penstock_notifications::read(&body)).await;
+        // One that makes us panic is not understood.
+        Ok(what.unwrap_or(Said::NotUnderstood))
     }
 
     fn later(&self, outcome: Outcome, status: StatusCode) -> Response<Body> {
@@ -221,31 +232,23 @@ impl Door {
     }
 
     async fn act(&self, leader: &dyn Leader, dataset: &Dataset, what: Said) -> Response<Body> {
-        let accepted = |outcome, text| {
-            self.0.metrics.notified(outcome);
-            said(StatusCode::ACCEPTED, text)
-        };
         match what {
             Said::Changed(changes) => {
                 let marks = places::marks(dataset, &changes);
                 if marks.is_empty() {
-                    return accepted(Outcome::Ignored, "it is about no source of this Dataset\n");
+                    return self.accepted(Outcome::Ignored, "it is about no source of this Dataset\n");
                 }
-                leader.mark(dataset, marks);
-                accepted(Outcome::Marked, "it is looked at\n")
+                self.mark(leader, dataset, marks, Outcome::Marked, "it is looked at\n")
             }
             Said::Anything => {
-                leader.mark(dataset, vec![Mark::All]);
-                accepted(Outcome::Marked, "all sources are looked at\n")
+                let text = "all sources are looked at\n";
+                self.mark(leader, dataset, vec![Mark::All], Outcome::Marked, text)
             }
             Said::NotUnderstood => {
-                leader.mark(dataset, vec![Mark::All]);
-                accepted(
-                    Outcome::NotUnderstood,
-                    "it is not understood, so all sources are looked at\n",
-                )
+                let text = "it is not understood, so all sources are looked at\n";
+                self.mark(leader, dataset, vec![Mark::All], Outcome::NotUnderstood, text)
             }
-            Said::Nothing => accepted(Outcome::Ignored, "it is about nothing that could be listed\n"),
+            Said::Nothing => self.accepted(Outcome::Ignored, "it is about nothing that could be listed\n"),
             Said::Confirm { topic, url } => {
                 let how = match url.as_str() {
                     "" => "its URL is none of SNS, so do not open it".to_owned(),
@@ -261,7 +264,7 @@ impl Door {
                     "a subscription waits to be confirmed"
                 );
                 leader.tell(dataset, "SubscriptionWaits", note).await;
-                accepted(Outcome::Handshake, "its owner has to confirm it\n")
+                self.accepted(Outcome::Handshake, "its owner has to confirm it\n")
             }
             Said::Validate(code) => {
                 self.0.metrics.notified(Outcome::Handshake);

@@ -289,6 +289,27 @@ fn what_notifications_name_is_looked_at_unless_all_is_looked_at_anyway() {
 }
 
 #[test]
+fn what_failed_in_part_is_tried_as_a_whole() {
+    let spec = json!({"refresh": {"notifications": {"tokenSecretRef": {"name": "t"}}}});
+    let (dataset, told) = (dataset(spec, None), told(&["a/"], 0));
+    let long_ago = Instant::now() - Duration::from_secs(3600);
+    for (is_partial, look) in [(true, Look::All), (false, told.look.clone())] {
+        let mut build = failed(Reason::Denied, long_ago);
+        if let State::Failed(failure) = &mut build {
+            failure.basis.is_partial = is_partial;
+        }
+        let observed = Observed {
+            told: Some(told.clone()),
+            build,
+            ..settled()
+        };
+        assert!(!is_moot(&dataset, &observed, at(1000)));
+        let parent = Some(RevisionId([0x11; 32]));
+        assert_eq!(next(&dataset, &observed, at(1000)), Next::Build { parent, look });
+    }
+}
+
+#[test]
 fn what_was_built_is_committed_only_on_top_of_what_it_began_with() {
     let done = |committed: Option<&str>| {
         Box::new(Done {

@@ -2,11 +2,13 @@
 
 use std::sync::Mutex;
 
+use axum::body::Bytes;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::limits::NOTIFICATION_HEADER_MAX;
 use crate::notifications::connections;
 
 const TOKEN: &str = "0123456789abcdef";
@@ -18,6 +20,8 @@ struct Fake {
     told: Mutex<Vec<String>>,
     looked_up: Mutex<usize>,
     is_away: bool,
+    /// Look-ups wait until they find a place here.
+    gate: Option<Semaphore>,
 }
 
 #[async_trait]
@@ -39,6 +43,9 @@ impl Leader for Fake {
 
     async fn token(&self, _: &str, secret: &str) -> Result<Option<String>, Error> {
         *self.looked_up.lock().unwrap() += 1;
+        if let Some(gate) = &self.gate {
+            gate.acquire().await.unwrap().forget();
+        }
         if self.is_away {
             return Err(Error::Incomplete("token"));
         }
@@ -148,15 +155,113 @@ async fn whoever_has_no_token_learns_nothing() {
 
 #[tokio::test]
 async fn only_so_many_are_refused_at_the_same_time() {
-    let (door, _) = door(Fake::default());
-    let all = (0..=REFUSALS_MAX).map(|_| answer(&door, PATH, &[], ""));
-    let statuses: Vec<u16> = futures::future::join_all(all)
-        .await
-        .into_iter()
-        .map(|(status, _)| status)
-        .collect();
+    let (door, leader) = door(Fake::default());
+    let others = ["/v1/notifications/n/other", "/v1/notifications/n/short"];
+    let paths = [PATH; REFUSALS_MAX].into_iter().chain(others);
+    let all = paths.map(|path| {
+        let door = &door;
+        async move {
+            let began = Instant::now();
+            let (status, _) = answer(door, path, &[], "").await;
+            assert!(began.elapsed() >= REFUSAL_DELAY, "{path} {status}");
+            status
+        }
+    });
+    let right = format!("{PATH}?token={TOKEN}");
+    let (statuses, (right, _)) = tokio::join!(futures::future::join_all(all), answer(&door, &right, &[], ""));
     assert_eq!(statuses.iter().filter(|status| **status == 401).count(), REFUSALS_MAX);
-    assert_eq!(statuses.iter().filter(|status| **status == 429).count(), 1);
+    assert_eq!(statuses[REFUSALS_MAX..], [429, 429]);
+    assert_eq!(right, 202, "whoever has the token needs no place");
+    assert_eq!(*leader.looked_up.lock().unwrap(), 2, "one for each Secret");
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_ill_is_asked_once_and_says_nothing_of_datasets() {
+    let (door, leader) = door(Fake {
+        is_away: true,
+        ..Fake::default()
+    });
+    let right = format!("{PATH}?token={TOKEN}");
+    let paths = [
+        right.as_str(),
+        PATH,
+        PATH,
+        "/v1/notifications/n/other",
+        "/v1/notifications/n/plain",
+    ];
+    let answers = paths.map(|path| {
+        let door = &door;
+        async move {
+            let began = Instant::now();
+            let response = door.answer(request("POST", path, &[], "")).await;
+            assert!(began.elapsed() >= REFUSAL_DELAY, "{path}");
+            let (parts, body) = response.into_parts();
+            (
+                parts.status.as_u16(),
+                parts.headers,
+                to_bytes(body, 1000).await.unwrap(),
+            )
+        }
+    });
+    let answers = futures::future::join_all(answers).await;
+    assert_eq!(answers[0].0, 503);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:#?}");
+    assert_eq!(answer(&door, &right, &[], "").await.0, 503);
+    assert_eq!(*leader.looked_up.lock().unwrap(), 1, "and remembered");
+}
+
+#[tokio::test]
+async fn a_look_up_is_not_waited_for_longer_than_a_refusal_takes_and_not_begun_twice() {
+    let (door, leader) = door(Fake {
+        gate: Some(Semaphore::new(0)),
+        ..Fake::default()
+    });
+    let right = format!("{PATH}?token={TOKEN}");
+    let all = [right.as_str(), PATH, &right, "/v1/notifications/n/other"].map(|path| answer(&door, path, &[], ""));
+    for (status, _) in futures::future::join_all(all).await {
+        assert_eq!(status, 503);
+    }
+    // It went on without them, and is of use to the next.
+    let next = answer(&door, &right, &[], "");
+    leader.gate.as_ref().unwrap().add_permits(1);
+    assert_eq!(next.await.0, 202);
+    assert_eq!(answer(&door, "/v1/notifications/n/other", &[], "").await.0, 401);
+    assert_eq!(*leader.looked_up.lock().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn nothing_is_taken_after_the_door_was_closed() {
+    let (door, leader) = door(Fake::default());
+    let path = format!("{PATH}?token={TOKEN}");
+    let (send, body) = tokio::sync::oneshot::channel::<Bytes>();
+    let body = Body::from_stream(futures::stream::once(body));
+    let slow = Request::builder().method("POST").uri(&path).body(body).unwrap();
+    let slow = door.answer(slow);
+    let close = async {
+        // The slow one has been let in by now, and is at its body.
+        assert_eq!(answer(&door, &path, &[], r#"{"keys": ["p/x"]}"#).await.0, 202);
+        door.close();
+        let _ = send.send(Bytes::from_static(b"{}"));
+    };
+    let (slow, ()) = tokio::join!(slow, close);
+    assert_eq!(slow.status(), 503);
+    assert_eq!(answer(&door, &path, &[], "").await.0, 503);
+    door.lead(leader.clone());
+    assert_eq!(answer(&door, &path, &[], "").await.0, 503);
+    assert_eq!(*leader.marked.lock().unwrap(), [of_p("x")]);
+}
+
+#[tokio::test]
+async fn one_body_is_read_at_a_time() {
+    let (door, leader) = door(Fake::default());
+    let path = format!("{PATH}?token={TOKEN}");
+    let turn = door.0.reading.acquire().await.unwrap();
+    let mut waiting = std::pin::pin!(answer(&door, &path, &[], ""));
+    let early = tokio::time::timeout(REFUSAL_DELAY, &mut waiting).await;
+    assert!(early.is_err(), "{early:?}");
+    drop(turn);
+    assert_eq!(waiting.await.0, 202);
+    assert_eq!(*leader.marked.lock().unwrap(), [Mark::All]);
 }
 
 #[tokio::test]
@@ -262,5 +367,14 @@ async fn bodies_have_a_bound_over_a_real_connection_too() {
     assert_eq!(send(NOTIFICATION_BYTES_MAX).await, "HTTP/1.1 202");
     assert_eq!(send(NOTIFICATION_BYTES_MAX + 1).await, "HTTP/1.1 413");
     assert_eq!(*leader.marked.lock().unwrap(), [Mark::All]);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    let ended = tokio::time::timeout(NOTIFICATION_HEADER_MAX / 2, stream.read_to_string(&mut answer)).await;
+    assert!(ended.is_ok(), "a connection rests");
+    assert!(
+        answer.starts_with("HTTP/1.1 404") && answer.contains("connection: close"),
+        "{answer}"
+    );
     server.abort();
 }
