@@ -44,13 +44,13 @@ spec:
     dataset::put(&bucket, "raw/new.bin", &dataset::content(1, 70_000))?;
     dataset::put(&bucket, "raw/not named.bin", &dataset::content(2, 70_000))?;
     let before = files(ns)?;
-    let said = say(ns, "a-token-that-is-not-the-one", r#"{"all": true}"#)?;
+    let said = answer(ns, "a-token-that-is-not-the-one", r#"{"all": true}"#)?;
     ensure!(said.contains("401"), "{said}");
-    let said = wait_taken(ns, r#"{"keys": ["raw/new.bin"]}"#)?;
+    let said = taken(ns, r#"{"keys": ["raw/new.bin"]}"#)?;
     println!("  the operator answers: {}", said.trim());
     wait_files(ns, before + 1)?;
     std::fs::remove_file(bucket.join("raw/new.bin"))?;
-    wait_taken(ns, r#"{"prefixes": ["raw/"]}"#)?;
+    taken(ns, r#"{"prefixes": ["raw/"]}"#)?;
     // One is gone, and the other one was below the prefix.
     wait_for("the other file", MINUTE, || {
         apply(&reader_pod(ns, "new", "n2", Some("photos")))?;
@@ -79,22 +79,20 @@ spec:
     namespace.finish(MINUTE)
 }
 
-/// What the operator, or one that waits for its turn, answers to a pod.
-fn say(ns: &str, token: &str, body: &str) -> Result<String> {
+/// What the operator answers to a pod. One that does not lead sends senders back, and they come again.
+fn answer(ns: &str, token: &str, body: &str) -> Result<String> {
     let url = format!("http://penstock-notifications.{SYSTEM_NAMESPACE}/v1/notifications/{ns}/photos");
-    exec(
-        ns,
-        "writer",
-        &format!("wget -O- --header 'Authorization: Bearer {token}' --post-data '{body}' {url} 2>&1; true"),
-    )
+    let line = format!("wget -O- --header 'Authorization: Bearer {token}' --post-data '{body}' {url} 2>&1; true");
+    wait_for("an answer of the one that leads", MINUTE, || {
+        let said = exec(ns, "writer", &line)?;
+        Ok(if said.contains("503") { Err(said) } else { Ok(said) })
+    })
 }
 
-/// As senders do: one that does not lead sends them back.
-fn wait_taken(ns: &str, body: &str) -> Result<String> {
-    wait_for("the operator to take it", MINUTE, || {
-        let said = say(ns, TOKEN, body)?;
-        Ok(if said.contains("error") { Err(said) } else { Ok(said) })
-    })
+fn taken(ns: &str, body: &str) -> Result<String> {
+    let said = answer(ns, TOKEN, body)?;
+    ensure!(!said.contains("error"), "{said}");
+    Ok(said)
 }
 
 fn files(ns: &str) -> Result<i64> {
