@@ -152,19 +152,10 @@ fn controllers(
     let datasets = Controller::new(Api::<Dataset>::all(client.clone()), watcher::Config::default());
     let dataset_store = datasets.store();
     metrics.lead(dataset_store.clone());
-    let (door, leading) = (
-        door.clone(),
-        Leading {
-            context: context.clone(),
-            datasets: dataset_store.clone(),
-        },
-    );
-    tokio::spawn(async move {
-        // Before that nobody could tell a Dataset that is not there from one that was not seen yet.
-        if leading.datasets.wait_until_ready().await.is_ok() {
-            door.lead(Arc::new(leading));
-        }
-    });
+    door.lead(Arc::new(Leading {
+        context: context.clone(),
+        datasets: dataset_store.clone(),
+    }));
     let runtimes = Controller::new(Api::<CacheRuntime>::all(client.clone()), watcher::Config::default());
     let runtime_store = runtimes.store();
 

@@ -32,6 +32,9 @@ use crate::metrics::{Metrics, Outcome};
 /// Whoever leads, as far as the door needs it.
 #[async_trait]
 pub trait Leader: Send + Sync {
+    /// Whether it has seen which Datasets there are. Before that nobody could tell one that is not there from one that was not seen yet.
+    fn knows_datasets(&self) -> bool;
+
     /// The Dataset of this name, if there is one.
     fn dataset(&self, namespace: &str, name: &str) -> Option<Arc<Dataset>>;
 
@@ -107,7 +110,7 @@ impl Door {
             set(&mut response, ALLOW, "POST, OPTIONS");
             return response;
         }
-        let Some(leader) = self.0.leader.get().filter(|_| !*self.is_closed()) else {
+        let Some(leader) = self.leader() else {
             return self.later(Outcome::NotLeading, StatusCode::SERVICE_UNAVAILABLE);
         };
         // Before anything that takes longer for some than for others.
@@ -126,6 +129,11 @@ impl Door {
             Ok(what) => self.act(&**leader, &dataset, what).await,
             Err(response) => response,
         }
+    }
+
+    fn leader(&self) -> Option<&Arc<dyn Leader>> {
+        let leader = self.0.leader.get()?;
+        (leader.knows_datasets() && !*self.is_closed()).then_some(leader)
     }
 
     fn is_closed(&self) -> RwLockReadGuard<'_, bool> {

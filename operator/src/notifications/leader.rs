@@ -27,6 +27,11 @@ pub struct Leading {
 
 #[async_trait]
 impl Leader for Leading {
+    /// The store is filled at once. (Its `wait_until_ready` wakes only one of those who wait, so nobody but the controller may.)
+    fn knows_datasets(&self) -> bool {
+        !self.datasets.is_empty()
+    }
+
     fn dataset(&self, namespace: &str, name: &str) -> Option<Arc<Dataset>> {
         self.datasets.get(&ObjectRef::new(name).within(namespace))
     }

@@ -20,12 +20,17 @@ struct Fake {
     told: Mutex<Vec<String>>,
     looked_up: Mutex<usize>,
     is_away: bool,
+    has_just_begun: bool,
     /// Look-ups wait until they find a place here.
     gate: Option<Semaphore>,
 }
 
 #[async_trait]
 impl Leader for Fake {
+    fn knows_datasets(&self) -> bool {
+        !self.has_just_begun
+    }
+
     fn dataset(&self, namespace: &str, name: &str) -> Option<Arc<Dataset>> {
         let refresh = match name {
             "d" => json!({"notifications": {"tokenSecretRef": {"name": "t"}}}),
@@ -377,4 +382,16 @@ async fn bodies_have_a_bound_over_a_real_connection_too() {
         "{answer}"
     );
     server.abort();
+}
+
+#[tokio::test]
+async fn one_that_has_not_seen_the_datasets_yet_has_senders_come_again() {
+    for (has_just_begun, status) in [(true, 503), (false, 202)] {
+        let (door, _) = door(Fake {
+            has_just_begun,
+            ..Fake::default()
+        });
+        let right = format!("{PATH}?token={TOKEN}");
+        assert_eq!(answer(&door, &right, &[], "").await.0, status);
+    }
 }
