@@ -197,10 +197,6 @@ pub struct DatasetStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub last_handled_refresh: Option<String>,
-
-    /// When the newest look at all sources began that found the committed revision right, or made it. All that they had then is there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub observed_at: Option<Time>,
 }
 
 /// One consistent picture of all sources.
@@ -257,6 +253,10 @@ pub struct Revision {
     pub sources_digest: String,
     /// When it was built.
     pub created_at: String,
+    /// When the newest look at all sources began that made it or found it right: all that they had then is in it. A look at a part,
+    /// which notifications ask for, does not move it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<Time>,
 }
 
 /// Files of a source of which nothing shows that they change.

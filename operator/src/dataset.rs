@@ -112,10 +112,6 @@ async fn act(
             context.builds.clear(&uid);
             observed.build = State::Idle;
             context.notifications.settle(&uid, basis.told_number);
-            // A look at a part says nothing of the rest, so the interval goes on.
-            if !built.partial {
-                observed.looked_at.clone_from(&basis.began);
-            }
             observed.handled_refresh.clone_from(&basis.asked_refresh);
             Ok(Action::requeue(WAIT_INTERVAL))
         }

@@ -103,8 +103,8 @@ impl Collector for Datasets {
         let unit = Some(&Unit::Seconds);
         let mut family = encoder.encode_descriptor("dataset_observed_timestamp", help, unit, MetricType::Gauge)?;
         for dataset in self.0.get().map(Store::state).unwrap_or_default() {
-            let status = dataset.status.as_ref();
-            let Some(observed_at) = status.and_then(|status| status.observed_at.as_ref()) else {
+            let revision = dataset.status.as_ref().and_then(|status| status.revision.as_ref());
+            let Some(observed_at) = revision.and_then(|revision| revision.observed_at.as_ref()) else {
                 continue;
             };
             let labels = [
@@ -121,7 +121,7 @@ impl Collector for Datasets {
 mod tests {
     use kube::runtime::reflector::store;
     use kube::runtime::watcher::Event;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -131,7 +131,18 @@ mod tests {
         let line = "penstock_dataset_observed_timestamp_seconds{namespace=\"n\",dataset=\"d\"} 1767323045";
         assert!(!metrics.text().contains("{namespace"), "nobody leads");
         let (datasets, mut writer) = store();
-        for (name, status) in [("d", json!({"observedAt": "2026-01-02T03:04:05Z"})), ("new", json!({}))] {
+        let revision = |observed_at: Value| {
+            json!({"revision": {
+                "id": "11", "space": "22", "files": 1, "bytes": 1, "sourcesDigest": "33", "createdAt": "", "observedAt": observed_at,
+            }})
+        };
+        for (name, status) in [
+            ("d", revision(json!("2026-01-02T03:04:05Z"))),
+            // As it was written before revisions had it: it is nothing that a status must not have.
+            ("old", json!({"observedAt": "2026-01-02T03:04:05Z"})),
+            ("part", revision(json!(null))),
+            ("new", json!({})),
+        ] {
             let dataset = json!({
                 "apiVersion": "penstock.io/v1alpha1", "kind": "Dataset", "metadata": {"namespace": "n", "name": name},
                 "spec": {"sources": []}, "status": status,

@@ -199,7 +199,7 @@ fn due(dataset: &Dataset, observed: &Observed, now: Timestamp) -> (Duration, Loo
     }
     let by_interval = refresh.interval_seconds.map_or(Duration::MAX, |seconds| {
         let interval = Duration::from_secs(u64::from(seconds.unsigned_abs()));
-        let Some(looked_at) = &observed.looked_at else {
+        let Some(looked_at) = observed.looked_at() else {
             return Duration::ZERO;
         };
         let since = Duration::try_from(now.duration_since(looked_at.0)).unwrap_or_default();

@@ -92,8 +92,6 @@ pub struct Observed {
     pub drifted: Vec<String>,
     /// What cache nodes do not do of how it is to be cached, as sentences.
     pub refusals: Vec<String>,
-    /// When the newest look at all sources began that went well.
-    pub looked_at: Option<Time>,
     /// What notifications named since.
     pub told: Option<Told>,
     /// The number of the newest of them.
@@ -117,6 +115,11 @@ impl Observed {
     pub fn others_moved(&self) -> bool {
         let revision = self.revision.as_ref();
         self.sources.is_ok() && revision.is_some_and(|revision| revision.other_revisions != self.other_revisions)
+    }
+
+    /// When the newest look at all sources began that went well.
+    pub fn looked_at(&self) -> Option<&Time> {
+        self.revision.as_ref()?.observed_at.as_ref()
     }
 
     /// Whether the CacheRuntime does not allow one of the sources, or does not grant what it needs.
@@ -238,7 +241,6 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         cached_bytes: (!reports.is_empty()).then(|| reports.values().map(cached).sum()),
         drifted: drifted(reports.values(), &ids),
         refusals: refusals(reports.values(), &dataset.uid().unwrap_or_default()),
-        looked_at: status.observed_at,
         told,
         told_number,
         handled_refresh: status.last_handled_refresh,

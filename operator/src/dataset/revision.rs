@@ -1,5 +1,6 @@
 //! What is committed of a revision.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use penstock_crds::{FormerSource, Revision, Source, Unversioned};
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::{RevisionId, SpaceId};
@@ -21,26 +22,40 @@ pub(super) fn to_commit(
         sources,
         other_revisions,
         asked_refresh: _,
-        began: _,
+        began,
         told_number: _,
         is_partial: _,
     } = basis;
+    // A look at a part says nothing of the rest.
+    let observed_at = if built.partial {
+        before.and_then(|before| before.observed_at.clone())
+    } else {
+        began.clone()
+    };
     match before {
         Some(before) if built.unchanged => {
-            // The spec says it in other words, for example with another Secret, or another Dataset has changed elsewhere.
-            let same = before.sources_digest == *sources_digest && before.other_revisions == *other_revisions;
-            (!same).then(|| Revision {
+            // It is as old as this look now. The spec may say it in other words, for example with another Secret, or another
+            // Dataset has changed elsewhere.
+            let after = Revision {
                 sources_digest: sources_digest.clone(),
                 sources: sources.clone(),
                 other_revisions: other_revisions.clone(),
+                observed_at,
                 ..before.clone()
-            })
+            };
+            (after != *before).then_some(after)
         }
-        _ => Some(revision(before, lost, built, basis)),
+        _ => Some(revision(before, lost, built, basis, observed_at)),
     }
 }
 
-fn revision(before: Option<&Revision>, lost: &[String], built: &wire::Built, basis: &Basis) -> Revision {
+fn revision(
+    before: Option<&Revision>,
+    lost: &[String],
+    built: &wire::Built,
+    basis: &Basis,
+    observed_at: Option<Time>,
+) -> Revision {
     let older = before
         .into_iter()
         .flat_map(|before| std::iter::once(&before.id).chain(&before.older));
@@ -75,6 +90,7 @@ fn revision(before: Option<&Revision>, lost: &[String], built: &wire::Built, bas
         other_revisions: basis.other_revisions.clone(),
         sources_digest: basis.sources_digest.clone(),
         created_at: now().0.to_string(),
+        observed_at,
     }
 }
 
@@ -115,6 +131,7 @@ fn former(before: Option<&Revision>, older: &[String], sources: &[Source]) -> Ve
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::jiff::Timestamp;
     use serde_json::json;
 
     use super::*;
@@ -147,6 +164,35 @@ mod tests {
         let followed = to_commit(Some(&written), &[], &unchanged, &moved).unwrap();
         assert_eq!(followed.other_revisions, ["22"]);
         assert_eq!(to_commit(Some(&followed), &[], &unchanged, &moved), None);
+    }
+
+    #[test]
+    fn a_revision_is_as_old_as_the_newest_look_at_all_sources_that_made_it_or_found_it_right() {
+        let time = |second| Some(Time(Timestamp::from_second(second).unwrap()));
+        let mut revision = None;
+        for (what, began, partial, unchanged, observed_at, is_written) in [
+            ("the first one", 10, false, false, 10, true),
+            ("found right", 20, false, true, 20, true),
+            ("a part was found right", 30, true, true, 20, false),
+            ("a part has changed", 40, true, false, 20, true),
+            ("all of it was looked at", 50, false, false, 50, true),
+        ] {
+            let built = wire::Built {
+                revision: vec![began as u8; 32],
+                partial,
+                unchanged,
+                ..wire::Built::default()
+            };
+            let basis = Basis {
+                began: time(began),
+                is_partial: partial,
+                ..Basis::default()
+            };
+            let written = to_commit(revision.as_ref(), &[], &built, &basis);
+            assert_eq!(written.is_some(), is_written, "{what}");
+            revision = written.or(revision);
+            assert_eq!(revision.as_ref().unwrap().observed_at, time(observed_at), "{what}");
+        }
     }
 
     #[test]

@@ -44,7 +44,6 @@ pub(super) async fn write(
             .as_ref()
             .map(|revision| human(revision.bytes.max(0) as u64)),
         last_handled_refresh: observed.handled_refresh.clone(),
-        observed_at: observed.looked_at.clone(),
         ..cached(&before, observed)
     };
     write_if_changed(api, dataset, observed.version.as_deref(), &before, status, context).await

@@ -5,6 +5,7 @@ use crate::builds::Basis;
 use crate::dataset::observe::Claim;
 use crate::unusable::Unusable;
 use crate::volumes::{self, Volumes};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use penstock_crds::Revision;
 use penstock_protocol::control::cache_node as wire;
 use serde_json::{Value, json};
@@ -41,6 +42,7 @@ pub(in crate::dataset) fn settled() -> Observed {
         revision: Some(Revision {
             id: "11".repeat(32),
             sources_digest: "same".into(),
+            observed_at: Some(Time(at(1000))),
             ..Revision::default()
         }),
         lost: Vec::new(),
@@ -51,9 +53,6 @@ pub(in crate::dataset) fn settled() -> Observed {
         cached_bytes: None,
         drifted: Vec::new(),
         refusals: Vec::new(),
-        looked_at: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(
-            Timestamp::from_second(1000).unwrap(),
-        )),
         handled_refresh: None,
         told: None,
         told_number: 0,
