@@ -44,6 +44,8 @@ pub mod condition {
     pub const SOURCE_DRIFTED: &str = "SourceDrifted";
     /// Nothing shows that some files change, which their source allows.
     pub const SOURCE_UNVERSIONED: &str = "SourceUnversioned";
+    /// Notifications are asked for, and the operator takes none.
+    pub const NOTIFICATIONS_UNHEARD: &str = "NotificationsUnheard";
     /// Something of how a Dataset is to be cached is not done.
     pub const CACHING_REFUSED: &str = "CachingRefused";
     /// What a deletion waits for.

@@ -70,7 +70,7 @@ pub fn news<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Conditi
     let needs_somebody = |new: &Condition| match (new.type_.as_str(), new.status.as_str()) {
         // A pod that starts; one that cannot has events of its own.
         (condition::SOURCE_REACHABLE, "False") => new.reason != "ReaderNotReady",
-        (condition::DELETION_BLOCKED, "True") => true,
+        (condition::DELETION_BLOCKED | condition::NOTIFICATIONS_UNHEARD, "True") => true,
         (condition::READY, "False") => READY_NEWS.contains(&new.reason.as_str()),
         _ => false,
     };
@@ -108,6 +108,9 @@ mod tests {
             conditions("AccessDenied", "Ready"),
             conditions("Listed", "ClaimExists"),
         );
+        let mut unheard = fine.clone();
+        let nobody = Wanted::new(condition::NOTIFICATIONS_UNHEARD, true, "NobodyListens", "c");
+        unheard.extend(merged(&[], vec![nobody], Some(1), &now));
         for (before, after, expected) in [
             (&fine, &fine, None),
             (&fine, &denied, Some("AccessDenied")),
@@ -118,6 +121,9 @@ mod tests {
             (&fine, &taken, Some("ClaimExists")),
             (&taken, &taken, None),
             (&fine, &conditions("Listed", "InProgress"), None),
+            (&fine, &unheard, Some("NobodyListens")),
+            (&unheard, &unheard, None),
+            (&unheard, &fine, None),
         ] {
             let news = news(before, after);
             let reasons: Vec<&str> = news.iter().map(|new| new.reason.as_str()).collect();

@@ -47,6 +47,8 @@ pub struct Facts {
     pub image_pull_secrets: Vec<String>,
     /// Domain of the cluster's names.
     pub cluster_domain: String,
+    /// Whether it takes notifications of changed objects.
+    pub takes_notifications: bool,
     /// Folders of nodes that CacheRuntimes may let their Datasets read.
     pub host_paths: Vec<String>,
     /// Namespace of the operator itself.

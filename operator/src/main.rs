@@ -108,6 +108,7 @@ async fn lead(client: Client, run: Run) -> Result<()> {
         image_pull_policy,
         image_pull_secrets,
         cluster_domain,
+        takes_notifications: notifications_listen.is_some(),
         // Of an empty list the delimiter leaves one that is empty.
         host_paths: host_paths.into_iter().filter(|path| !path.is_empty()).collect(),
         namespace: namespace.clone(),

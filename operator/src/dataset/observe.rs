@@ -92,6 +92,8 @@ pub struct Observed {
     pub drifted: Vec<String>,
     /// What cache nodes do not do of how it is to be cached, as sentences.
     pub refusals: Vec<String>,
+    /// Whether notifications are taken at all.
+    pub takes_notifications: bool,
     /// What notifications named since.
     pub told: Option<Told>,
     /// The number of the newest of them.
@@ -241,6 +243,7 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         cached_bytes: (!reports.is_empty()).then(|| reports.values().map(cached).sum()),
         drifted: drifted(reports.values(), &ids),
         refusals: refusals(reports.values(), &dataset.uid().unwrap_or_default()),
+        takes_notifications: context.facts.takes_notifications,
         told,
         told_number,
         handled_refresh: status.last_handled_refresh,

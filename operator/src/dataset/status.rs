@@ -141,7 +141,7 @@ fn wanted(dataset: &Dataset, before: &DatasetStatus, observed: &Observed, is_due
     }
     wanted.push(runtime);
     wanted.extend(source_condition(dataset, before, observed, is_due));
-    wanted.extend(exceptions::wanted(before, observed));
+    wanted.extend(exceptions::wanted(dataset, before, observed));
     wanted
 }
 

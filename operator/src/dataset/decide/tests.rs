@@ -54,6 +54,7 @@ pub(in crate::dataset) fn settled() -> Observed {
         drifted: Vec::new(),
         refusals: Vec::new(),
         handled_refresh: None,
+        takes_notifications: true,
         told: None,
         told_number: 0,
         refused: None,

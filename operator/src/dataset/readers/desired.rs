@@ -276,6 +276,7 @@ mod tests {
             image_pull_policy: "Always".into(),
             image_pull_secrets: vec!["pull".into()],
             cluster_domain: "cluster.local".into(),
+            takes_notifications: false,
             host_paths: Vec::new(),
             namespace: "penstock-system".into(),
             log: "info".into(),

@@ -1,14 +1,19 @@
 //! The conditions that are there only while something is so that people should know.
 
-use penstock_crds::{DatasetStatus, Unversioned, condition};
+use penstock_crds::{Dataset, DatasetStatus, REFRESH_ANNOTATION, Unversioned, condition};
 
 use crate::conditions::{Wanted, names};
 use crate::dataset::observe::Observed;
 
-pub(super) fn wanted(before: &DatasetStatus, observed: &Observed) -> impl Iterator<Item = Wanted> {
+pub(super) fn wanted(
+    dataset: &Dataset,
+    before: &DatasetStatus,
+    observed: &Observed,
+) -> impl Iterator<Item = Wanted> + use<> {
     let all = [
         drift(before, observed),
         unversioned(observed),
+        unheard(dataset, observed),
         caching(before, observed),
     ];
     all.into_iter().flatten()
@@ -42,6 +47,22 @@ fn unversioned(observed: &Observed) -> Option<Wanted> {
     (!which.is_empty()).then(|| Wanted::new(condition::SOURCE_UNVERSIONED, true, "FilesWithoutVersion", message))
 }
 
+/// Who wants to be told of changes and never is.
+fn unheard(dataset: &Dataset, observed: &Observed) -> Option<Wanted> {
+    let refresh = dataset.spec.refresh.as_ref()?;
+    refresh.notifications.as_ref()?;
+    let instead = match refresh.interval_seconds {
+        Some(seconds) => format!("the sources are looked at each {seconds} s alone"),
+        None => format!("the sources are looked at only when the annotation {REFRESH_ANNOTATION} gets a new value"),
+    };
+    let message = format!(
+        "spec.refresh.notifications has no effect, because nobody listens: who installed Penstock has to set \
+         operator.notifications.enabled of its chart; until then {instead}"
+    );
+    let unheard = Wanted::new(condition::NOTIFICATIONS_UNHEARD, true, "NobodyListens", message);
+    (!observed.takes_notifications).then_some(unheard)
+}
+
 fn caching(before: &DatasetStatus, observed: &Observed) -> Option<Wanted> {
     if observed.settling && observed.linked_hosts.is_empty() {
         return Wanted::kept(condition::CACHING_REFUSED, &before.conditions);
@@ -54,9 +75,47 @@ fn caching(before: &DatasetStatus, observed: &Observed) -> Option<Wanted> {
 #[cfg(test)]
 mod tests {
     use penstock_crds::Revision;
+    use serde_json::json;
 
     use super::*;
-    use crate::dataset::decide::tests::settled;
+    use crate::dataset::decide::tests::{dataset, settled};
+
+    #[test]
+    fn who_wants_notifications_that_nobody_takes_is_told_what_is_done_instead() {
+        let notified = json!({"tokenSecretRef": {"name": "t"}});
+        for (refresh, takes_notifications, instead) in [
+            (json!({"intervalSeconds": 60}), false, None),
+            (json!({"notifications": notified}), true, None),
+            (
+                json!({"notifications": notified}),
+                false,
+                Some("only when the annotation penstock.io/refresh gets a new value"),
+            ),
+            (
+                json!({"notifications": notified, "intervalSeconds": 60}),
+                false,
+                Some("looked at each 60 s alone"),
+            ),
+        ] {
+            let observed = Observed {
+                takes_notifications,
+                ..settled()
+            };
+            let dataset = dataset(json!({"refresh": refresh}), None);
+            let said: Vec<Wanted> = wanted(&dataset, &DatasetStatus::default(), &observed).collect();
+            assert_eq!(said.len(), usize::from(instead.is_some()), "{said:?}");
+            for (said, instead) in said.iter().zip(instead) {
+                let kind_and_reason = (said.kind, said.status, said.reason.as_str());
+                assert_eq!(
+                    kind_and_reason,
+                    (condition::NOTIFICATIONS_UNHEARD, true, "NobodyListens")
+                );
+                for words in ["set operator.notifications.enabled of its chart", instead] {
+                    assert!(said.message.contains(words), "{}", said.message);
+                }
+            }
+        }
+    }
 
     #[test]
     fn files_without_a_version_are_said_with_their_consequence() {
@@ -74,7 +133,7 @@ mod tests {
             ..settled()
         };
         let before = DatasetStatus::default();
-        let mut said = wanted(&before, &observed);
+        let mut said = wanted(&dataset(json!({}), None), &before, &observed);
         let Wanted {
             kind,
             status,
