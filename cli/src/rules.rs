@@ -88,7 +88,7 @@ fn wrong_in(source: &Source) -> Option<String> {
         dataset,
         folder,
         claim,
-        ca_bundle: _,
+        ca_bundle,
         include: _,
         exclude: _,
         limits,
@@ -131,6 +131,18 @@ fn wrong_in(source: &Source) -> Option<String> {
     }
     if source.uses_workload_identity() && source.secret().is_some() {
         return Some("workloadIdentity and credentialsSecretRef both say who asks: take one away".into());
+    }
+    if !ca_bundle.is_empty() && (hdfs.is_some() || folder.is_some() || claim.is_some()) {
+        return Some(
+            "caBundle means nothing for hdfs, folder and claim, which are not read over TLS: take it away".into(),
+        );
+    }
+    let servers = [s3.as_ref().map(|s3| &s3.endpoint), http.as_ref().map(|http| &http.url)];
+    if !ca_bundle.is_empty() && servers.into_iter().flatten().any(|url| url.starts_with("http://")) {
+        return Some(
+            "caBundle means nothing for a server that is asked without TLS: name it by https://, or take caBundle away"
+                .into(),
+        );
     }
     // The clients of the others say what is wrong with them.
     s3.as_ref().and_then(wrong_in_s3)
@@ -206,6 +218,7 @@ mod tests {
             "{sources: [{s3: {bucket: b}}]}",
             "{ownership: {uid: 1000, directoryMode: '750'}, sources: [{folder: {path: /data}, exclude: ['*.tmp']}]}",
             "{runtime: r, refresh: {intervalSeconds: 60}, sources: [{s3: {bucket: b, credentialsSecretRef: null}}]}",
+            "{sources: [{s3: {bucket: b}, caBundle: pem}]}",
             "{sources: [{path: a/b, s3: {bucket: b, endpoint: 'https://s3.example.com/', addressingStyle: VirtualHost}}]}",
         ] {
             assert!(checked(spec).is_ok(), "{spec}: {:?}", checked(spec));
@@ -252,6 +265,14 @@ mod tests {
             (
                 "{sources: [{s3: {bucket: b}}, {s3: {bucket: c}}]}",
                 "spec.sources[1].path is \"\" like that of sources[0]",
+            ),
+            (
+                "{sources: [{hdfs: {nameNodes: ['h:8020'], path: /}, caBundle: pem}]}",
+                "spec.sources[0].caBundle means nothing for hdfs, folder and claim",
+            ),
+            (
+                "{sources: [{http: {url: 'http://h/'}, caBundle: pem}]}",
+                "spec.sources[0].caBundle means nothing for a server that is asked without TLS",
             ),
             ("{sources: [{s3: {}}]}", "bucket"),
             ("{sources: [{s3: {bucket: b, addressingStyle: Both}}]}", "Both"),

@@ -11,6 +11,8 @@ use crate::source_limits::SourceLimits;
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("[has(self.s3), has(self.gcs), has(self.azure), has(self.hdfs), has(self.http), has(self.huggingFace), has(self.dataset), has(self.folder), has(self.claim)].filter(is_set, is_set).size() == 1").message("a source has exactly one origin: set one of s3, gcs, azure, hdfs, http, huggingFace, dataset, folder, claim"))]
 #[x_kube(validation = Rule::new("!has(self.dataset) || !has(self.limits) && (!has(self.caBundle) || self.caBundle == '')").message("limits and caBundle mean nothing for files of another Dataset: set them at its own sources"))]
+#[x_kube(validation = Rule::new("!has(self.caBundle) || self.caBundle == '' || !has(self.hdfs) && !has(self.folder) && !has(self.claim)").message("caBundle means nothing for hdfs, folder and claim, which are not read over TLS: take it away"))]
+#[x_kube(validation = Rule::new("!has(self.caBundle) || self.caBundle == '' || !(has(self.s3) && self.s3.endpoint.startsWith('http://')) && !(has(self.http) && self.http.url.startsWith('http://'))").message("caBundle means nothing for a server that is asked without TLS: name it by https://, or take caBundle away"))]
 pub struct Source {
     /// Where the source stands in the tree, for example `raw/2024`. Empty is the root.
     #[serde(default)]
@@ -54,7 +56,8 @@ pub struct Source {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<ClaimSource>,
 
-    /// Certificates (PEM) of who may sign those of the origin's servers, beside the public authorities.
+    /// Certificates (PEM) of who may sign those of the origin's servers, beside the public authorities. Not for `hdfs`, `folder`, `claim` and
+    /// `dataset`, nor for `http://`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 16_384))]
     pub ca_bundle: String,

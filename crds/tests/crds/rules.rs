@@ -133,6 +133,12 @@ fn table() -> Vec<Row> {
             .extend(more.as_object().unwrap().clone());
         dataset("d", json!([source]))
     };
+    let no_tls_rule = [("spec.sources[0]", "caBundle means nothing for hdfs, folder and claim")];
+    let plain_rule = [(
+        "spec.sources[0]",
+        "caBundle means nothing for a server that is asked without TLS",
+    )];
+    let signed = |kind: &str, origin: Value| dataset("d", json!([{kind: origin, "caBundle": "pem"}]));
     let files_rule = [(
         "spec.sources[0].http",
         "files are named one by one or by a manifest, not both",
@@ -294,6 +300,45 @@ fn table() -> Vec<Row> {
             "authorities of another Dataset",
             other(json!({"caBundle": "pem"})),
             &other_rule,
+        ),
+        accepted("authorities of AWS", signed("s3", json!({"bucket": "b"}))),
+        accepted(
+            "those of a look-alike",
+            signed("s3", json!({"bucket": "b", "endpoint": "https://h"})),
+        ),
+        accepted("those of a web server", signed("http", json!({"url": "https://h/"}))),
+        // Who gives its tokens is asked over TLS all the same.
+        accepted(
+            "those of who gives tokens",
+            signed("gcs", json!({"bucket": "bucket", "endpoint": "http://h"})),
+        ),
+        accepted(
+            "no authorities of name nodes",
+            dataset(
+                "d",
+                json!([{"hdfs": {"nameNodes": ["h:8020"], "path": "/"}, "caBundle": ""}]),
+            ),
+        ),
+        refused(
+            "authorities of name nodes",
+            signed("hdfs", json!({"nameNodes": ["h:8020"], "path": "/"})),
+            &no_tls_rule,
+        ),
+        refused(
+            "of a folder",
+            signed("folder", json!({"path": "/mnt/data"})),
+            &no_tls_rule,
+        ),
+        refused("of a claim", signed("claim", json!({"name": "data"})), &no_tls_rule),
+        refused(
+            "of a look-alike without TLS",
+            signed("s3", json!({"bucket": "b", "endpoint": "http://h"})),
+            &plain_rule,
+        ),
+        refused(
+            "of a web server without TLS",
+            signed("http", json!({"url": "http://h/"})),
+            &plain_rule,
         ),
         accepted("an interval", refresh(json!({"intervalSeconds": 60}))),
         accepted("never", refresh(json!({"immutable": true}))),
