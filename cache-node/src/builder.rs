@@ -31,14 +31,38 @@ pub struct Source {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildFailure {
     /// A source could not be listed.
-    #[error("{0}")]
-    Origin(#[from] OriginError),
+    #[error("{error}")]
+    Origin {
+        /// What it says.
+        error: OriginError,
+        /// Where the source stands in the tree, once that is known.
+        path: Option<String>,
+    },
     /// A source holds nothing, which is a mistake far more often than a wish.
     #[error("{0}")]
     Empty(String),
     /// The revision cannot be written.
     #[error("{0}")]
     Build(#[from] penstock_revision::BuildError),
+}
+
+impl From<OriginError> for BuildFailure {
+    fn from(error: OriginError) -> Self {
+        Self::Origin { error, path: None }
+    }
+}
+
+impl BuildFailure {
+    /// The same, of the source that stands at `path`.
+    fn of(self, path: &str) -> Self {
+        match self {
+            Self::Origin { error, path: _ } => Self::Origin {
+                error,
+                path: Some(path.to_owned()),
+            },
+            other => other,
+        }
+    }
 }
 
 /// Who owns the files: root, if it is not said.
@@ -78,10 +102,15 @@ pub async fn build_revision(
     let (pages, listed) = mpsc::channel(LISTED_PAGES_MAX);
     let gathered = spawn_blocking(move || gather(gathering, listed));
     let known = parent.as_ref().map_or(&[][..], Package::sources);
-    let listings = sources.iter().zip(numbers).map(|(Source { path: _, origin }, number)| {
-        let is_known = known.contains(&origin.identity());
-        list(&**origin, is_known, number, &pages)
-    });
+    let pages_of_all = &pages;
+    let listings = sources
+        .iter()
+        .zip(numbers)
+        .map(|(Source { path, origin }, number)| async move {
+            let is_known = known.contains(&origin.identity());
+            let listed = list(&**origin, is_known, number, pages_of_all).await;
+            listed.map_err(|failure| failure.of(path))
+        });
     let listings = try_join_all(listings).await;
     // Nothing more comes.
     drop(pages);
@@ -128,13 +157,16 @@ pub async fn refresh_below(
     let Some((mut gathering, mut scopes)) = spawn_blocking(carried).await.map_err(panicked)?? else {
         return Ok(None);
     };
-    for (at, Source { path: _, origin }) in sources.iter().enumerate() {
+    for (at, Source { path, origin }) in sources.iter().enumerate() {
         let (number, mut scope) = (numbers[at], std::mem::take(&mut scopes[at]));
+        let of_source = |failure: BuildFailure| failure.of(path);
         let starts = scope.dirty().to_vec();
-        (gathering, scope) = add_below(&**origin, &starts, number, gathering, scope).await?;
+        let added = add_below(&**origin, &starts, number, gathering, scope).await;
+        (gathering, scope) = added.map_err(of_source)?;
         // Whether a folder that has nothing in it any more is there is said by its marker alone.
         let starts = scope.emptied();
-        (gathering, scope) = add_below(&**origin, &starts, number, gathering, scope).await?;
+        let added = add_below(&**origin, &starts, number, gathering, scope).await;
+        (gathering, scope) = added.map_err(of_source)?;
         if scope.is_empty() {
             return Err(empty(&**origin));
         }

@@ -58,6 +58,8 @@ pub struct Failure {
     pub reason: Option<Reason>,
     /// For people.
     pub message: String,
+    /// Where the source stands in the tree that is at fault, if one is and the cache node says which.
+    pub source_path: Option<String>,
     /// What it began with.
     pub basis: Basis,
     /// When it failed.
@@ -203,10 +205,11 @@ impl Builds {
     }
 
     async fn run(&self, order: &Order, failures: u32) -> State {
-        let failed = |reason, message: String| {
+        let failed = |reason, message: String, source_path| {
             State::Failed(Failure {
                 reason,
                 message,
+                source_path,
                 basis: order.basis.clone(),
                 at: Instant::now(),
                 failures: failures + 1,
@@ -228,11 +231,19 @@ impl Builds {
                 built,
                 basis: order.basis.clone(),
             })),
-            Ok(Ok(Outcome::Failed(wire::BuildFailed { reason, message }))) => {
-                failed(Some(Reason::try_from(reason).unwrap_or(Reason::Other)), message)
+            Ok(Ok(Outcome::Failed(wire::BuildFailed {
+                reason,
+                message,
+                source_path,
+            }))) => {
+                let reason = Reason::try_from(reason).unwrap_or(Reason::Other);
+                failed(Some(reason), message, source_path)
             }
-            Ok(Err(message)) => failed(None, message),
-            Err(_) => failed(None, format!("the build took longer than {} s", BUILD_MAX.as_secs())),
+            Ok(Err(message)) => failed(None, message, None),
+            Err(_) => {
+                let message = format!("the build took longer than {} s", BUILD_MAX.as_secs());
+                failed(None, message, None)
+            }
         }
     }
 

@@ -175,6 +175,7 @@ impl ControlServer {
                 message: format!(
                     "no cache node has revision {id} any more ({error}); the next build begins a new space"
                 ),
+                source_path: None,
             })
     }
 }
@@ -186,18 +187,25 @@ fn unversioned(unversioned: &Unversioned) -> wire::Unversioned {
 
 fn failed(failure: &BuildFailure) -> wire::BuildFailed {
     use wire::build_failed::Reason;
-    let reason = match failure {
-        BuildFailure::Origin(OriginError::Unreachable(_) | OriginError::Throttled { .. }) => Reason::Unreachable,
-        BuildFailure::Origin(OriginError::Denied(_)) => Reason::Denied,
-        BuildFailure::Origin(OriginError::NotFound(_)) => Reason::NotFound,
-        BuildFailure::Origin(OriginError::Invalid(_)) => Reason::Invalid,
-        BuildFailure::Origin(OriginError::NotAllowed(_)) => Reason::NotAllowed,
-        BuildFailure::Origin(OriginError::Drifted(_) | OriginError::Other(_)) | BuildFailure::Build(_) => Reason::Other,
-        BuildFailure::Empty(_) => Reason::Empty,
+    let (reason, source_path) = match failure {
+        BuildFailure::Origin { error, path } => {
+            let reason = match error {
+                OriginError::Unreachable(_) | OriginError::Throttled { .. } => Reason::Unreachable,
+                OriginError::Denied(_) => Reason::Denied,
+                OriginError::NotFound(_) => Reason::NotFound,
+                OriginError::Invalid(_) => Reason::Invalid,
+                OriginError::NotAllowed(_) => Reason::NotAllowed,
+                OriginError::Drifted(_) | OriginError::Other(_) => Reason::Other,
+            };
+            (reason, path.clone())
+        }
+        BuildFailure::Build(_) => (Reason::Other, None),
+        BuildFailure::Empty(_) => (Reason::Empty, None),
     };
     wire::BuildFailed {
         reason: reason.into(),
         message: failure.to_string(),
+        source_path,
     }
 }
 
@@ -205,6 +213,7 @@ fn other(message: &str) -> wire::BuildFailed {
     wire::BuildFailed {
         reason: wire::build_failed::Reason::Other.into(),
         message: message.to_owned(),
+        source_path: None,
     }
 }
 

@@ -66,6 +66,7 @@ async fn a_build_from_an_address_of_the_cluster_is_refused_before_anybody_connec
         ..Default::default()
     };
     let source = wire::Source {
+        path: "raw".into(),
         origin: Some(wire::source::Origin::S3(s3)),
         ..Default::default()
     };
@@ -99,6 +100,7 @@ async fn a_build_from_an_address_of_the_cluster_is_refused_before_anybody_connec
     );
     let says = format!("add {address} to spec.origins.clusterAddresses");
     assert!(failed.message.contains(&says), "{}", failed.message);
+    assert_eq!(failed.source_path.as_deref(), Some("raw"), "whose fault it is");
 
     // An edit of the CacheRuntime counts at once.
     control.node.apply(told(&[address.to_string()])).await.unwrap();

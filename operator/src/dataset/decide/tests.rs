@@ -66,6 +66,7 @@ pub(in crate::dataset) fn failed(reason: Reason, at: Instant) -> State {
     State::Failed(Failure {
         reason: Some(reason),
         message: String::new(),
+        source_path: None,
         basis: Basis {
             sources_digest: "same".into(),
             ..Basis::default()
