@@ -136,7 +136,9 @@ pub struct Order {
     pub request: wire::BuildRequest,
     /// What it begins with.
     pub basis: Basis,
-    /// Hosts of cache nodes that are linked, the one to ask first.
+    /// Hosts of cache nodes that understand it, the one to ask first.
+    pub builders: Vec<String>,
+    /// Hosts of all that are linked, who may keep a copy.
     pub hosts: Vec<String>,
 }
 
@@ -254,8 +256,8 @@ impl Builds {
 
 /// Asks the first host that answers to build, and others to keep a copy.
 async fn build(order: &Order) -> Result<Outcome, String> {
-    let mut last = "no cache node is linked".to_owned();
-    for host in &order.hosts {
+    let mut last = "no cache node that understands the sources is linked".to_owned();
+    for host in &order.builders {
         let mut client = match links::connect(host).await {
             Ok(client) => client,
             Err(error) => {
@@ -324,6 +326,7 @@ mod tests {
                 sources_digest: digest.into(),
                 ..Basis::default()
             },
+            builders: hosts.clone(),
             hosts,
         }
     }
@@ -350,5 +353,25 @@ mod tests {
         assert!(!failure.is_of_a_source(), "cache nodes were at fault");
         builds.clear("u");
         assert_eq!(builds.state("u"), State::Idle);
+    }
+
+    #[tokio::test]
+    async fn who_does_not_understand_what_is_built_is_not_asked_to_build_it() {
+        let (changed, mut news) = mpsc::unbounded_channel();
+        let builds = Builds::new(changed);
+        // No names of hosts, so asking them fails at once.
+        for (builders, said) in [
+            (vec![], "no cache node that understands the sources is linked"),
+            (vec!["new node".to_owned()], "cache node new node does not answer"),
+        ] {
+            builds.start(Order {
+                builders,
+                ..order("same", vec!["old node".to_owned(), "new node".to_owned()])
+            });
+            news.recv().await.unwrap();
+            let state = builds.state("u");
+            let message = &state.failure().unwrap().message;
+            assert!(message.starts_with(said), "{message}");
+        }
     }
 }

@@ -121,14 +121,7 @@ async fn act(
                 return Ok(Action::requeue(WAIT_INTERVAL));
             };
             let request = wire::BuildRequest {
-                dataset: Some(wire::Dataset {
-                    uid: uid.clone(),
-                    namespace: dataset.namespace().unwrap_or_default(),
-                    name: dataset.name_any(),
-                    sources,
-                    ownership: dataset.spec.ownership.as_ref().map(wire_ownership),
-                    ..wire::Dataset::default()
-                }),
+                dataset: Some(asked(dataset, sources)),
                 parent: parent.map(|parent| parent.as_bytes().to_vec()).unwrap_or_default(),
                 dirty: match look {
                     Look::All => Vec::new(),
@@ -149,6 +142,7 @@ async fn act(
                     told_number: observed.told_number,
                     is_partial: matches!(look, Look::Below(_)),
                 },
+                builders: observed.builders.clone(),
                 hosts: observed.linked_hosts.clone(),
             });
             observed.build = context.builds.state(&uid);
@@ -157,6 +151,18 @@ async fn act(
         }
         Next::Wait(pause) => Ok(Action::requeue(*pause)),
         Next::Rest => Ok(Action::await_change()),
+    }
+}
+
+/// What a cache node is asked to build.
+fn asked(dataset: &Dataset, sources: Vec<wire::Source>) -> wire::Dataset {
+    wire::Dataset {
+        uid: dataset.uid().unwrap_or_default(),
+        namespace: dataset.namespace().unwrap_or_default(),
+        name: dataset.name_any(),
+        sources,
+        ownership: dataset.spec.ownership.as_ref().map(wire_ownership),
+        ..wire::Dataset::default()
     }
 }
 

@@ -61,6 +61,16 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Those of these hosts that understand what needs this level (`penstock_protocol::level`), in the same order.
+    pub fn understanding(&self, hosts: &[String], level: u32) -> Vec<String> {
+        let understands = |host: &&String| {
+            self.reports
+                .get(*host)
+                .is_some_and(|report| report.understands >= level)
+        };
+        hosts.iter().filter(understands).cloned().collect()
+    }
+
     /// Whether every cache node that is linked misses the package of this revision.
     pub fn misses(&self, revision: &[u8]) -> bool {
         let misses = |report: &wire::NodeReport| report.missing_packages.iter().any(|missing| missing == revision);
@@ -281,6 +291,30 @@ mod tests {
         assert!(news.try_recv().is_err(), "many reports are told once");
         let pool = links.pool(&key);
         assert!(pool.misses(&[1]) && !pool.misses(&[2]) && pool.away.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_cache_node_of_before_understands_nothing_that_needs_a_level() {
+        let (changed, _news) = mpsc::unbounded_channel();
+        let links = Links::new(changed);
+        let key: RuntimeKey = ("n".into(), "pool".into());
+        let hosts = ["old node", "new node", "newer node", "silent node"].map(str::to_owned);
+        links.set(&key, &hosts, wire::NodeConfig::default());
+        // From here on the test speaks for the nodes, as far as one of before can speak.
+        for node in links.lock()[&key].nodes.values() {
+            node.task.abort();
+        }
+        for (host, understands) in [("old node", 0), ("new node", 1), ("newer node", 2)] {
+            let report = wire::NodeReport {
+                understands,
+                ..wire::NodeReport::default()
+            };
+            links.set_report(&key, host, report);
+        }
+        let pool = links.pool(&key);
+        for (level, expected) in [(1, &["new node", "newer node"][..]), (2, &["newer node"]), (3, &[])] {
+            assert_eq!(pool.understanding(&hosts, level), expected, "{level}");
+        }
     }
 
     #[tokio::test]

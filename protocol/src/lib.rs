@@ -12,5 +12,7 @@ pub mod control;
 pub mod frame;
 pub mod geometry;
 pub mod ids;
+#[cfg(feature = "control")]
+pub mod level;
 pub mod ring;
 pub mod side;

@@ -7,6 +7,7 @@ use penstock_health::Readiness;
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::control::cache_node::cache_node_server::CacheNode;
 use penstock_protocol::ids::RevisionId;
+use penstock_protocol::level;
 use penstock_revision::{Outcome, Package, Unversioned};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt;
@@ -258,6 +259,7 @@ fn report(node: &Node, generation: u64) -> wire::NodeReport {
                 message,
             })
             .collect(),
+        understands: level::LEVEL,
         missing_packages: node.missing().iter().map(|id| id.as_bytes().to_vec()).collect(),
     }
 }

@@ -33,6 +33,7 @@ async fn a_node_that_came_to_rest_has_told_every_byte() {
     let mut reports = link.unwrap().into_inner();
     let first = reports.message().await.unwrap().unwrap();
     assert_eq!(first.spaces, [], "nothing was read");
+    assert_eq!(first.understands, penstock_protocol::level::LEVEL);
 
     for (object, blocks) in [("large", 611), ("small", 611 + 74)] {
         scene.read(object).await.unwrap();

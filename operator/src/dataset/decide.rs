@@ -162,6 +162,10 @@ fn next_of_revision(dataset: &Dataset, observed: &Observed, now: Timestamp) -> N
     if !wait.is_zero() {
         return Next::Wait(wait.max(Duration::from_millis(100)));
     }
+    if observed.nodes_are_outdated() {
+        // The link to a newer one wakes us.
+        return Next::Wait(WAIT_INTERVAL);
+    }
     let parent = observed
         .revision
         .as_ref()

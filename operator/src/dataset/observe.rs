@@ -9,13 +9,14 @@ use kube::{Api, Client, ResourceExt};
 use penstock_crds::{CacheRuntime, Dataset, Revision, Source};
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::{RevisionId, SpaceId};
+use penstock_protocol::level;
 
 use crate::announced::{announced, former_sources};
 use crate::builds::State;
 use crate::cache_runtime::members::Members;
 use crate::context::Context;
 use crate::dataset::readers::{self, LiveReader};
-use crate::dataset::{decide, desired};
+use crate::dataset::{asked, decide, desired};
 use crate::error::Error;
 use crate::limits::REVISION_PATIENCE;
 use crate::names::volume;
@@ -56,8 +57,10 @@ impl Claim {
 pub struct Observed {
     /// The CacheRuntime to use, or why there is none.
     pub runtime: Result<CacheRuntime, String>,
-    /// Cache nodes that are linked now, the one to ask for a build first.
+    /// Cache nodes that are linked now.
     pub linked_hosts: Vec<String>,
+    /// Those of them that understand what has to be built, the one to ask first.
+    pub builders: Vec<String>,
     /// `host:port` where mounts begin to ask.
     pub seeds: Vec<String>,
     /// Whether this process has just begun to lead and cannot say yet who serves.
@@ -141,6 +144,11 @@ impl Observed {
     /// Revisions that nobody will come back with: a cache node deletes what is not announced any more.
     pub fn given_up(&self) -> &[String] {
         if self.patience_left.is_zero() { &self.lost } else { &[] }
+    }
+
+    /// Whether there are cache nodes, and all of them ignore something of what the sources say.
+    pub fn nodes_are_outdated(&self) -> bool {
+        self.sources.is_ok() && !self.linked_hosts.is_empty() && self.builders.is_empty()
     }
 
     /// Whether no cache node has the committed revision.
@@ -227,8 +235,10 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
             (None, 0)
         }
     };
+    let linked_hosts = build_order(&uid, reports.keys().cloned().collect());
     Ok(Observed {
-        linked_hosts: build_order(&uid, reports.keys().cloned().collect()),
+        builders: pool.understanding(&linked_hosts, level::needed(&asked(dataset, sources.clone()))),
+        linked_hosts,
         settling: pool.settling,
         seeds: members.map(|members| members.seeds(SEEDS_MAX)).unwrap_or_default(),
         other_revisions: others::newest_revisions(&sources),

@@ -295,6 +295,27 @@ mod tests {
     }
 
     #[test]
+    fn what_no_cache_node_understands_yet_waits_and_says_so() {
+        let outdated = Observed {
+            builders: Vec::new(),
+            ..settled()
+        };
+        let first = Observed {
+            revision: None,
+            ..outdated.clone()
+        };
+        let denied = status(condition::SOURCE_REACHABLE, false, "AccessDenied");
+        let none = DatasetStatus::default();
+        assert_eq!(said(&none, &outdated, false), [""; 0], "nothing has to be built");
+        assert_eq!(said(&none, &outdated, true), ["Reconciling=true NodesOutdated"]);
+        let waits = ["Ready=false NodesOutdated", "Reconciling=true NodesOutdated"];
+        assert_eq!(said(&none, &first, true), waits);
+        // It says nothing of the sources.
+        let kept = ["Reconciling=true NodesOutdated", "SourceReachable=false AccessDenied"];
+        assert_eq!(said(&denied, &outdated, true), kept);
+    }
+
+    #[test]
     fn a_new_leader_keeps_what_was_said_until_it_knows_better() {
         let serving = status(condition::RUNTIME_READY, true, "Serving");
         let unlinked = |settling| Observed {

@@ -31,6 +31,7 @@ pub(in crate::dataset) fn settled() -> Observed {
     Observed {
         runtime: Ok(runtime("pool")),
         linked_hosts: vec!["pool-0".into()],
+        builders: vec!["pool-0".into()],
         settling: false,
         seeds: Vec::new(),
         sources: Ok(Vec::new()),
@@ -446,6 +447,31 @@ fn nothing_is_built_without_a_cache_node_or_a_secret() {
         ..settled()
     };
     assert_eq!(next(&plain, &no_secret, at(1)), Next::Wait(WAIT_INTERVAL));
+}
+
+#[test]
+fn a_build_waits_for_a_cache_node_that_understands_it() {
+    let (plain, often) = (
+        dataset(json!({}), None),
+        dataset(json!({"refresh": {"intervalSeconds": 600}}), None),
+    );
+    let outdated = Observed {
+        builders: Vec::new(),
+        ..settled()
+    };
+    let first = Observed {
+        revision: None,
+        ..outdated.clone()
+    };
+    assert_eq!(next(&plain, &first, at(1)), Next::Wait(WAIT_INTERVAL));
+    let one_is_new = Observed {
+        builders: vec!["pool-1".into()],
+        ..first
+    };
+    assert!(matches!(next(&plain, &one_is_new, at(1)), Next::Build { .. }));
+    // What is not due waits for nobody.
+    assert_eq!(next(&plain, &outdated, at(9999)), Next::Rest);
+    assert_eq!(next(&often, &outdated, at(1000)), Next::Wait(Duration::from_secs(600)));
 }
 
 #[test]

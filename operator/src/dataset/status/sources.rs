@@ -1,5 +1,6 @@
 //! What keeps the next revision from being built, and what is said of the sources.
 
+use kube::ResourceExt;
 use penstock_crds::{Dataset, DatasetStatus, condition};
 use penstock_protocol::control::cache_node::build_failed::Reason;
 use penstock_sources::looked_at;
@@ -37,6 +38,17 @@ pub(super) fn trouble(dataset: &Dataset, observed: &Observed) -> Option<Trouble>
             reason: unusable_text(unusable),
             message: unusable.to_string(),
             is_of_a_source: true,
+        });
+    }
+    if observed.nodes_are_outdated() {
+        let runtime = observed.runtime.as_ref().map(ResourceExt::name_any).unwrap_or_default();
+        return Some(Trouble {
+            reason: "NodesOutdated",
+            message: format!(
+                "the cache nodes of the CacheRuntime {runtime} are being upgraded, and none of those that serve understands all that the \
+                 sources say yet; this goes on with the first new one (if it lasts: kubectl get pods -l penstock.io/cache-runtime={runtime})"
+            ),
+            is_of_a_source: false,
         });
     }
     if let Some(failure) = observed.build.failure() {
