@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
-use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -112,6 +112,26 @@ where
     K: Resource + DeserializeOwned + Clone + Debug,
 {
     ignore_missing(api.delete(name, &DeleteParams::background()).await.map(drop), "delete")
+}
+
+/// Deletes this object, and not another one that has its name by now; one that is gone is fine.
+///
+/// # Errors
+/// When the API server refuses; [`Error::is_conflict`] when another one has its name.
+pub async fn delete_this<K>(api: &Api<K>, object: &K) -> Result<(), Error>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+{
+    let only_this = Preconditions {
+        uid: object.uid(),
+        resource_version: None,
+    };
+    let parameters = DeleteParams {
+        preconditions: Some(only_this),
+        ..DeleteParams::background()
+    };
+    let deleted = api.delete(&object.name_any(), &parameters).await;
+    ignore_missing(deleted.map(drop), "delete")
 }
 
 /// Lets a PersistentVolume be bound again after its claim was deleted.

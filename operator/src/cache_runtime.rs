@@ -154,6 +154,7 @@ async fn let_go(
         // Their end wakes us: the pods are watched.
         return Ok(Action::requeue(BLOCKED_LOOK_INTERVAL));
     }
+    context.applied.forget(&runtime.uid().unwrap_or_default());
     apply::remove_finalizer(api, runtime).await?;
     Ok(Action::await_change())
 }

@@ -98,6 +98,12 @@ impl Cluster {
         Self(receiver)
     }
 
+    /// One that has these, always.
+    #[cfg(test)]
+    pub(crate) fn of(networks: &[String]) -> Self {
+        Self(watch::channel(Arc::new(networks.to_vec())).1)
+    }
+
     /// `ADDRESS:PORT` and CIDRs.
     pub fn networks(&self) -> Vec<String> {
         self.0.borrow().to_vec()

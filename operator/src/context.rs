@@ -115,3 +115,36 @@ pub fn now() -> Time {
     let seconds = Timestamp::now().as_second();
     Time(Timestamp::from_second(seconds).unwrap_or_default())
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    pub(crate) fn facts() -> Facts {
+        Facts {
+            image: "penstock:1".into(),
+            image_pull_policy: "Always".into(),
+            image_pull_secrets: vec!["pull".into()],
+            cluster_domain: "cluster.local".into(),
+            takes_notifications: false,
+            host_paths: Vec::new(),
+            namespace: "penstock-system".into(),
+            log: "info".into(),
+        }
+    }
+
+    /// One that nobody is told news of.
+    pub(crate) fn context(client: Client) -> Context {
+        let (runtimes, datasets) = (mpsc::unbounded_channel().0, mpsc::unbounded_channel().0);
+        Context::new(
+            client,
+            Links::new(runtimes),
+            Builds::new(datasets.clone()),
+            Notifications::new(datasets),
+            facts(),
+            Cluster::of(&[]),
+        )
+    }
+}

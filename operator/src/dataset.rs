@@ -243,6 +243,7 @@ async fn clean_up(dataset: &Dataset, api: &Api<Dataset>, namespace: &str, contex
     apply::delete(&Api::<PersistentVolume>::all(context.client.clone()), &volume(&uid)).await?;
     context.builds.clear(&uid);
     context.notifications.forget(&uid);
+    context.applied.forget(&uid);
     apply::remove_finalizer(api, dataset).await?;
     Ok(Action::await_change())
 }

@@ -21,6 +21,8 @@ pub mod conditions;
 pub mod context;
 pub mod dataset;
 pub mod error;
+#[cfg(test)]
+mod fake_api;
 pub mod host_paths;
 pub mod lease;
 pub mod limits;

@@ -1,12 +1,11 @@
 //! Applies the children of a CacheRuntime. Does not know what they are: [`desired`] does.
 
 use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::{Api, ResourceExt};
+use kube::ResourceExt;
 use penstock_crds::{CacheRuntime, Dataset};
 
-use crate::apply;
 use crate::cache_runtime::desired;
-use crate::children::{Child, is_ours};
+use crate::children::{self, Child};
 use crate::context::Context;
 use crate::error::Error;
 
@@ -68,13 +67,6 @@ pub(super) async fn apply(
 
 /// Deletes the cache nodes, unless a StatefulSet of that name is somebody else's.
 pub(super) async fn delete_nodes(runtime: &CacheRuntime, namespace: &str, context: &Context) -> Result<(), Error> {
-    let api: Api<StatefulSet> = Api::namespaced(context.client.clone(), namespace);
-    let name = runtime.name_any();
-    let found = api.get_opt(&name).await.map_err(Error::api("get the StatefulSet"))?;
     let uid = runtime.uid().unwrap_or_default();
-    let ours = found.filter(|found| is_ours(found, &uid) && found.metadata.deletion_timestamp.is_none());
-    match ours {
-        Some(_) => apply::delete(&api, &name).await,
-        None => Ok(()),
-    }
+    children::delete::<StatefulSet>(&runtime.name_any(), namespace, &uid, context).await
 }

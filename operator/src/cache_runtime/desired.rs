@@ -334,19 +334,7 @@ fn shaped<K: DeserializeOwned>(step: &'static str, value: Value) -> Result<K, Er
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    pub(super) fn facts() -> Facts {
-        Facts {
-            image: "penstock:1".into(),
-            image_pull_policy: "IfNotPresent".into(),
-            image_pull_secrets: vec!["pull".into()],
-            cluster_domain: "cluster.local".into(),
-            takes_notifications: false,
-            host_paths: Vec::new(),
-            namespace: "penstock-system".into(),
-            log: "info".into(),
-        }
-    }
+    pub(super) use crate::context::tests::facts;
 
     pub(super) fn runtime(tiers: Value) -> CacheRuntime {
         serde_json::from_value(json!({

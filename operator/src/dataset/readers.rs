@@ -1,8 +1,11 @@
 //! The readers of a Dataset's volumes: made when a source needs them, gone when none does, and what keeps one from running.
+//!
+//! The Service of a reader is the first of it that is made and the last that goes: by it the rest is found, wherever a process before
+//! this one has ended. The Secret cannot be looked for, because nobody may list Secrets.
 
 mod desired;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -10,10 +13,9 @@ use k8s_openapi::api::core::v1::{Pod, Secret, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, ResourceExt};
-use penstock_crds::Dataset;
+use penstock_crds::{CacheRuntime, Dataset};
 
-use crate::apply;
-use crate::children::{Child, is_ours};
+use crate::children::{self, Child, is_ours};
 use crate::context::Context;
 use crate::dataset::observe::Observed;
 use crate::error::Error;
@@ -37,14 +39,21 @@ pub struct LiveReader {
 
 /// Looks at the readers that there are. From the API server's memory: it is asked for each Dataset, and most have none.
 pub(super) async fn look(dataset: &Dataset, namespace: &str, context: &Context) -> Result<Vec<LiveReader>, Error> {
-    let api: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
     let of_dataset = ListParams::default()
         .labels(&readers_selector(&dataset.name_any()))
         .match_any();
-    let found = api.list(&of_dataset).await.map_err(Error::api("list readers"))?;
+    let services: Api<Service> = Api::namespaced(context.client.clone(), namespace);
+    let services = services.list(&of_dataset).await.map_err(Error::api("list readers"))?;
+    let deployments: Api<Deployment> = Api::namespaced(context.client.clone(), namespace);
+    let deployments = deployments.list(&of_dataset).await;
+    let deployments = deployments.map_err(Error::api("list readers"))?;
     let uid = dataset.uid().unwrap_or_default();
-    let ours = found.items.iter().filter(|found| is_ours(*found, &uid));
-    Ok(ours.map(live).collect())
+    let begun = services.items.iter().filter(|service| is_ours(*service, &uid));
+    let mut readers: BTreeMap<String, LiveReader> = begun.map(begun_reader).collect();
+    // One whose Service somebody has deleted is one, too.
+    let made = deployments.items.iter().filter(|made| is_ours(*made, &uid));
+    readers.extend(made.map(|made| (made.name_any(), live(made))));
+    Ok(readers.into_values().collect())
 }
 
 /// Why the next revision has to wait for a reader of a volume in the spec.
@@ -76,8 +85,9 @@ pub(super) async fn apply(
     context: &Context,
 ) -> Result<(), Error> {
     // Also without a CacheRuntime: a claim that is deleted waits for its reader.
+    let uid = dataset.uid().unwrap_or_default();
     for name in unneeded(&observed.volumes, &observed.readers) {
-        delete(&name, namespace, context).await?;
+        delete(&name, namespace, &uid, context).await?;
     }
     // Only the cache nodes of a CacheRuntime may connect, so without one nobody is let in.
     let Ok(runtime) = observed.runtime.clone() else {
@@ -104,15 +114,7 @@ pub(super) async fn apply(
             reading,
             mounted,
         };
-        let Some(secret) = secret(&reader, known.secret.as_ref(), context).await? else {
-            continue;
-        };
-        let taken = children(
-            desired::children(&reader, &secret, &runtime, &context.facts)?,
-            namespace,
-            context,
-        )
-        .await?;
+        let taken = make(&reader, known.secret.as_ref(), &runtime, context).await?;
         let mut of_spec = dataset.spec.sources.iter().filter_map(Reading::of);
         let is_of_spec = of_spec.any(|of_spec| of_spec == *reading);
         // One that only older revisions need holds up nothing new.
@@ -157,14 +159,48 @@ fn first_that_does_not_run<'a>(
     named.find(|(_, reader)| !readers.iter().any(|live| live.name == *reader && live.is_ready))
 }
 
-/// UID of the Secret; makes it if there is none. It is made once, so that no running pod has another token. None when it is
-/// somebody else's, or has no token.
-async fn secret(reader: &Reader<'_>, found: Option<&TokenSecret>, context: &Context) -> Result<Option<String>, Error> {
-    if let Some(TokenSecret { uid, token, owners }) = found {
-        let dataset_uid = reader.dataset.uid().unwrap_or_default();
-        let is_usable = owners.contains(&dataset_uid) && !token.is_empty();
-        return Ok(is_usable.then(|| uid.clone()));
+/// Makes a reader, or what lacks of it; names what is somebody else's, and touches nothing then.
+async fn make(
+    reader: &Reader<'_>,
+    found: Option<&TokenSecret>,
+    runtime: &CacheRuntime,
+    context: &Context,
+) -> Result<Vec<String>, Error> {
+    let desired = |secret_uid: &str| desired::children(reader, secret_uid, runtime, &context.facts);
+    let Children {
+        owner_uid,
+        network_policy,
+        service,
+        deployment,
+    } = desired("")?;
+    let network_policy = Child::look(network_policy, reader.namespace, context).await?;
+    let service = Child::look(service, reader.namespace, context).await?;
+    let deployment = Child::look(deployment, reader.namespace, context).await?;
+    let is_unusable = |secret: &&TokenSecret| !secret.owners.contains(&owner_uid) || secret.token.is_empty();
+    let taken = [
+        network_policy.taken(&owner_uid),
+        service.taken(&owner_uid),
+        deployment.taken(&owner_uid),
+        found.filter(is_unusable).map(|_| format!("Secret {}", reader.name)),
+    ];
+    let taken: Vec<String> = taken.into_iter().flatten().collect();
+    if taken.is_empty() {
+        service.apply("apply the Service of a reader", context).await?;
+        network_policy
+            .apply("apply the NetworkPolicy of a reader", context)
+            .await?;
+        let secret_uid = match found {
+            Some(secret) => secret.uid.clone(),
+            None => make_secret(reader, context).await?,
+        };
+        let deployment = deployment.wanted(desired(&secret_uid)?.deployment);
+        deployment.apply("apply the Deployment of a reader", context).await?;
     }
+    Ok(taken)
+}
+
+/// Makes the Secret and says its UID. It is made once, so that no running pod has another token.
+async fn make_secret(reader: &Reader<'_>, context: &Context) -> Result<String, Error> {
     let token = rand::random::<[u8; READER_TOKEN_BYTES]>();
     let token = token.iter().fold(String::new(), |mut text, byte| {
         // Writing to a String cannot fail.
@@ -175,43 +211,26 @@ async fn secret(reader: &Reader<'_>, found: Option<&TokenSecret>, context: &Cont
     let api: Api<Secret> = Api::namespaced(context.client.clone(), reader.namespace);
     let made = api.create(&PostParams::default(), &secret).await;
     let made = made.map_err(Error::api("create the Secret of a reader"))?;
-    Ok(Some(made.uid().unwrap_or_default()))
+    Ok(made.uid().unwrap_or_default())
 }
 
-/// Applies them; names what is somebody else's, and touches nothing then.
-async fn children(children: Children, namespace: &str, context: &Context) -> Result<Vec<String>, Error> {
-    let Children {
-        owner_uid,
-        network_policy,
-        service,
-        deployment,
-    } = children;
-    let network_policy = Child::look(network_policy, namespace, context).await?;
-    let service = Child::look(service, namespace, context).await?;
-    let deployment = Child::look(deployment, namespace, context).await?;
-    let taken = [
-        network_policy.taken(&owner_uid),
-        service.taken(&owner_uid),
-        deployment.taken(&owner_uid),
-    ];
-    let taken: Vec<String> = taken.into_iter().flatten().collect();
-    if taken.is_empty() {
-        network_policy
-            .apply("apply the NetworkPolicy of a reader", context)
-            .await?;
-        service.apply("apply the Service of a reader", context).await?;
-        deployment.apply("apply the Deployment of a reader", context).await?;
-    }
-    Ok(taken)
+/// Deletes what there is of a reader of the Dataset with this UID, and nothing of anybody else.
+async fn delete(name: &str, namespace: &str, uid: &str, context: &Context) -> Result<(), Error> {
+    children::delete::<Deployment>(name, namespace, uid, context).await?;
+    children::delete::<Secret>(name, namespace, uid, context).await?;
+    children::delete::<NetworkPolicy>(name, namespace, uid, context).await?;
+    children::delete::<Service>(name, namespace, uid, context).await
 }
 
-/// The Deployment is the last to go: by it the others are found.
-async fn delete(name: &str, namespace: &str, context: &Context) -> Result<(), Error> {
-    let client = &context.client;
-    apply::delete(&Api::<Service>::namespaced(client.clone(), namespace), name).await?;
-    apply::delete(&Api::<Secret>::namespaced(client.clone(), namespace), name).await?;
-    apply::delete(&Api::<NetworkPolicy>::namespaced(client.clone(), namespace), name).await?;
-    apply::delete(&Api::<Deployment>::namespaced(client.clone(), namespace), name).await
+/// One that has no pod yet.
+fn begun_reader(service: &Service) -> (String, LiveReader) {
+    let name = service.name_any();
+    let reader = LiveReader {
+        name: name.clone(),
+        is_ready: false,
+        fault: String::new(),
+    };
+    (name, reader)
 }
 
 fn live(deployment: &Deployment) -> LiveReader {
@@ -264,120 +283,4 @@ fn waits_for(pod: &Pod) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::dataset::decide::tests::dataset;
-    use crate::volumes::tests::{known, reading};
-
-    fn live_reader(name: &str, is_ready: bool) -> LiveReader {
-        LiveReader {
-            name: name.into(),
-            is_ready,
-            fault: String::new(),
-        }
-    }
-
-    fn named(state: State, reader: &str) -> Known {
-        Known {
-            reader: reader.into(),
-            ..known(state, Some("t"))
-        }
-    }
-
-    #[test]
-    fn a_reader_goes_when_no_source_names_its_claim_or_the_claim_goes() {
-        let there = || State::There("c".into());
-        let volumes = Volumes::from([
-            (reading("a", 1), named(there(), "reader-a")),
-            (reading("b", 1), named(State::Leaving, "reader-b")),
-            (reading("c", 1), named(State::Missing, "reader-c")),
-        ]);
-        let live = ["reader-a", "reader-b", "reader-c", "reader-of-before"].map(|name| live_reader(name, true));
-        assert_eq!(unneeded(&volumes, &live), ["reader-b", "reader-c", "reader-of-before"]);
-    }
-
-    #[test]
-    fn only_a_reader_of_the_spec_that_does_not_run_is_waited_for() {
-        let spec = json!({"sources": [
-            {"path": "s", "s3": {"bucket": "b"}},
-            {"path": "a", "claim": {"name": "a", "uid": 1, "gid": 100}},
-            {"path": "b", "claim": {"name": "b", "uid": 1, "gid": 100}},
-        ]});
-        let dataset = dataset(spec, None);
-        let there = || State::There("c".into());
-        let volumes = Volumes::from([
-            (reading("a", 1), named(there(), "reader-a")),
-            (reading("b", 1), named(there(), "reader-b")),
-            (reading("former", 1), named(there(), "reader-former")),
-        ]);
-        for (ready, expected) in [
-            (
-                &[("reader-a", true), ("reader-b", true), ("reader-former", false)][..],
-                None,
-            ),
-            (
-                &[("reader-a", true), ("reader-b", false)],
-                Some((Volume::Claim("b".into()), "reader-b")),
-            ),
-            (&[("reader-b", true)], Some((Volume::Claim("a".into()), "reader-a"))),
-        ] {
-            let live: Vec<LiveReader> = ready
-                .iter()
-                .map(|(name, is_ready)| live_reader(name, *is_ready))
-                .collect();
-            assert_eq!(
-                first_that_does_not_run(&dataset, &volumes, &live),
-                expected,
-                "{ready:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_deployment_is_ready_when_its_newest_form_is() {
-        let deployment = |status: Value| -> Deployment {
-            let deployment = json!({
-                "metadata": {"name": "reader-a", "generation": 2},
-                "spec": {"selector": {}, "template": {}},
-                "status": status,
-            });
-            serde_json::from_value(deployment).unwrap()
-        };
-        let failure = json!({"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"});
-        for (status, is_ready, fault) in [
-            (json!({}), false, ""),
-            (json!({"observedGeneration": 2, "readyReplicas": 1}), true, ""),
-            (json!({"observedGeneration": 1, "readyReplicas": 1}), false, ""),
-            (
-                json!({"observedGeneration": 2, "conditions": [failure]}),
-                false,
-                "exceeded quota",
-            ),
-        ] {
-            let expected = LiveReader {
-                fault: fault.into(),
-                ..live_reader("reader-a", is_ready)
-            };
-            assert_eq!(live(&deployment(status.clone())), expected, "{status}");
-        }
-    }
-
-    #[test]
-    fn what_a_pod_waits_for_is_said() {
-        let pod = |status: Value| -> Pod { serde_json::from_value(json!({"metadata": {}, "status": status})).unwrap() };
-        let unbound = json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "unbound claims"}]});
-        let pulling = json!({"containerStatuses": [{
-            "name": "reader", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
-            "state": {"waiting": {"reason": "ErrImagePull", "message": "no such image"}},
-        }]});
-        for (status, expected) in [
-            (unbound, Some("unbound claims")),
-            (pulling, Some("ErrImagePull: no such image")),
-            (json!({}), None),
-        ] {
-            assert_eq!(waits_for(&pod(status)).as_deref(), expected);
-        }
-    }
-}
+mod tests;

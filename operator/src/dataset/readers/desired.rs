@@ -267,21 +267,9 @@ fn shaped<K: DeserializeOwned>(step: &'static str, value: Value) -> Result<K, Er
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::tests::facts;
     use crate::volumes::Volume;
     use crate::volumes::tests::reading;
-
-    fn facts() -> Facts {
-        Facts {
-            image: "penstock:1".into(),
-            image_pull_policy: "Always".into(),
-            image_pull_secrets: vec!["pull".into()],
-            cluster_domain: "cluster.local".into(),
-            takes_notifications: false,
-            host_paths: Vec::new(),
-            namespace: "penstock-system".into(),
-            log: "info".into(),
-        }
-    }
 
     fn dataset() -> Dataset {
         serde_json::from_value(json!({
