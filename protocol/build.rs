@@ -2,12 +2,13 @@
 
 /// Messages that hold what must be nowhere in texts; `control.rs` gives them others.
 #[cfg(feature = "control")]
-const SECRETS: [&str; 6] = [
+const SECRETS: [&str; 7] = [
     "AwsKeys",
     "HttpLogin",
     "GcsKey",
     "AzureKey",
     "HuggingFaceToken",
+    "KerberosKey",
     "ReaderToken",
 ];
 

@@ -39,7 +39,7 @@ pub enum CredentialsError {
         found: String,
     },
     /// `data` of a Secret is base64.
-    #[error("Secret {name:?}: data.{key} is not base64 of a text; write plain text under stringData instead of data")]
+    #[error("Secret {name:?}: data.{key} is not base64; write plain text under stringData instead of data")]
     NotBase64 {
         /// Name of the Secret.
         name: String,
@@ -90,7 +90,7 @@ pub fn resolve(
     }
     let value = |key: &&'static str| {
         let value = environment(key).filter(|value| !value.is_empty())?;
-        Some(((*key).to_owned(), value))
+        Some(((*key).to_owned(), value.into_bytes()))
     };
     // Names like `password` are not for the environment.
     let keys = keys
@@ -117,15 +117,14 @@ fn from_secret(name: &str, document: &Document) -> Result<Keys, CredentialsError
     })?;
     let mut values = Keys::new();
     for (key, encoded) in data {
-        let text = base64(&encoded).and_then(|bytes| String::from_utf8(bytes).ok());
-        let text = text.ok_or_else(|| CredentialsError::NotBase64 {
+        let bytes = base64(&encoded).ok_or_else(|| CredentialsError::NotBase64 {
             name: name.to_owned(),
             key: key.clone(),
         })?;
-        values.insert(key, text);
+        values.insert(key, bytes);
     }
     // As in Kubernetes: stringData wins.
-    values.extend(string_data);
+    values.extend(string_data.into_iter().map(|(key, text)| (key, text.into_bytes())));
     Ok(values)
 }
 
@@ -189,7 +188,8 @@ data: {AWS_ACCESS_KEY_ID: id, AWS_SECRET_ACCESS_KEY: key!}
     }
 
     fn id_of(keys: Result<Option<Keys>, CredentialsError>) -> Option<String> {
-        Some(keys.unwrap()?["AWS_ACCESS_KEY_ID"].clone())
+        let id = keys.unwrap()?["AWS_ACCESS_KEY_ID"].clone();
+        Some(String::from_utf8(id).unwrap())
     }
 
     #[test]

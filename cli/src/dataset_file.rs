@@ -10,12 +10,12 @@ use penstock_crds::{Dataset, Source};
 use penstock_origin::Environment;
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::BuildOptions;
-use penstock_sources::{Granted, looked_at, wire_ownership, wire_source};
+use penstock_sources::{Granted, looked_at, realm, wire_ownership, wire_source, with_kdcs};
 
 use crate::args::Which;
 use crate::documents::Document;
 use crate::limits::DATASET_FILE_BYTES_MAX;
-use crate::{cache_folder, credentials, local, rules};
+use crate::{cache_folder, credentials, kerberos, local, rules};
 
 /// A file with one Dataset, or of several the chosen one.
 pub struct DatasetFile {
@@ -152,8 +152,13 @@ impl DatasetFile {
             );
         }
         let secret = source.secret().map(|secret| secret.name.as_str());
-        let keys = credentials::resolve(secret, looked_at(source), &self.documents, environment)?;
-        Ok(wire_source(source, keys.as_ref())?)
+        let keys = credentials::resolve(secret, looked_at(source), &self.documents, &environment)?;
+        let told = wire_source(source, keys.as_ref())?;
+        if realm(&told).is_none() {
+            return Ok(told);
+        }
+        let realms = kerberos::realms(environment("KRB5_CONFIG").as_deref());
+        Ok(with_kdcs(told, &realms))
     }
 }
 

@@ -11,6 +11,7 @@ pub mod documents;
 pub mod explained;
 #[cfg(test)]
 mod fake_cache_node;
+pub mod kerberos;
 pub mod limits;
 pub mod listing;
 pub mod local;

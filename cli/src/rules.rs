@@ -144,6 +144,11 @@ fn wrong_in(source: &Source) -> Option<String> {
                 .into(),
         );
     }
+    if hdfs.as_ref().is_some_and(|hdfs| !hdfs.user.is_empty()) && source.secret().is_some() {
+        return Some(
+            "hdfs.user: with credentialsSecretRef files are read as the principal of the Secret: take user away".into(),
+        );
+    }
     // The clients of the others say what is wrong with them.
     s3.as_ref().and_then(wrong_in_s3)
 }

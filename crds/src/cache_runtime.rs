@@ -8,6 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::kerberos::Kerberos;
 use crate::origins::Origins;
 use crate::workload_identity::WorkloadIdentity;
 
@@ -69,6 +70,10 @@ pub struct CacheRuntimeSpec {
     /// The identity that its cache nodes have for clouds. Without it: none that a Dataset may read with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_identity: Option<WorkloadIdentity>,
+
+    /// Where its cache nodes get tickets of Kerberos, for sources of HDFS with `credentialsSecretRef`. Without it there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kerberos: Option<Kerberos>,
 }
 
 /// One medium of a cache node.

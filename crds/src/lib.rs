@@ -7,6 +7,7 @@ mod cache_runtime;
 mod caching;
 pub mod chart;
 mod dataset;
+mod kerberos;
 mod origins;
 mod quantity;
 pub mod reference;
@@ -19,6 +20,7 @@ pub use caching::{CacheRule, Caching, Eviction, Quota};
 pub use dataset::{
     Dataset, DatasetSpec, DatasetStatus, FormerSource, Notifications, Ownership, Refresh, Revision, Unversioned,
 };
+pub use kerberos::{Kerberos, KerberosRealm};
 pub use origins::Origins;
 pub use quantity::bytes_of;
 pub use source::{

@@ -198,6 +198,7 @@ pub struct AzureSource {
 /// A folder of HDFS. A file's version is its length and the time of its last change, which are looked at before and after each read.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.credentialsSecretRef) && has(self.user) && self.user != '')").message("with credentialsSecretRef files are read as the principal of the Secret: take user away"))]
 pub struct HdfsSource {
     /// `host:port` of each name node of the name service; with several the active one is found. The port is that of RPC, usually
     /// 8020 or 9000.
@@ -211,10 +212,15 @@ pub struct HdfsSource {
     #[schemars(length(max = 1024), regex(pattern = "^/"))]
     pub path: String,
 
-    /// As whom files are read (simple authentication). Empty is `hdfs`.
+    /// As whom files are read where the name nodes believe it (simple authentication). Empty is `hdfs`.
     #[serde(default)]
     #[schemars(length(max = 64), regex(pattern = "^[A-Za-z0-9._-]*$"))]
     pub user: String,
+
+    /// Secret of this namespace with the keys `principal` (`name@REALM`) and `keytab` (the file): files are read as this principal of
+    /// Kerberos, whose realm the CacheRuntime has to name (`spec.kerberos`). For `penstock` without Kubernetes krb5.conf does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
 }
 
 /// A folder of a web server that answers with ranges, and with an ETag or the time of the last change.
@@ -420,7 +426,7 @@ impl Source {
             s3,
             gcs,
             azure,
-            hdfs: _,
+            hdfs,
             http,
             hugging_face,
             dataset: _,
@@ -435,6 +441,7 @@ impl Source {
             s3.as_mut().map(|s3| &mut s3.credentials_secret_ref),
             gcs.as_mut().map(|gcs| &mut gcs.credentials_secret_ref),
             azure.as_mut().map(|azure| &mut azure.credentials_secret_ref),
+            hdfs.as_mut().map(|hdfs| &mut hdfs.credentials_secret_ref),
             http.as_mut().map(|http| &mut http.credentials_secret_ref),
             hugging_face.as_mut().map(|hub| &mut hub.credentials_secret_ref),
         ];
@@ -463,7 +470,7 @@ impl Source {
             s3,
             gcs,
             azure,
-            hdfs: _,
+            hdfs,
             http,
             hugging_face,
             dataset: _,
@@ -477,10 +484,11 @@ impl Source {
         let s3 = s3.as_ref().and_then(|s3| s3.credentials_secret_ref.as_ref());
         let gcs = gcs.as_ref().and_then(|gcs| gcs.credentials_secret_ref.as_ref());
         let azure = azure.as_ref().and_then(|azure| azure.credentials_secret_ref.as_ref());
+        let hdfs = hdfs.as_ref().and_then(|hdfs| hdfs.credentials_secret_ref.as_ref());
         let http = http.as_ref().and_then(|http| http.credentials_secret_ref.as_ref());
         let hub = hugging_face
             .as_ref()
             .and_then(|hub| hub.credentials_secret_ref.as_ref());
-        s3.or(gcs).or(azure).or(http).or(hub)
+        s3.or(gcs).or(azure).or(hdfs).or(http).or(hub)
     }
 }

@@ -4,6 +4,7 @@ mod bulk;
 mod cloud_listings;
 mod frames;
 mod images;
+mod kerberos;
 mod ledgers;
 mod letters;
 mod listings;
@@ -18,7 +19,7 @@ mod side_files;
 use crate::Target;
 
 /// All of them.
-pub const TARGETS: [Target; 15] = [
+pub const TARGETS: [Target; 16] = [
     frames::TARGET,
     bulk::TARGET,
     side_files::TARGET,
@@ -34,4 +35,5 @@ pub const TARGETS: [Target; 15] = [
     letters::TARGET,
     requests::TARGET,
     ledgers::TARGET,
+    kerberos::TARGET,
 ];

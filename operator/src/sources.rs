@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client, ResourceExt};
 use penstock_crds::{Dataset, Source};
 use penstock_protocol::control::cache_node as wire;
-use penstock_sources::{Keys, part_of, standing, wire_source};
+use penstock_sources::{Keys, part_of, realm, standing, wire_source, with_kdcs};
 
 use crate::context::Context;
 use crate::error::Error;
@@ -86,6 +86,10 @@ fn told(source: &Source, named: &Named, terms: Option<&Terms>) -> Result<wire::S
         .secret()
         .and_then(|secret| named.secrets.get(&secret.name)?.as_ref());
     let mut told = wire_source(source, keys)?;
+    if let (Some(terms), Some(realm)) = (terms, realm(&told)) {
+        let realms = terms.realms_with(source, realm)?;
+        told = with_kdcs(told, realms);
+    }
     if let Some(reading) = Reading::of(source) {
         complete(&mut told, source, &reading, named, terms)?;
     }
@@ -149,8 +153,7 @@ fn complete(
 
 fn keys(secret: Secret) -> Keys {
     let data = secret.data.unwrap_or_default().into_iter();
-    data.filter_map(|(key, bytes)| Some((key, String::from_utf8(bytes.0).ok()?)))
-        .collect()
+    data.map(|(key, bytes)| (key, bytes.0)).collect()
 }
 
 #[cfg(test)]
@@ -268,6 +271,60 @@ mod tests {
             paths(&terms(json!({"allowed": ["s3://team-*/**", "s3://secret/a/**"]}))),
             all
         );
+    }
+
+    #[test]
+    fn a_principal_is_told_with_the_kdcs_of_the_runtime_and_never_without() {
+        let terms = |kerberos| {
+            let runtime = json!({
+                "apiVersion": "penstock.io/v1alpha1", "kind": "CacheRuntime", "metadata": {"name": "pool"},
+                "spec": {"replicas": 1, "tiers": [], "kerberos": kerberos},
+            });
+            Terms::of(&serde_json::from_value(runtime).unwrap(), &[])
+        };
+        let hdfs = |name| json!({"nameNodes": ["nn:8020"], "path": "/", "credentialsSecretRef": {"name": name}});
+        let sources: Vec<Source> = serde_json::from_value(json!([{"path": "raw", "hdfs": hdfs("reader")}])).unwrap();
+        // A keytab is no text.
+        let reader: Secret =
+            serde_json::from_value(json!({"data": {"principal": "cmVhZGVyQEEuT1JHCg==", "keytab": "BQL/"}})).unwrap();
+        let named = Named {
+            secrets: Secrets::from([("reader".into(), Some(keys(reader)))]),
+            ..Named::default()
+        };
+        let realms = json!({"realms": [
+            {"name": "B.ORG", "kdcs": ["kdc.b.org"]},
+            {"name": "A.ORG", "kdcs": ["kdc1.a.org:750", "kdc2.a.org"]},
+        ]});
+        let (told, unusable) = wire_sources(&sources, &named, Some(&terms(realms)));
+        assert_eq!(unusable, None);
+        let expected = wire::Hdfs {
+            name_nodes: vec!["nn:8020".into()],
+            path: "/".into(),
+            user: String::new(),
+            key: Some(wire::KerberosKey {
+                principal: "reader@A.ORG".into(),
+                keytab: "BQL/".into(),
+            }),
+            kdcs: vec![
+                "B.ORG/kdc.b.org".into(),
+                "A.ORG/kdc1.a.org:750".into(),
+                "A.ORG/kdc2.a.org".into(),
+            ],
+        };
+        assert_eq!(told[0].origin, Some(wire::source::Origin::Hdfs(expected)));
+        for kerberos in [
+            json!(null),
+            json!({"realms": [{"name": "B.ORG", "kdcs": ["kdc.b.org"]}]}),
+        ] {
+            let (told, unusable) = wire_sources(&sources, &named, Some(&terms(kerberos)));
+            let said = unusable.unwrap().to_string();
+            assert!(
+                told.is_empty()
+                    && said.contains("the source at raw")
+                    && said.contains("add A.ORG and its KDCs to spec.kerberos.realms"),
+                "{said}"
+            );
+        }
     }
 
     #[test]

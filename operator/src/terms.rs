@@ -1,7 +1,7 @@
-//! On which terms a CacheRuntime lets sources be read: places, folders of nodes, its identity. Pure.
+//! On which terms a CacheRuntime lets sources be read: places, folders of nodes, its identity, its realms. Pure.
 
 use kube::ResourceExt;
-use penstock_crds::{CacheRuntime, Source};
+use penstock_crds::{CacheRuntime, KerberosRealm, Source};
 use penstock_sources::{Allowed, Granted};
 
 use crate::host_paths::{Held, HostPaths};
@@ -14,6 +14,7 @@ pub struct Terms {
     allowed: Allowed,
     host_paths: HostPaths,
     granted: Granted,
+    realms: Vec<KerberosRealm>,
     cache_nodes: u64,
 }
 
@@ -26,6 +27,7 @@ impl Terms {
             allowed: Allowed::of(origins.map_or(&[], |origins| &origins.allowed)),
             host_paths: HostPaths::of(runtime, host_paths),
             granted: Granted::of(runtime.spec.workload_identity.as_ref()),
+            realms: runtime.spec.kerberos.clone().unwrap_or_default().realms,
             cache_nodes: u64::from(runtime.spec.replicas.unsigned_abs()),
         }
     }
@@ -54,6 +56,21 @@ impl Terms {
                 why,
             }),
         }
+    }
+
+    /// Where tickets are for a source that is read as a principal of `realm`.
+    ///
+    /// # Errors
+    /// When the CacheRuntime does not say that of this realm.
+    pub fn realms_with(&self, source: &Source, realm: &str) -> Result<&[KerberosRealm], Unusable> {
+        if !self.realms.iter().any(|known| known.name == realm) {
+            return Err(Unusable::NoRealm {
+                path: source.path.clone(),
+                runtime: self.runtime.clone(),
+                realm: realm.to_owned(),
+            });
+        }
+        Ok(&self.realms)
     }
 
     fn check_place(&self, source: &Source) -> Result<(), Unusable> {

@@ -46,6 +46,20 @@ pub enum Unusable {
         /// Who does not let it.
         why: NotHeld,
     },
+    /// A source whose tickets nobody knows where to get.
+    #[error(
+        "{} is read as a principal of the Kerberos realm {realm}, of which the CacheRuntime {runtime} names no KDC; add {realm} and its \
+         KDCs to spec.kerberos.realms of the CacheRuntime, or correct `principal` of the Secret",
+        which(path)
+    )]
+    NoRealm {
+        /// Where it stands in the tree.
+        path: String,
+        /// Whose cache nodes.
+        runtime: String,
+        /// The realm.
+        realm: String,
+    },
     /// A source that may not be read with the cache nodes' identity.
     #[error(
         "{} may not be read with the workload identity of the CacheRuntime {runtime}: {why}",

@@ -1,4 +1,4 @@
-//! A folder of HDFS, read from its DataNodes as a user who is believed (simple authentication; there is no Kerberos here).
+//! A folder of HDFS, read from its DataNodes as a user who is believed (simple authentication), or as a principal of Kerberos.
 //!
 //! A file's version is its length and the time of its last change, to the millisecond: NameNodes say nothing better to clients.
 //! The blocks of a file never change, so a read gets the list of them, then makes sure that the file is still the one that was
@@ -15,6 +15,9 @@
 
 mod name_nodes;
 mod open_files;
+mod relay;
+mod rpc;
+mod sasl;
 
 use std::collections::VecDeque;
 use std::io;
@@ -32,8 +35,9 @@ use hdfs_native::client::{FileStatus, ListStatusIterator};
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
 
-use self::name_nodes::{Failure, NameNodes, exception, guarded};
+use self::name_nodes::{Failure, NameNodes, Who, exception, guarded};
 use self::open_files::OpenFiles;
+use crate::kerberos::{self, Identity};
 use crate::limits::{HDFS_LISTINGS_MAX, HDFS_PAGE_FILES};
 use crate::transport::{self, Wrong};
 use crate::{Body, Network, Origin, OriginError, Pages};
@@ -55,7 +59,8 @@ pub struct HdfsOrigin(Arc<Shared>);
 struct Shared {
     name_nodes: NameNodes,
     names: Vec<String>,
-    user: String,
+    /// As whom, for people.
+    reader: String,
     /// Path without a slash at the end.
     folder: String,
     silence_max: Duration,
@@ -89,7 +94,13 @@ impl HdfsOrigin {
     /// # Errors
     /// When the configuration makes no sense.
     pub fn new(config: wire::Hdfs, network: &Network) -> Result<Self, OriginError> {
-        let wire::Hdfs { name_nodes, path, user } = config;
+        let wire::Hdfs {
+            name_nodes,
+            path,
+            user,
+            key,
+            kdcs,
+        } = config;
         let invalid = |text: &str| OriginError::Invalid(format!("hdfs://{}{path}: {text}", name_nodes.join(",")));
         let folder = path.trim_end_matches('/');
         let is_path = folder.split('/').skip(1).all(|part| !matches!(part, "" | "." | ".."));
@@ -98,14 +109,31 @@ impl HdfsOrigin {
                 "the path of a folder begins with a slash and has no part `.` or `..` and none that is empty; correct it",
             ));
         }
-        let user = if user.is_empty() { USER.to_owned() } else { user };
+        let (who, reader) = match key {
+            Some(_) if !user.is_empty() => {
+                return Err(invalid(
+                    "with credentialsSecretRef files are read as the principal of the Secret; take `user` away",
+                ));
+            }
+            Some(key) => {
+                let identity = Identity::new(&key, &kdcs, &network.reach);
+                let identity = identity.map_err(|error| invalid(&error.to_string()))?;
+                let reader = format!("the principal {}", identity.principal());
+                (Who::Kerberos(Arc::new(identity)), reader)
+            }
+            None => {
+                let user = if user.is_empty() { USER.to_owned() } else { user };
+                let reader = format!("the user {user}");
+                (Who::Simple(user), reader)
+            }
+        };
         let silence_max = network.silence_max;
-        let nodes = NameNodes::new(&name_nodes, user.clone(), network).map_err(|text| invalid(&text))?;
+        let nodes = NameNodes::new(&name_nodes, &who, network).map_err(|text| invalid(&text))?;
         Ok(Self(Arc::new(Shared {
             name_nodes: nodes,
             folder: folder.to_owned(),
             names: name_nodes,
-            user,
+            reader,
             silence_max,
             open_files: OpenFiles::default(),
         })))
@@ -262,6 +290,7 @@ impl Shared {
             Failure::NotAllowed(why) => {
                 return OriginError::NotAllowed(format!("{place} may not be reached: {why}"));
             }
+            Failure::Kerberos(error) => return by_kerberos(&place, error),
             Failure::Refused(error) => error,
         };
         let (class, text) = match &error {
@@ -285,8 +314,8 @@ impl Shared {
                 OriginError::NotFound(format!("{place} does not exist; check the path of the source"))
             }
             (_, "AccessControlException" | "AuthorizationException", _) => OriginError::Denied(format!(
-                "{place} does not let the user {} read {what} ({class}); check the user of the source, and that it may list and read",
-                self.user
+                "{place} does not let {} read {what} ({class}); check as whom the source reads, and that it may list and read",
+                self.reader
             )),
             (_, "SafeModeException", _) => self.safe_mode(),
             (_, "RetriableException", _) if text.contains("SafeMode") || text.contains("safe mode") => self.safe_mode(),
@@ -326,6 +355,20 @@ impl Shared {
             "{} is in safe mode, as after a start; wait until enough DataNodes are there (`hdfs dfsadmin -safemode get` says so)",
             self.place()
         ))
+    }
+}
+
+/// Why there is no ticket for a place.
+fn by_kerberos(place: &str, error: kerberos::Error) -> OriginError {
+    let text = format!("{place} cannot be read: {error}");
+    match error {
+        kerberos::Error::Invalid(_) | kerberos::Error::UnknownRealm(_) => OriginError::Invalid(text),
+        kerberos::Error::NotAllowed { .. } => OriginError::NotAllowed(text),
+        kerberos::Error::Unreachable { .. } => OriginError::Unreachable(text),
+        kerberos::Error::Denied(_) | kerberos::Error::NoService(_) | kerberos::Error::Clocks => {
+            OriginError::Denied(text)
+        }
+        kerberos::Error::Garbled(_) => OriginError::Other(text),
     }
 }
 
@@ -433,7 +476,7 @@ mod tests {
         let config = wire::Hdfs {
             name_nodes: vec!["nn:8020".to_owned()],
             path: "/data".to_owned(),
-            user: String::new(),
+            ..Default::default()
         };
         let origin = HdfsOrigin::new(config, &Network::default()).unwrap();
         let java = |class: &str, text: &str| HdfsError::RPCError(format!("org.apache.hadoop.{class}"), text.to_owned());

@@ -15,6 +15,7 @@ pub mod gcs;
 pub mod hdfs;
 pub mod http;
 pub mod hugging_face;
+mod kerberos;
 pub mod limits;
 pub mod meter;
 mod ranges;
@@ -45,6 +46,8 @@ use crate::gcs::GcsOrigin;
 use crate::hdfs::HdfsOrigin;
 use crate::http::HttpOrigin;
 use crate::hugging_face::HuggingFaceOrigin;
+#[cfg(feature = "test-support")]
+pub use crate::kerberos::{read_anything as read_kerberos, samples as kerberos_samples};
 use crate::meter::{Meter, Metered, Tally};
 pub use crate::reach::Reach;
 use crate::s3::S3Origin;

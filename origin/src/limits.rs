@@ -146,3 +146,22 @@ pub const CLAIM_PAGE_FILES: usize = FOLDER_PAGE_FILES;
 
 /// Characters that are taken over of what the reader of a claim says is wrong: a status of the API takes 2,000.
 pub const FAULT_CHARACTERS_MAX: usize = 1500;
+
+/// A KDC that has not answered by then is left for the next one: a realm has two or three, and all should be tried before the
+/// NameNode counts as silent.
+pub const KDC_SILENCE_MAX: Duration = Duration::from_secs(2);
+
+/// Longest answer of a KDC. A ticket of Active Directory has the groups of its user in it, at most 64 KiB.
+pub const KDC_ANSWER_BYTES_MAX: usize = 128 << 10;
+
+/// How often KDCs may send on to those of another realm for one service: forests are seldom that deep.
+pub const REFERRALS_MAX: usize = 5;
+
+/// Longest message about who speaks; a ticket is in it.
+pub const SASL_FRAME_BYTES_MAX: usize = 256 << 10;
+
+/// Longest message of a NameNode with Kerberos; others are Hadoop's own limit (`ipc.maximum.response.length`).
+pub const RPC_FRAME_BYTES_MAX: usize = 128 << 20;
+
+/// How much of what is asked a NameNode with Kerberos is sent as one; a request has some hundred bytes.
+pub const RELAY_PIECE_BYTES: usize = 16 << 10;

@@ -34,4 +34,12 @@ macro_rules! hidden {
     )*};
 }
 
-hidden!(AwsKeys, HttpLogin, GcsKey, AzureKey, HuggingFaceToken, ReaderToken);
+hidden!(
+    AwsKeys,
+    HttpLogin,
+    GcsKey,
+    AzureKey,
+    HuggingFaceToken,
+    KerberosKey,
+    ReaderToken
+);

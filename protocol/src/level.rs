@@ -91,6 +91,8 @@ fn of_origin(origin: &Origin) -> u32 {
             name_nodes: _,
             path: _,
             user: _,
+            key: _,
+            kdcs: _,
         }) => FIRST,
         Origin::HuggingFace(HuggingFace {
             repository: _,

@@ -159,6 +159,7 @@ fn places(source: &Source) -> Option<Vec<Place>> {
             name_nodes,
             path,
             user: _,
+            credentials_secret_ref: _,
         } = hdfs;
         let place = |node: &String| Place::of_path(&format!("hdfs://{}", node.to_ascii_lowercase()), path);
         (!name_nodes.is_empty()).then(|| name_nodes.iter().map(place).collect())

@@ -3,11 +3,15 @@
 
 mod allowed;
 mod granted;
+mod kerberos;
 
 use std::collections::BTreeMap;
 
 pub use allowed::Allowed;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 pub use granted::{Granted, NotGranted};
+pub use kerberos::{realm, with_kdcs};
 use penstock_crds::{
     AddressingStyle, AzureSource, ClaimSource, DatasetSource, FolderSource, GcsSource, HdfsSource, HttpSource,
     HuggingFaceSource, Ownership, RepositoryKind, S3Source, Source, SourceLimits, bytes_of,
@@ -15,8 +19,8 @@ use penstock_crds::{
 use penstock_protocol::control::cache_node as wire;
 use wire::source::Origin;
 
-/// The keys of a Secret that are text, by name.
-pub type Keys = BTreeMap<String, String>;
+/// The keys of a Secret, by name.
+pub type Keys = BTreeMap<String, Vec<u8>>;
 
 /// Why a source cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +95,7 @@ pub fn looked_at(source: &Source) -> Looked {
             ],
             "AZURE_STORAGE_KEY, or AZURE_STORAGE_SAS_TOKEN, or AZURE_TENANT_ID, AZURE_CLIENT_ID and AZURE_CLIENT_SECRET",
         ),
+        Source { hdfs: Some(_), .. } => looked(&["principal", "keytab"], "principal and keytab"),
         Source { http: Some(_), .. } => looked(&["username", "password", "token"], "username and password, or token"),
         Source {
             hugging_face: Some(_), ..
@@ -141,7 +146,7 @@ pub fn wire_source(source: &Source, keys: Option<&Keys>) -> Result<wire::Source,
     } else if let Some(azure) = azure {
         Origin::Azure(wire_azure(azure, secret.map(Secret::azure).transpose()?))
     } else if let Some(hdfs) = hdfs {
-        Origin::Hdfs(wire_hdfs(hdfs))
+        Origin::Hdfs(wire_hdfs(hdfs, secret.map(Secret::kerberos).transpose()?))
     } else if let Some(http) = http {
         Origin::Http(wire_http(http, secret.map(Secret::http).transpose()?))
     } else if let Some(hub) = hugging_face {
@@ -232,6 +237,7 @@ impl Secret<'_> {
     fn get(self, key: &str) -> String {
         self.keys
             .get(key)
+            .and_then(|bytes| str::from_utf8(bytes).ok())
             .map(|text| text.trim().to_owned())
             .unwrap_or_default()
     }
@@ -278,6 +284,17 @@ impl Secret<'_> {
             key.client_secret = self.needed("AZURE_CLIENT_SECRET")?;
         }
         Ok(key)
+    }
+
+    fn kerberos(self) -> Result<wire::KerberosKey, Unusable> {
+        let keytab = self.keys.get("keytab").filter(|keytab| !keytab.is_empty());
+        Ok(wire::KerberosKey {
+            principal: self.needed("principal")?,
+            keytab: match keytab {
+                Some(keytab) => BASE64_STANDARD.encode(keytab),
+                None => self.needed("keytab")?,
+            },
+        })
     }
 
     fn http(self) -> Result<wire::HttpLogin, Unusable> {
@@ -355,9 +372,21 @@ fn wire_azure(azure: &AzureSource, key: Option<wire::AzureKey>) -> wire::Azure {
     }
 }
 
-fn wire_hdfs(hdfs: &HdfsSource) -> wire::Hdfs {
-    let HdfsSource { name_nodes, path, user } = hdfs.clone();
-    wire::Hdfs { name_nodes, path, user }
+/// Without what the owner of who reads says: where tickets are.
+fn wire_hdfs(hdfs: &HdfsSource, key: Option<wire::KerberosKey>) -> wire::Hdfs {
+    let HdfsSource {
+        name_nodes,
+        path,
+        user,
+        credentials_secret_ref: _,
+    } = hdfs.clone();
+    wire::Hdfs {
+        name_nodes,
+        path,
+        user,
+        key,
+        kdcs: Vec::new(),
+    }
 }
 
 fn wire_http(http: &HttpSource, login: Option<wire::HttpLogin>) -> wire::Http {
@@ -447,6 +476,16 @@ mod tests {
                 "AZURE_CLIENT_SECRET",
             ),
             (
+                json!({"hdfs": {"nameNodes": ["nn:8020"], "path": "/"}}),
+                json!({"principal": "reader@A.ORG"}),
+                "keytab",
+            ),
+            (
+                json!({"hdfs": {"nameNodes": ["nn:8020"], "path": "/"}}),
+                json!({"keytab": "k"}),
+                "principal",
+            ),
+            (
                 json!({"http": {"url": "http://h/"}}),
                 json!({"password": "p"}),
                 "username",
@@ -461,7 +500,8 @@ mod tests {
             let mut fields = fields.clone();
             fields["credentialsSecretRef"] = json!({"name": "keys"});
             let source: Source = serde_json::from_value(json!({kind: fields})).unwrap();
-            let keys: Keys = serde_json::from_value(keys).unwrap();
+            let keys: BTreeMap<String, String> = serde_json::from_value(keys).unwrap();
+            let keys: Keys = keys.into_iter().map(|(key, text)| (key, text.into_bytes())).collect();
             let unusable = wire_source(&source, Some(&keys)).unwrap_err();
             let Unusable::NoKey {
                 name,
@@ -527,6 +567,10 @@ mod tests {
                 json!({"azure": {"account": "acc", "container": "c"}}),
                 vec!["AZURE_TENANT_ID", "AZURE_CLIENT_ID", "AZURE_CLIENT_SECRET"],
             ),
+            (
+                json!({"hdfs": {"nameNodes": ["nn:8020"], "path": "/"}}),
+                vec!["principal", "keytab"],
+            ),
             (json!({"http": {"url": "http://h/"}}), vec!["username", "password"]),
             (json!({"http": {"url": "http://h/"}}), vec!["token"]),
             (json!({"huggingFace": {"repository": "a/b"}}), vec!["HF_TOKEN"]),
@@ -534,10 +578,12 @@ mod tests {
             let source: Source = serde_json::from_value(origin.clone()).unwrap();
             let keys = keys
                 .into_iter()
-                .map(|key| (key.to_owned(), secret.to_owned()))
+                .map(|key| (key.to_owned(), secret.as_bytes().to_vec()))
                 .collect();
             let told = wire_source(&source, Some(&keys)).unwrap();
-            assert!(!format!("{told:?}").contains(secret), "{origin}: {told:?}");
+            let text = format!("{told:?}");
+            let encoded = BASE64_STANDARD.encode(secret);
+            assert!(!text.contains(secret) && !text.contains(&encoded), "{origin}: {text}");
         }
     }
 }

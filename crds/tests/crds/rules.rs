@@ -169,6 +169,16 @@ fn table() -> Vec<Row> {
     let label = |key: &str| identity(json!({"podLabels": {"azure.workload.identity/use": "true", key: "x"}}));
     let vouched_rule = [("spec.workloadIdentity.endpoints", allowed_rule[0].1)];
     let who_asks = "workloadIdentity and credentialsSecretRef both say who asks";
+    let principal_rule = [(
+        "spec.sources[0].hdfs",
+        "with credentialsSecretRef files are read as the principal of the Secret",
+    )];
+    let hdfs = |more: Value| {
+        let mut object = dataset("d", json!([{"hdfs": {"nameNodes": ["nn:8020"], "path": "/"}}]));
+        let hdfs = object["spec"]["sources"][0]["hdfs"].as_object_mut().unwrap();
+        hdfs.extend(more.as_object().unwrap().clone());
+        object
+    };
     let refresh_rule = [(
         "spec.refresh",
         "refresh has an interval, notifications or both, or it is immutable",
@@ -182,6 +192,16 @@ fn table() -> Vec<Row> {
     let refresh = |refresh: Value| refreshed(refresh, json!([{"s3": {"bucket": "b"}}]));
     let memory_rule = [("spec.tiers[0]", "a tier in Memory has the volume EmptyDir")];
     vec![
+        accepted("a user of HDFS", hdfs(json!({"user": "reader"}))),
+        accepted(
+            "a principal of HDFS",
+            hdfs(json!({"user": "", "credentialsSecretRef": {"name": "keytab"}})),
+        ),
+        refused(
+            "a user and a principal",
+            hdfs(json!({"user": "reader", "credentialsSecretRef": {"name": "keytab"}})),
+            &principal_rule,
+        ),
         accepted("no patterns", allowed(&[])),
         accepted(
             "patterns",

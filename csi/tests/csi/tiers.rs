@@ -55,6 +55,7 @@ fn runtime(scene: &Scene) {
         resources: None,
         origins: None,
         workload_identity: None,
+        kerberos: None,
     };
     let mut runtime = CacheRuntime::new("pool", spec);
     runtime.metadata = metadata("pool", "runtime-uid", None);

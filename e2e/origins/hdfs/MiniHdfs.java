@@ -1,6 +1,9 @@
 // A small real HDFS for tests: a NameNode, or two of which one is active, and a DataNode in one process.
 //
-//   MiniHdfs FOLDER IP RPC-PORT HTTP-PORT [RPC-PORT HTTP-PORT]
+//   MiniHdfs FOLDER IP RPC-PORT HTTP-PORT [RPC-PORT HTTP-PORT] [kerberos KRB5.CONF PRINCIPAL KEYTAB PROTECTION]
+//
+// With Kerberos all servers are the principal, who is the superuser, and PROTECTION (authentication, integrity or privacy) is that of
+// what they say and of blocks.
 //
 // The folder is an absolute path; it is empty or not there yet, and all that is written is in it. Everything
 // listens on that address of the machine, and says so to clients. It prints "up" when files can be written, and then obeys the
@@ -10,6 +13,7 @@
 //   append FILE PATH   adds a local file to it
 //   rm PATH            removes it, with what is in it
 //   mv PATH PATH       renames it
+//   own USER MODE PATH gives it to a user, with these permissions in octal
 //   active N           makes NameNode N (0 or 1) the active one
 //
 // It ends when its standard input does.
@@ -29,6 +33,7 @@ import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.FileSystem;
 import org.apache.hadoop.fs.FileUtil;
 import org.apache.hadoop.fs.Path;
+import org.apache.hadoop.fs.permission.FsPermission;
 import org.apache.hadoop.ha.HAServiceProtocol.RequestSource;
 import org.apache.hadoop.ha.HAServiceProtocol.StateChangeRequestInfo;
 import org.apache.hadoop.hdfs.DistributedFileSystem;
@@ -37,6 +42,7 @@ import org.apache.hadoop.hdfs.server.datanode.DataNode;
 import org.apache.hadoop.hdfs.server.namenode.EditLogFileOutputStream;
 import org.apache.hadoop.hdfs.server.namenode.NameNode;
 import org.apache.hadoop.metrics2.lib.DefaultMetricsSystem;
+import org.apache.hadoop.security.UserGroupInformation;
 
 public final class MiniHdfs {
     /** What clients call the two NameNodes together. */
@@ -53,7 +59,10 @@ public final class MiniHdfs {
         System.setProperty("java.io.tmpdir", temporary.getPath());
         PrintStream out = new PrintStream(System.out, true, StandardCharsets.UTF_8);
         try {
-            MiniHdfs hdfs = new MiniHdfs(new File(args[0]), args[1], List.of(args).subList(2, args.length));
+            List<String> rest = List.of(args).subList(2, args.length);
+            int ports = rest.contains("kerberos") ? rest.indexOf("kerberos") : rest.size();
+            List<String> kerberos = rest.subList(Math.min(ports + 1, rest.size()), rest.size());
+            MiniHdfs hdfs = new MiniHdfs(new File(args[0]), args[1], rest.subList(0, ports), kerberos);
             out.println("up");
             hdfs.obey(new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8)), out);
         } catch (Throwable fault) {
@@ -63,7 +72,7 @@ public final class MiniHdfs {
         Runtime.getRuntime().halt(0);
     }
 
-    private MiniHdfs(File folder, String ip, List<String> ports) throws Exception {
+    private MiniHdfs(File folder, String ip, List<String> ports, List<String> kerberos) throws Exception {
         // Two servers of a kind in one process count under names of their own.
         DefaultMetricsSystem.setMiniClusterMode(true);
         // What a test has in HDFS needs not survive the machine.
@@ -71,6 +80,9 @@ public final class MiniHdfs {
         boolean two = ports.size() > 2;
         Configuration all = two ? ofTwo(folder, ip, ports) : ofOne(ip, ports);
         addWhatTheyShare(all, folder, ip);
+        if (!kerberos.isEmpty()) {
+            addKerberos(all, kerberos.get(0), kerberos.get(1), kerberos.get(2), kerberos.get(3));
+        }
         for (int number = 0; number < ports.size() / 2; number++) {
             startNameNode(all, folder, number, two);
         }
@@ -129,6 +141,25 @@ public final class MiniHdfs {
         conf.setLong("dfs.datanode.du.reserved", 0);
     }
 
+    private static void addKerberos(Configuration conf, String krb5, String principal, String keytab, String protection)
+            throws Exception {
+        System.setProperty("java.security.krb5.conf", krb5);
+        conf.set("hadoop.security.authentication", "kerberos");
+        conf.set("hadoop.rpc.protection", protection);
+        conf.set("dfs.data.transfer.protection", protection);
+        conf.setBoolean("dfs.block.access.token.enable", true);
+        // Ports are not those that only root can have, and nobody reads by the web.
+        conf.setBoolean("ignore.secure.ports.for.testing", true);
+        for (String server : List.of("dfs.namenode", "dfs.datanode")) {
+            conf.set(server + ".kerberos.principal", principal);
+            conf.set(server + ".keytab.file", keytab);
+        }
+        conf.set("dfs.web.authentication.kerberos.principal", principal);
+        conf.set("dfs.web.authentication.kerberos.keytab", keytab);
+        UserGroupInformation.setConfiguration(conf);
+        UserGroupInformation.loginUserFromKeytab(principal, keytab);
+    }
+
     private void startNameNode(Configuration all, File folder, int number, boolean two) throws Exception {
         Configuration conf = new Configuration(all);
         conf.set("dfs.namenode.name.dir", nameFolder(folder, number).toURI().toString());
@@ -173,6 +204,10 @@ public final class MiniHdfs {
                 break;
             case "mv":
                 must(files.rename(new Path(words[1]), new Path(words[2])));
+                break;
+            case "own":
+                files.setPermission(new Path(words[3]), new FsPermission(Short.parseShort(words[2], 8)));
+                files.setOwner(new Path(words[3]), words[1], null);
                 break;
             case "active":
                 makeActive(Integer.parseInt(words[1]));

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Mutex, PoisonError};
@@ -11,15 +12,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Running, free_address_on, tool};
+use super::{Realm, Running, free_address_on, tool};
 
 /// 5 s on a machine with two cores that builds, 14 s on one that does more.
 const START_SECONDS_MAX: Duration = Duration::from_secs(120);
 /// Far more than a small file needs.
 const ANSWER_SECONDS_MAX: Duration = Duration::from_secs(60);
 
-/// A running HDFS without Kerberos, as Hadoop is when nothing is configured; ended when dropped. The user who runs it is its
-/// superuser, others read what they may. Files have blocks of 1 MiB.
+/// A running HDFS, ended when dropped. Without Kerberos it is as Hadoop is when nothing is configured, and the user who runs it is its
+/// superuser; others read what they may. Files have blocks of 1 MiB.
 pub struct HdfsCluster {
     /// Where the NameNodes answer RPC. The first is the active one until `make_active`.
     pub rpc: Vec<SocketAddr>,
@@ -42,7 +43,7 @@ impl HdfsCluster {
     /// # Errors
     /// When it does not start.
     pub fn on(ip: IpAddr) -> Result<Self> {
-        Self::with(ip, 1)
+        Self::with(ip, 1, &[])
     }
 
     /// With two NameNodes, of which one is active and the other answers that it is not.
@@ -50,10 +51,24 @@ impl HdfsCluster {
     /// # Errors
     /// When it does not start.
     pub fn of_two_on(ip: IpAddr) -> Result<Self> {
-        Self::with(ip, 2)
+        Self::with(ip, 2, &[])
     }
 
-    fn with(ip: IpAddr, name_nodes: usize) -> Result<Self> {
+    /// With Kerberos: it is `hdfs/localhost` of the realm, and what is said is kept as `protection` says (authentication, integrity or
+    /// privacy, as Hadoop calls it).
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn with_kerberos_on(ip: IpAddr, realm: &Realm, protection: &str) -> Result<Self> {
+        const SERVICE: &str = "hdfs/localhost";
+        let keytab = realm.keytab(SERVICE)?;
+        let text = |path: &Path| path.to_str().map(str::to_owned).context("a name of text");
+        let (configuration, keytab) = (text(&realm.configuration())?, text(&keytab)?);
+        let principal = realm.principal(SERVICE);
+        Self::with(ip, 1, &["kerberos", &configuration, &principal, &keytab, protection])
+    }
+
+    fn with(ip: IpAddr, name_nodes: usize, kerberos: &[&str]) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let addresses = || (0..name_nodes).map(|_| free_address_on(ip)).collect::<Result<Vec<_>>>();
         let (rpc, http) = (addresses()?, addresses()?);
@@ -62,6 +77,7 @@ impl HdfsCluster {
             .arg(folder.path())
             .arg(ip.to_string())
             .args(ports.map(|port| port.to_string()))
+            .args(kerberos)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -120,6 +136,14 @@ impl HdfsCluster {
     /// When HDFS refuses, for example because something has that path.
     pub fn rename(&self, from: &str, to: &str) -> Result<()> {
         self.ask(&["mv", from, to])
+    }
+
+    /// Gives a file or folder to a user, with these permissions.
+    ///
+    /// # Errors
+    /// When HDFS refuses, for example because there is none.
+    pub fn own(&self, path: &str, user: &str, mode: u32) -> Result<()> {
+        self.ask(&["own", user, &format!("{mode:o}"), path])
     }
 
     /// Makes this one of the NameNodes the active one, and the other not.

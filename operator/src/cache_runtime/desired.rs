@@ -154,6 +154,7 @@ fn stateful_set(
         resources,
         // What cache nodes are told while they run.
         origins: _,
+        kerberos: _,
         // Of its service account and its pods' metadata.
         workload_identity: _,
     } = &runtime.spec;

@@ -7,7 +7,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{io, iter};
 
@@ -16,7 +16,10 @@ use hdfs_native::{Client, ClientBuilder, HdfsError};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::relay::{Connects, Relay};
+use super::sasl::{self, Failed, Session};
 use crate::Network;
+use crate::kerberos::{self, Identity};
 use crate::limits::{CONNECT_MAX, DATA_NODE_SILENCE_MAX};
 use crate::meter::Meter;
 use crate::reach::{self, Reach};
@@ -27,8 +30,6 @@ const NO_FOLDER: &str = "/dev/null";
 /// The NameNodes of one name service.
 pub(super) struct NameNodes {
     nodes: Vec<NameNode>,
-    user: String,
-    reach: Reach,
     meter: Meter,
     /// With one that is asked.
     patience: Duration,
@@ -36,11 +37,35 @@ pub(super) struct NameNodes {
     active: AtomicUsize,
 }
 
+/// As whom NameNodes are asked.
+#[derive(Clone)]
+pub(super) enum Who {
+    /// Whoever it says, and is believed.
+    Simple(String),
+    /// A principal, which it shows.
+    Kerberos(Arc<Identity>),
+}
+
 struct NameNode {
+    place: Arc<Place>,
+    /// None before it was reached and after it failed.
+    client: Mutex<Option<Reached>>,
+}
+
+/// Where a NameNode is and who asks it.
+struct Place {
     host: String,
     port: u16,
-    /// None before it was reached and after it failed.
-    client: Mutex<Option<(SocketAddr, Client)>>,
+    who: Who,
+    reach: Reach,
+    patience: Duration,
+}
+
+struct Reached {
+    address: SocketAddr,
+    client: Client,
+    /// Which it speaks through, if it has to.
+    _relay: Option<Relay>,
 }
 
 /// Why a call was not answered.
@@ -49,25 +74,26 @@ pub(super) enum Failure {
     Nobody(String),
     /// None of them may be reached; why not, for people.
     NotAllowed(String),
+    /// There is no ticket for any of them.
+    Kerberos(kerberos::Error),
     /// One refused.
     Refused(HdfsError),
 }
 
 impl NameNodes {
     /// Asks nobody yet. The error is a sentence.
-    pub(super) fn new(names: &[String], user: String, network: &Network) -> Result<Self, String> {
-        let nodes: Result<Vec<_>, _> = names.iter().map(|name| NameNode::new(name)).collect();
-        let nodes = nodes?;
+    pub(super) fn new(names: &[String], who: &Who, network: &Network) -> Result<Self, String> {
+        // Who waits for a read has no more patience than for one silence, and the others are to be asked within it.
+        let patience = network.silence_max / (names.len() as u32 + 1);
+        let node = |name: &String| NameNode::new(name, who, &network.reach, patience);
+        let nodes = names.iter().map(node).collect::<Result<Vec<_>, _>>()?;
         if nodes.is_empty() {
             return Err("it has no NameNodes; name host:port of each".to_owned());
         }
         Ok(Self {
-            // Who waits for a read has no more patience than for one silence, and the others are to be asked within it.
-            patience: network.silence_max / (nodes.len() as u32 + 1),
-            reach: network.reach.clone(),
+            patience,
             meter: network.meter.clone(),
             nodes,
-            user,
             active: AtomicUsize::new(0),
         })
     }
@@ -91,18 +117,25 @@ impl NameNodes {
                 active: &self.active,
                 next: (number + 1) % self.nodes.len(),
             };
-            let answer = match node.client(&self.user, &self.reach).await {
+            let Place { host, port, who, .. } = &*node.place;
+            let answer = match node.client().await {
                 Ok(client) => {
                     self.meter.sending().await;
                     guarded(self.patience, what(client)).await
                 }
-                Err(error) => Err(HdfsError::IOError(error)),
+                Err(Failed::Broken(error)) => Err(HdfsError::IOError(error)),
+                Err(Failed::Node(text)) => {
+                    drop(asking);
+                    done.push(format!("{host}:{port} {text}"));
+                    continue;
+                }
+                Err(Failed::Identity(error)) => return Err(Failure::Kerberos(error)),
             };
             match answer {
                 Err(error) if is_of_the_node(&error) => {
                     drop(asking);
                     not_allowed.extend(reach::not_allowed(&error));
-                    done.push(format!("{}:{} {}", node.host, node.port, cause(&error)));
+                    done.push(format!("{host}:{port} {}", cause(&error, who)));
                 }
                 answer => {
                     std::mem::forget(asking);
@@ -134,7 +167,7 @@ impl Drop for Asking<'_> {
 }
 
 impl NameNode {
-    fn new(name: &str) -> Result<Self, String> {
+    fn new(name: &str, who: &Who, reach: &Reach, patience: Duration) -> Result<Self, String> {
         let parts = name
             .rsplit_once(':')
             .and_then(|(host, port)| Some((host, port.parse().ok()?)));
@@ -142,46 +175,108 @@ impl NameNode {
             .filter(|(host, port)| !host.is_empty() && *port != 0)
             .ok_or_else(|| format!("{name:?} is no NameNode; write it as host:port, with the port of RPC"))?;
         let plain = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        Ok(Self {
+        let place = Place {
             host: plain.unwrap_or(host).to_owned(),
             port,
+            who: who.clone(),
+            reach: reach.clone(),
+            patience,
+        };
+        Ok(Self {
+            place: Arc::new(place),
             client: Mutex::new(None),
         })
     }
 
-    async fn client(&self, user: &str, reach: &Reach) -> io::Result<Client> {
-        if let Some((address, client)) = lock(&self.client).clone() {
+    async fn client(&self) -> Result<Client, Failed> {
+        let Place { host, who, reach, .. } = &*self.place;
+        if let Some(Reached { address, client, .. }) = &*lock(&self.client) {
             // Perhaps not any more.
-            let may_be = reach.judge(&self.host, address.ip(), Some(address.port()));
-            return may_be.map(|()| client).map_err(io::Error::other);
+            let may_be = reach.judge(host, address.ip(), Some(address.port()));
+            return may_be
+                .map(|()| client.clone())
+                .map_err(|why| Failed::Broken(io::Error::other(why)));
         }
-        let address = self.address(reach).await?;
-        let silence_max = DATA_NODE_SILENCE_MAX.as_millis().to_string();
-        let client = ClientBuilder::new()
-            .with_url(format!("hdfs://{address}"))
-            .with_config_dir(NO_FOLDER)
-            .with_config([
-                ("dfs.client.socket-timeout", silence_max.as_str()),
-                ("dfs.client.failover.max.attempts", "0"),
-            ])
-            .with_user(user)
-            .build()
-            .map_err(io::Error::other)?;
-        *lock(&self.client) = Some((address, client.clone()));
+        let (address, asked, user, relay) = match who {
+            Who::Simple(user) => {
+                let (_, address) = self.place.reached().await?;
+                (address, address, user.clone(), None)
+            }
+            Who::Kerberos(_) => {
+                let session = self.place.connect().await?;
+                let address = session.stream.peer_addr()?;
+                let relay = Relay::new(session, self.place.clone()).await?;
+                (address, relay.address, relay.word.clone(), Some(relay))
+            }
+        };
+        let client = client(asked, who, &user).map_err(io::Error::other)?;
+        *lock(&self.client) = Some(Reached {
+            address,
+            client: client.clone(),
+            _relay: relay,
+        });
         Ok(client)
     }
+}
 
-    /// One at which somebody listens.
-    async fn address(&self, reach: &Reach) -> io::Result<SocketAddr> {
+impl Place {
+    /// A connection with it, and its address.
+    async fn reached(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let mut failed = io::Error::other("no address");
-        for address in reach.look_up(&self.host, self.port).await? {
+        for address in self.reach.look_up(&self.host, self.port).await? {
             match timeout(CONNECT_MAX, TcpStream::connect(address)).await {
-                Ok(Ok(_)) => return Ok(address),
+                Ok(Ok(stream)) => return Ok((stream, address)),
                 Ok(Err(error)) => failed = error,
                 Err(_) => failed = io::ErrorKind::TimedOut.into(),
             }
         }
         Err(failed)
+    }
+}
+
+impl Connects for Place {
+    async fn connect(&self) -> Result<Session, Failed> {
+        let Who::Kerberos(identity) = &self.who else {
+            return Err(io::Error::other("nobody has to show who he is").into());
+        };
+        let session = async {
+            let (stream, _) = self.reached().await?;
+            sasl::session(stream, &self.host, identity).await
+        };
+        let session = timeout(self.patience, session).await;
+        session.unwrap_or_else(|_| Err(Failed::Broken(io::ErrorKind::TimedOut.into())))
+    }
+
+    fn principal(&self) -> String {
+        match &self.who {
+            Who::Simple(user) => user.clone(),
+            Who::Kerberos(identity) => identity.principal().to_string(),
+        }
+    }
+}
+
+/// The client of one NameNode.
+fn client(asked: SocketAddr, who: &Who, user: &str) -> Result<Client, HdfsError> {
+    let silence_max = DATA_NODE_SILENCE_MAX.as_millis().to_string();
+    let builder = ClientBuilder::new()
+        .with_url(format!("hdfs://{asked}"))
+        .with_config_dir(NO_FOLDER)
+        .with_config([
+            ("dfs.client.socket-timeout", silence_max.as_str()),
+            ("dfs.client.failover.max.attempts", "0"),
+        ])
+        .with_user(user);
+    match who {
+        Who::Simple(_) => builder.build(),
+        Who::Kerberos(identity) => builder
+            .with_config([
+                // It shows its tokens to DataNodes only with both; which protection it is they say.
+                ("hadoop.security.authentication", "kerberos"),
+                ("dfs.data.transfer.protection", "privacy"),
+            ])
+            // Without one it would load a library to look for it.
+            .with_kerberos_principal(identity.principal().to_string())
+            .build(),
     }
 }
 
@@ -217,13 +312,19 @@ fn is_of_the_node(error: &HdfsError) -> bool {
 }
 
 /// What a NameNode did, for people: the rest of a sentence that begins with its name.
-fn cause(error: &HdfsError) -> String {
+fn cause(error: &HdfsError, who: &Who) -> String {
     match error {
         HdfsError::RPCError(..) => "is not active".to_owned(),
         HdfsError::IOError(error) => match error.kind() {
             io::ErrorKind::TimedOut => "is silent".to_owned(),
             io::ErrorKind::ConnectionAborted | io::ErrorKind::UnexpectedEof => {
-                "hung up, as one does that wants Kerberos".to_owned()
+                match who {
+                    Who::Simple(_) => {
+                        "hung up, as one does that wants Kerberos: if it is one, give the source a keytab by credentialsSecretRef"
+                    }
+                    Who::Kerberos(_) => "hung up",
+                }
+                .to_owned()
             }
             _ => {
                 let text = error.to_string();
@@ -259,8 +360,9 @@ mod tests {
             ("nn:70000", None),
             (":8020", None),
         ] {
-            let node = NameNode::new(name).ok();
-            let got = node.as_ref().map(|node| (node.host.as_str(), node.port));
+            let who = Who::Simple("hdfs".to_owned());
+            let node = NameNode::new(name, &who, &Reach::default(), Duration::ZERO).ok();
+            let got = node.as_ref().map(|node| (node.place.host.as_str(), node.place.port));
             assert_eq!(got, expected, "{name}");
         }
     }

@@ -40,7 +40,7 @@ fn config(cluster: &HdfsCluster, path: &str) -> wire::Hdfs {
     wire::Hdfs {
         name_nodes: cluster.rpc.iter().map(ToString::to_string).collect(),
         path: path.to_owned(),
-        user: String::new(),
+        ..Default::default()
     }
 }
 
@@ -359,7 +359,7 @@ async fn addresses_that_are_for_the_machine_itself_are_no_name_nodes() {
         let origin = origin(wire::Hdfs {
             name_nodes: vec![name_node.to_owned()],
             path: "/".to_owned(),
-            user: String::new(),
+            ..Default::default()
         });
         let error = origin.list_all().await.unwrap_err();
         assert!(
@@ -383,7 +383,7 @@ fn what_names_no_folder_of_hdfs_is_refused() {
         let config = wire::Hdfs {
             name_nodes: name_nodes.into_iter().map(str::to_owned).collect(),
             path: path.to_owned(),
-            user: String::new(),
+            ..Default::default()
         };
         let error = HdfsOrigin::new(config, &Network::default()).err().unwrap().to_string();
         assert!(error.contains(says), "{error}");

@@ -7,6 +7,7 @@ mod folder;
 mod gcs;
 mod hdfs;
 mod hub;
+mod kerberos;
 mod listing;
 mod manifest;
 mod proxy;

@@ -22,13 +22,14 @@ pub(super) struct Trouble {
 }
 
 /// What is known to be over as soon as the sources can be told to a cache node again.
-const MENDED_BY_LOOKING: [&str; 6] = [
+const MENDED_BY_LOOKING: [&str; 7] = [
     "NotAllowed",
     "SecretMissing",
     "ClaimMissing",
     "ReaderNotReady",
     "DatasetNotReady",
     "DatasetNotAvailable",
+    "NoKerberosRealm",
 ];
 
 /// What the next revision waits for, when it is due.
@@ -102,6 +103,7 @@ fn unusable_text(unusable: &Unusable) -> &'static str {
         Unusable::NoClaim(_) | Unusable::ClaimLeaving(_) => "ClaimMissing",
         Unusable::NoReader(_) => "ReaderNotReady",
         Unusable::ClaimOfDataset(_) => reason_text(Some(Reason::Invalid)),
+        Unusable::NoRealm { .. } => "NoKerberosRealm",
     }
 }
 

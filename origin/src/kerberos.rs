@@ -1,0 +1,243 @@
+//! Who a source is for Kerberos: a principal with a key of its own, which gets tickets for services from the KDCs that the owner of the
+//! cache nodes names. It must not know which service, nor what is said to it.
+//!
+//! This is RFC 4120 for a client with a keytab, and of its ways of encryption the two that every realm of today has, RFC 3962. It is
+//! our own because the library that everybody has loads itself at run time, which a static program cannot do, and because a call of it
+//! waits for the network on the thread that made it.
+//!
+//! *Guarantees*: no KDC is asked whom nobody named for the realm, nor at an address that may not be reached. A key is sent to nobody,
+//! and nothing is delegated. An answer counts only if it was made with the principal's key, or with that of a ticket which came so.
+
+mod context;
+mod kdc;
+mod keytab;
+mod messages;
+mod principal;
+
+use std::sync::{Mutex, PoisonError};
+
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use penstock_protocol::control::cache_node as wire;
+
+pub(crate) use self::context::{Context, Layer};
+use self::kdc::Realms;
+use self::keytab::Keytab;
+use self::messages::{Expected, Ticket, Wrong};
+pub(crate) use self::principal::Principal;
+use crate::limits::REFERRALS_MAX;
+use crate::reach::{self, Reach};
+
+/// Why there is no ticket; each is the end of a sentence that begins with what was to be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Error {
+    /// The principal or the keytab is none.
+    #[error("{0}")]
+    Invalid(String),
+    /// Nobody named a KDC of the realm.
+    #[error(
+        "the Kerberos realm {0} has no KDC here; name one in spec.kerberos.realms of the CacheRuntime (without Kubernetes: in krb5.conf)"
+    )]
+    UnknownRealm(String),
+    /// A KDC may not be reached.
+    #[error("a KDC of the Kerberos realm {realm} may not be reached: {why}")]
+    NotAllowed {
+        /// The realm.
+        realm: String,
+        /// Why not.
+        why: String,
+    },
+    /// No KDC answers.
+    #[error(
+        "no KDC of the Kerberos realm {realm} answers ({done}); check them, name resolution and the network from the cache nodes"
+    )]
+    Unreachable {
+        /// The realm.
+        realm: String,
+        /// What each did.
+        done: String,
+    },
+    /// The KDC does not let the principal in.
+    #[error("{0}")]
+    Denied(String),
+    /// The KDC knows no such service.
+    #[error("the KDC knows no service {0}; check that the name node is named as its own principal has it")]
+    NoService(String),
+    /// The other clock is too far away.
+    #[error("the clocks of here and of the KDC or the name node are more than 5 minutes apart; set them by NTP")]
+    Clocks,
+    /// What came is not what Kerberos says.
+    #[error("{0} sent what is not understood")]
+    Garbled(&'static str),
+}
+
+/// One principal with its key.
+pub(crate) struct Identity {
+    principal: Principal,
+    keytab: Keytab,
+    realms: Realms,
+    /// The ticket for tickets.
+    granting: Mutex<Option<Ticket>>,
+}
+
+impl Identity {
+    /// Asks nobody yet.
+    ///
+    /// # Errors
+    /// When there is no such principal, or the keytab has no key of it.
+    pub(crate) fn new(key: &wire::KerberosKey, kdcs: &[String], reach: &Reach) -> Result<Self, Error> {
+        let wire::KerberosKey { principal, keytab } = key;
+        let principal: Principal = principal.parse().map_err(Error::Invalid)?;
+        let keytab = BASE64_STANDARD.decode(keytab).unwrap_or_default();
+        let keytab = Keytab::of(&principal, &keytab).map_err(Error::Invalid)?;
+        Ok(Self {
+            principal,
+            keytab,
+            realms: Realms::new(kdcs, reach)?,
+            granting: Mutex::new(None),
+        })
+    }
+
+    /// Its name.
+    pub(crate) fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// A new context with a service, and the token with which it begins.
+    ///
+    /// # Errors
+    /// When there is no ticket for it.
+    pub(crate) async fn context(&self, service: &str, host: &str) -> Result<(Context, Vec<u8>), Error> {
+        let ticket = self.ticket(&[service, host]).await?;
+        Context::new(&ticket, unix_micros()).map_err(|wrong| told(wrong, &self.principal))
+    }
+
+    async fn ticket(&self, service: &[&str]) -> Result<Ticket, Error> {
+        let kept = self.kept();
+        let is_kept = kept.is_some();
+        let granting = match kept {
+            Some(granting) => granting,
+            None => self.granting().await?,
+        };
+        match self.ticket_by(granting, service).await {
+            // What was kept may be worth nothing after the KDC began anew.
+            Err(Error::Denied(_) | Error::Garbled(_)) if is_kept => {
+                let granting = self.granting().await?;
+                self.ticket_by(granting, service).await
+            }
+            done => done,
+        }
+    }
+
+    /// The one that is kept, in the first half of its life: a connection that was made with it in its last moment would be refused.
+    fn kept(&self) -> Option<Ticket> {
+        let now = unix_micros() / 1_000_000;
+        let granting = self.granting.lock().unwrap_or_else(PoisonError::into_inner);
+        granting.clone().filter(|ticket| ticket.is_young(now))
+    }
+
+    async fn granting(&self) -> Result<Ticket, Error> {
+        let (realm, nonce) = (self.principal.realm(), rand::random::<u32>() >> 1);
+        let key = self.keytab.best();
+        let request = messages::first_request(&self.principal, self.keytab.etypes(), key, unix_micros(), nonce)
+            .map_err(|wrong| told(wrong, &self.principal))?;
+        let answer = self.realms.ask(realm, &request).await?;
+        let expected = Expected::First { nonce };
+        let ticket = self.keytab.by_etype(|key| messages::ticket(&answer, expected, key));
+        let ticket = ticket.map_err(|wrong| told(wrong, &self.principal))?;
+        *self.granting.lock().unwrap_or_else(PoisonError::into_inner) = Some(ticket.clone());
+        Ok(ticket)
+    }
+
+    /// A ticket for a service by one for tickets, by way of other realms if the KDC says so.
+    async fn ticket_by(&self, mut granting: Ticket, service: &[&str]) -> Result<Ticket, Error> {
+        let mut realm = self.principal.realm().to_owned();
+        for _ in 0..=REFERRALS_MAX {
+            let nonce = rand::random::<u32>() >> 1;
+            let request = messages::next_request(&granting, &realm, service, unix_micros(), nonce)
+                .map_err(|wrong| told(wrong, &self.principal))?;
+            let answer = self.realms.ask(&realm, &request).await?;
+            let ticket = messages::ticket(&answer, Expected::Next { nonce }, granting.key());
+            let ticket = ticket.map_err(|wrong| match wrong {
+                Wrong::Refused(messages::NO_SERVICE) => Error::NoService(format!("{}@{realm}", service.join("/"))),
+                wrong => told(wrong, &self.principal),
+            })?;
+            match ticket.referral() {
+                None => return Ok(ticket),
+                Some(next) => realm = next,
+            }
+            granting = ticket;
+        }
+        Err(Error::Denied(format!(
+            "the KDCs send on and on from realm to realm for {}; name the KDC of its realm",
+            service.join("/")
+        )))
+    }
+}
+
+/// What a KDC or a service said of a principal, for people.
+fn told(wrong: Wrong, principal: &Principal) -> Error {
+    let code = match wrong {
+        Wrong::Garbled => return Error::Garbled("the KDC"),
+        Wrong::Refused(code) => code,
+    };
+    Error::Denied(match code {
+        messages::CLOCKS => return Error::Clocks,
+        messages::NO_PRINCIPAL => format!(
+            "the KDC knows no principal {principal}; check `principal` of the Secret, and that the keytab is of this realm"
+        ),
+        messages::WRONG_KEY | messages::BAD_INTEGRITY => format!(
+            "the keytab of {principal} has another key than the KDC; make a new keytab, put it into the Secret, and know that making one \
+             ends those before it"
+        ),
+        messages::LOCKED => {
+            format!("the principal {principal} is locked or has expired; have the realm's administrator renew it")
+        }
+        messages::KEY_EXPIRED => {
+            format!("the key of {principal} has expired; make a new keytab, and put it into the Secret")
+        }
+        messages::NO_ETYPE => format!(
+            "the KDC has no key of {principal} for the encryption of the keytab; let the account have aes256-cts-hmac-sha1-96 or \
+             aes128-cts-hmac-sha1-96, and make a new keytab"
+        ),
+        code => format!("the KDC refuses {principal} (error {code} of RFC 4120); its log says why"),
+    })
+}
+
+/// Reads these bytes as whatever a KDC or a service may send, decrypted or not, and as a keytab. For tests.
+#[cfg(feature = "test-support")]
+pub fn read_anything(input: &[u8]) {
+    messages::anything::read(input);
+    context::read_anything(input);
+    if let Ok(principal) = "reader@A.ORG".parse() {
+        // What it says of one that is wrong is no longer than that.
+        let wrong = Keytab::of(&principal, input).err();
+        assert!(wrong.is_none_or(|wrong| wrong.len() < 1000 + 2 * input.len()));
+    }
+}
+
+/// Something of each to begin with. For tests.
+#[cfg(feature = "test-support")]
+pub fn samples() -> Vec<Vec<u8>> {
+    messages::anything::samples()
+}
+
+fn unix_micros() -> i64 {
+    jiff::Timestamp::now().as_microsecond()
+}
+
+/// What a KDC did when it could not be asked.
+fn cause(error: &std::io::Error) -> String {
+    if let Some(why) = reach::not_allowed(error) {
+        return why.to_string();
+    }
+    match error.kind() {
+        std::io::ErrorKind::TimedOut => "is silent".to_owned(),
+        std::io::ErrorKind::UnexpectedEof => "hung up".to_owned(),
+        _ => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or_default();
+            format!("failed: {}", line.chars().take(200).collect::<String>())
+        }
+    }
+}
