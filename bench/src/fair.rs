@@ -11,7 +11,7 @@ use penstock::local::{self, Source};
 use penstock_cache_node::memory::Budget;
 use penstock_cache_node::{Engine, EngineConfig, TierConfig};
 use penstock_protocol::control::cache_node as wire;
-use penstock_revision::{BuildOptions, Package};
+use penstock_revision::{BuildOptions, Package, Scratch};
 
 use crate::bulk_connection::BulkConnection;
 use crate::data::BIG;
@@ -50,6 +50,7 @@ pub fn figures(
                 capacity_bytes: Some(CAPACITY_BYTES),
             }],
             memory: Budget::default(),
+            scratch: Scratch::memory(),
         })?
     };
     let packages = runtime.block_on(packages(source))?;

@@ -11,6 +11,7 @@ use penstock_revision::{BuildOptions, Gathering, Listed, Outcome, Package, Scrat
 use serde::{Deserialize, Serialize};
 
 use crate::random::Random;
+use crate::revision_mount;
 
 /// What a build and a refresh came to.
 #[derive(Debug, Deserialize, Serialize)]
@@ -31,6 +32,8 @@ pub struct Measured {
     pub package_bytes: u64,
     /// Length of the image.
     pub image_bytes: u64,
+    /// What a node does with it.
+    pub mount: revision_mount::Measured,
 }
 
 /// Measures in a child, which is this program again, with its files in `folder`.
@@ -62,7 +65,8 @@ pub fn measure(files: usize, folder: &Path) -> Result<Measured> {
     let started = Instant::now();
     let package = built(gathered(objects(files), folder)?.build(SpaceId([7; 16]), None, &options)?)?;
     let build_peak_bytes = peak_bytes()?;
-    let image_bytes = package.image()?.len() as u64;
+    package.image_to(&mut tempfile::tempfile_in(folder)?)?;
+    let image_bytes = package.image_bytes();
     let build_seconds = started.elapsed().as_secs_f64();
     let mut changed_bytes = 0;
     let next = objects(files).enumerate().map(|(number, mut object)| {
@@ -76,12 +80,14 @@ pub fn measure(files: usize, folder: &Path) -> Result<Measured> {
     let started = Instant::now();
     let next = built(gathered(next, folder)?.build(SpaceId([8; 16]), Some(&package), &options)?)?;
     let refresh_peak_bytes = peak_bytes()?;
-    next.image()?;
+    next.image_to(&mut tempfile::tempfile_in(folder)?)?;
+    let refresh_seconds = started.elapsed().as_secs_f64();
     Ok(Measured {
         build_seconds,
         build_peak_bytes,
-        refresh_seconds: started.elapsed().as_secs_f64(),
+        refresh_seconds,
         refresh_peak_bytes,
+        mount: revision_mount::measure(&next, (files, FOLDERS), key, folder)?,
         changed_bytes,
         refetched_bytes: refetched_bytes(&package, &next)?,
         package_bytes: package.bytes(),
@@ -143,11 +149,18 @@ fn change(object: &mut Listed) {
 fn objects(files: usize) -> impl Iterator<Item = Listed> {
     let mut random = Random(3);
     (0..files).map(move |i| Listed {
-        key: format!("train/n{:08}/n{:08}_{i:08}.JPEG", i % 1000 * 7919, i % 1000 * 7919),
+        key: key(i),
         bytes: 20_000 + random.next() % 180_000,
         modified_unix_nanos: 1_700_000_000_000_000_000 + (random.next() % 100_000_000) as i64 * 1_000_000_000,
         version: Version::ETag(format!("{:016x}{:016x}", random.next(), random.next())),
     })
+}
+
+const FOLDERS: usize = 1000;
+
+fn key(number: usize) -> String {
+    let folder = number % FOLDERS * 7919;
+    format!("train/n{folder:08}/n{folder:08}_{number:08}.JPEG")
 }
 
 /// proc(5): 5 sets the peak to what the process has now.

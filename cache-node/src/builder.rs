@@ -15,7 +15,6 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use self::scope::Scope;
 use crate::limits::{LISTED_BELOW_AT_ONCE, LISTED_PAGES_MAX};
-use crate::unpacking::Unpacking;
 use penstock_origin::{Origin, OriginError, Pages, proven};
 
 /// A source and where it stands in the tree.
@@ -120,8 +119,7 @@ pub async fn build_revision(
 }
 
 /// The same, when no objects have changed since `parent` but those that are `dirty`: only these are listed. `parent` is of the same
-/// sources at the same paths. `None` when it cannot be done so, as when its tree is larger than `unpacking` allows, and all has to be
-/// listed.
+/// sources at the same paths. `None` when it cannot be done so, and all has to be listed.
 ///
 /// # Errors
 /// See [`BuildFailure`]; each text says what to do.
@@ -131,7 +129,6 @@ pub async fn refresh_below(
     dirty: &[wire::Dirty],
     options: BuildOptions,
     scratch: Scratch,
-    unpacking: Unpacking,
 ) -> Result<Option<Outcome>, BuildFailure> {
     let Some(mut scopes) = scope::scopes(sources, dirty) else {
         return Ok(None);
@@ -145,8 +142,7 @@ pub async fn refresh_below(
     let carried = {
         let (parent, numbers) = (parent.clone(), numbers.clone());
         move || {
-            let _turn = unpacking.turn();
-            let is_whole = gathering.carry(&parent, unpacking.bytes_max(), |source, key| {
+            let is_whole = gathering.carry(&parent, |source, key| {
                 let number = numbers.iter().position(|number| *number == source);
                 let scope = number.and_then(|number| scopes.get_mut(number));
                 scope.is_none_or(|scope| scope.carries(key))

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use penstock_protocol::geometry::{BlockRange, PAGE_BYTES};
 use penstock_protocol::ids::{RevisionId, SpaceId};
-use penstock_revision::{Extent, Package};
+use penstock_revision::{Extent, Package, Scratch};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, Semaphore};
 
@@ -35,7 +35,6 @@ use crate::requests::Requests;
 use crate::rules::{Refusal, Rules};
 use crate::store::{Stored, TierConfig, Waiting};
 use crate::tiers::{ReadCell, Tiers, TryRead};
-use crate::unpacking::Unpacking;
 use crate::walk::Walks;
 pub use found::InspectError;
 pub use inspecting::{Explained, ExplainedRange, HeldDataset, Hold, Holdings, Reason, Stated, Verified, Where};
@@ -44,12 +43,14 @@ use penstock_origin::Origin;
 use terms::KnownClasses;
 
 /// What an engine begins with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct EngineConfig {
     /// Where it stores, the fastest first; at least one.
     pub tiers: Vec<TierConfig>,
     /// What it may take of memory.
     pub memory: Budget,
+    /// Where the names of large packages are while they are looked at.
+    pub scratch: Scratch,
 }
 
 /// A Dataset as far as reads go.
@@ -78,7 +79,7 @@ struct Inner {
     revisions: RwLock<HashMap<RevisionId, Arc<Announced>>>,
     /// For people: what each Dataset is called, and its revisions, the newest first.
     named: RwLock<Vec<(String, Vec<RevisionId>)>>,
-    unpacking: Unpacking,
+    scratch: Scratch,
     followed: FollowedReads,
     /// Where what nobody waits for is done.
     runtime: Handle,
@@ -121,7 +122,7 @@ impl Engine {
     /// # Errors
     /// When a folder cannot be used, or the tiers make no sense.
     pub fn open(config: EngineConfig) -> Result<Self, OpenError> {
-        let EngineConfig { tiers, memory } = config;
+        let EngineConfig { tiers, memory, scratch } = config;
         check(&tiers)?;
         let counters = Arc::new(Counters::default());
         let tiers = Tiers::open(tiers, memory.open_stripes(), counters.clone())
@@ -131,7 +132,7 @@ impl Engine {
             requests: Mutex::default(),
             revisions: RwLock::default(),
             named: RwLock::default(),
-            unpacking: Unpacking::new(memory.inspection_bytes()),
+            scratch,
             followed: FollowedReads::default(),
             runtime: Handle::current(),
             owned: RwLock::default(),
@@ -190,8 +191,15 @@ impl Engine {
         let tiers = &self.0.intake.tiers;
         tiers.keep_only((!keep_other_spaces).then_some(&spaces));
         let nodes = self.0.nodes.load(Ordering::Relaxed);
-        let refusals = terms::set(&mut lock(&self.0.classes), tiers, datasets, nodes);
+        let refusals = terms::set(&mut lock(&self.0.classes), tiers, datasets, nodes, &self.0.scratch);
         *lock(&self.0.refusals) = refusals;
+        if datasets
+            .iter()
+            .flat_map(|dataset| &dataset.revisions)
+            .any(Package::has_failed)
+        {
+            self.0.package_failed.notify_one();
+        }
     }
 
     /// Gives tiers another capacity in bytes, by their names. What was promised to Datasets is looked at with the next
@@ -210,11 +218,6 @@ impl Engine {
     /// What it may take of memory.
     pub fn memory(&self) -> Budget {
         self.0.intake.memory
-    }
-
-    /// Whose turn it is to have a whole tree in memory.
-    pub fn unpacking(&self) -> Unpacking {
-        self.0.unpacking.clone()
     }
 
     /// The package of an announced revision.

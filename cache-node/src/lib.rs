@@ -14,6 +14,7 @@
 //! warning and a counter.
 
 pub mod builder;
+mod download;
 pub mod engine;
 mod error;
 mod fetch;
@@ -33,7 +34,6 @@ pub mod server;
 mod store;
 mod sync;
 mod tiers;
-pub mod unpacking;
 mod walk;
 
 pub use engine::{Dataset, Engine, EngineConfig};

@@ -292,7 +292,7 @@ pub const RANGES_EXPLAINED_MAX: usize = 4096;
 pub const STRIPES_EXPLAINED_MAX: usize = 256;
 
 /// People who are answered at the same time, but for the one who has blocks compared: each reads disks, with one request at a time,
-/// and has where the files of a folder are in memory, 16 MB for a million.
+/// and has the names of a Dataset on a disk meanwhile, 1.3 GB for ten million files.
 pub const INSPECTIONS_MAX: usize = 2;
 
 /// How often whoever has blocks compared hears how far it is.

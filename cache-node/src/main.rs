@@ -13,7 +13,8 @@ use penstock_cache_node::server::control::ControlServer;
 use penstock_cache_node::server::inspection::InspectionServer;
 use penstock_cache_node::server::neighbour;
 use penstock_cache_node::server::node::Node;
-use penstock_cache_node::{Engine, EngineConfig, is_in_memory, limits};
+use penstock_cache_node::{Engine, EngineConfig, is_in_memory, limits, packages};
+use penstock_descriptors::limit;
 use penstock_health::Readiness;
 use penstock_protocol::control::cache_node::cache_node_server::CacheNodeServer;
 use penstock_protocol::control::cache_node::inspection_server;
@@ -37,9 +38,17 @@ async fn main() -> Result<()> {
         health_listen,
     } = Args::parse();
     log();
+    // One for each revision that is announced, and for each stripe that is open.
+    if let Err(error) = limit::raise() {
+        tracing::warn!(%error, now = limit::now(), "raise the number of descriptors");
+    }
 
     let folders = lasting(tiers.iter().map(|tier| tier.path.clone()).collect());
-    let engine = Engine::open(EngineConfig { tiers, memory })?;
+    let engine = Engine::open(EngineConfig {
+        tiers,
+        memory,
+        scratch: packages::scratch_of(&folders),
+    })?;
     let identity = tls.as_deref().map(Identity::open).transpose().context("speak TLS")?;
     let node = Node::open(engine, &folders, identity).with_context(|| format!("use the cache folders {folders:?}"))?;
     let readiness = Readiness::default();

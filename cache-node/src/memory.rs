@@ -67,12 +67,6 @@ impl Budget {
         (self.0 / 4 / UNIT_BYTES_MAX) as usize
     }
 
-    /// The tree of a Dataset that a person looks into, or out of which a build takes what it does not list, one at a time: 200 bytes a
-    /// file. It is seldom that all parts are used up at that moment.
-    pub(crate) fn inspection_bytes(self) -> u64 {
-        self.0 / 4
-    }
-
     /// Stripes that are kept open in all tiers together.
     pub(crate) fn open_stripes(self) -> usize {
         // A bit and a checksum of each block.

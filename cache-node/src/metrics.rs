@@ -190,6 +190,7 @@ mod tests {
         let engine = Engine::open(EngineConfig {
             tiers: vec![tier],
             memory: Budget::default(),
+            scratch: penstock_revision::Scratch::memory(),
         })
         .unwrap();
         let node = Node::open(engine.clone(), &[folder.path().into()], None).unwrap();

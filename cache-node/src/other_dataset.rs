@@ -7,7 +7,6 @@ mod packages;
 
 use std::collections::HashSet;
 use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,14 +19,14 @@ use penstock_origin::{Body, Origin, OriginError, Pages};
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::{RevisionId, SpaceId};
-use penstock_revision::erofs::reader::{Damaged, Image, Inode};
-use penstock_revision::limits::PACKAGE_BYTES_MAX;
-use penstock_revision::{Listed, ObjectVersion, Package, Version};
+use penstock_revision::erofs::reader::Inode;
+use penstock_revision::{Listed, ObjectVersion, Package, PackageError, Scratch, Version};
 use penstock_tls::Identity;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 
+use crate::download::{DownloadFailure, download};
 use crate::limits::{
     LISTED_PAGE_OBJECTS, OTHER_DATASET_PATIENCE, OTHER_PLACES_MISSED_MAX, OTHER_READ_BYTES, UNIT_BYTES_MAX,
 };
@@ -96,17 +95,23 @@ impl Inner {
             )));
         };
         let package = self.package(newest).await?;
-        let _turn = self.packages.unpacking().await;
-        let (path, pages) = (self.path.clone(), pages.clone());
+        let (path, pages, scratch) = (self.path.clone(), pages.clone(), self.packages.scratch().clone());
         let found = spawn_blocking(move || {
-            files(&package, &path, |page| {
+            files(&package, &path, &scratch, |page| {
                 // When nobody listens any more, the rest is walked in vain.
                 let _ = pages.blocking_send(Ok(page));
             })
         });
         let found = found.await;
         let found = found.map_err(|error| OriginError::Other(format!("look into {}: {error}", self.name)))?;
-        match found.map_err(|Damaged(error)| self.damaged(&error))? {
+        let found = found.map_err(|error| match error {
+            PackageError::Unwritten(_) => OriginError::Other(format!(
+                "look into the Dataset {}: {error}; make room on the disk of the cache node",
+                self.name
+            )),
+            error => self.damaged(&error.to_string()),
+        });
+        match found? {
             true => Ok(()),
             false => Err(OriginError::NotFound(format!(
                 "the Dataset {} has no folder {:?}; correct the path of the source",
@@ -118,19 +123,16 @@ impl Inner {
     /// A package of the other Dataset.
     async fn package(&self, revision: &RevisionId) -> Result<Package, OriginError> {
         let (client, name, revision) = (self.client.clone(), self.name.clone(), *revision);
+        let scratch = self.packages.scratch().clone();
         let download = async move {
-            let mut bytes = Vec::new();
-            let sink = |piece: &[u8]| {
-                bytes.extend_from_slice(piece);
-                let fits = bytes.len() as u64 <= PACKAGE_BYTES_MAX;
-                fits.then_some(())
-                    .ok_or_else(|| io::Error::from(io::ErrorKind::FileTooLarge))
-            };
-            let downloaded = client.package(&revision, sink).await;
-            downloaded.map_err(|error| unanswered(&name, &error))?;
-            let verified = spawn_blocking(move || Package::verified(bytes.into(), &revision)).await;
-            let verified = verified.map_err(|error| damaged(&name, &error.to_string()))?;
-            verified.map_err(|error| damaged(&name, &error.to_string()))
+            let downloaded = download(&client, revision, &scratch).await;
+            downloaded.map_err(|failure| match failure {
+                DownloadFailure::Unanswered(error) => unanswered(&name, &error),
+                DownloadFailure::Disk(_) => {
+                    OriginError::Other(format!("{failure}; make room on the disk of the cache node"))
+                }
+                DownloadFailure::Damaged(_) | DownloadFailure::Ended(_) => damaged(&name, &failure.to_string()),
+            })
         };
         self.packages.get(revision, download).await
     }
@@ -295,25 +297,23 @@ impl FromStr for Place {
 }
 
 /// Gives away the files below a folder of a package, and its folders without any, in pages; false when there is no such folder.
-fn files(package: &Package, folder: &str, mut give: impl FnMut(Vec<Listed>)) -> Result<bool, Damaged> {
-    let image = package.image().map_err(|error| Damaged(error.to_string()))?;
-    let image = Image::open(image.into())?;
-    let is_folder = match image.lookup(folder)? {
-        Some(node) => image.inode(node)?.is_directory(),
-        None => false,
+fn files(
+    package: &Package,
+    folder: &str,
+    scratch: &Scratch,
+    mut give: impl FnMut(Vec<Listed>),
+) -> Result<bool, PackageError> {
+    let image = package.unpack(scratch)?;
+    let Some(folder) = image.lookup(folder)? else {
+        return Ok(false);
     };
-    if !is_folder {
+    if !image.inode(folder)?.is_directory() {
         return Ok(false);
     }
     let mut page = Vec::new();
     // A folder of which nothing was seen yet.
     let mut unfilled: Option<Listed> = None;
-    image.walk(|path, _, inode| {
-        let below = match folder {
-            "" => Some(path),
-            folder => path.strip_prefix(folder).and_then(|rest| rest.strip_prefix('/')),
-        };
-        let Some(key) = below else { return };
+    image.walk_below(folder, |key, _, inode| {
         page.extend(unfilled.take().filter(|marker| !key.starts_with(&marker.key)));
         if inode.is_directory() {
             unfilled = Some(listed(format!("{key}/"), inode, package.space()));
@@ -370,7 +370,7 @@ mod tests {
 
     fn all_files(package: &Package, folder: &str) -> Option<Vec<Listed>> {
         let mut found = Vec::new();
-        files(package, folder, |page| found.extend(page))
+        files(package, folder, &Scratch::memory(), |page| found.extend(page))
             .unwrap()
             .then_some(found)
     }

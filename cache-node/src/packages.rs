@@ -51,17 +51,9 @@ impl PackageStore {
         })
     }
 
-    /// Where a build keeps what its memory should not hold.
+    /// Where a build, and whoever looks into a package, keeps what memory should not hold.
     pub fn scratch(&self) -> Scratch {
         Scratch::folder(&self.folder)
-    }
-
-    /// A file without a name, for a package that arrives.
-    ///
-    /// # Errors
-    /// When the disk refuses.
-    pub fn unnamed(&self) -> io::Result<File> {
-        tempfile::tempfile_in(&self.folder)
     }
 
     /// Keeps a package; it is on disk when this returns.
@@ -166,9 +158,20 @@ impl PackageStore {
     }
 }
 
+/// The same before they are opened: of the first of these tiers.
+pub fn scratch_of(tiers: &[PathBuf]) -> Scratch {
+    tiers
+        .first()
+        .map_or_else(Scratch::memory, |tier| Scratch::folder(folder_of(tier)))
+}
+
+fn folder_of(tier: &Path) -> PathBuf {
+    tier.join("packages")
+}
+
 /// Makes the folder of packages of a tier.
 fn begin(tier: &Path) -> io::Result<PathBuf> {
-    let folder = tier.join("packages");
+    let folder = folder_of(tier);
     fs::create_dir_all(&folder)?;
     for entry in fs::read_dir(&folder)? {
         let entry = entry?;

@@ -1,11 +1,10 @@
-//! What a Dataset wants of the cache, and which of its rules an address falls under. Pure; knows neither tiers nor clocks.
+//! What a Dataset wants of the cache, and what of that can be done. Pure; knows neither tiers nor clocks.
 
-use std::ops::Range;
+mod classes;
+
 use std::time::Duration;
 
-use penstock_protocol::geometry::round_up_to_block;
-use penstock_revision::Package;
-use penstock_revision::erofs::reader::{Image, Inode};
+pub(crate) use classes::Classes;
 
 /// Priority of what has no rule.
 pub const PRIORITY_DEFAULT: u32 = 50;
@@ -101,81 +100,6 @@ pub struct Refusal {
     pub dataset: String,
     /// One sentence that says what to do.
     pub message: String,
-}
-
-/// Which rule an address falls under: runs of addresses, sorted, each with the number of a rule. All others fall under the
-/// first, which is for everything.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Classes {
-    runs: Vec<(Range<u64>, u8)>,
-    /// Bytes of each rule in the newest revision.
-    bytes: Vec<u64>,
-}
-
-impl Classes {
-    /// Those of the files of some revisions of one space, the newest first, by [complete](Rules::complete) rules.
-    ///
-    /// # Errors
-    /// When a package is damaged, as a sentence.
-    pub(crate) fn of(rules: &[Rule], revisions: &[&Package]) -> Result<Self, String> {
-        let mut bytes = vec![0; rules.len()];
-        let mut files = Vec::new();
-        for (age, package) in revisions.iter().enumerate() {
-            let image = package.image().map_err(|error| error.to_string())?;
-            let image = Image::open(image.into()).map_err(|error| error.to_string())?;
-            let visit = |path: &str, _, inode: &Inode| {
-                let Some(address) = inode.address() else { return };
-                let (rule, end) = (rule_of(rules, path), address + round_up_to_block(inode.bytes));
-                if age == 0 {
-                    bytes[rule] += end - address;
-                }
-                files.push((address, age, end, rule as u8));
-            };
-            image.walk(visit).map_err(|error| error.to_string())?;
-        }
-        // Of an object that several revisions have, what the newest says.
-        files.sort_unstable();
-        files.dedup_by_key(|(address, ..)| *address);
-        let mut runs: Vec<(Range<u64>, u8)> = Vec::new();
-        for (address, _, end, rule) in files.into_iter().filter(|(.., rule)| *rule != 0) {
-            match runs.last_mut() {
-                Some((run, of)) if run.end == address && *of == rule => run.end = end,
-                _ => runs.push((address..end, rule)),
-            }
-        }
-        Ok(Self { runs, bytes })
-    }
-
-    #[cfg(test)]
-    pub(crate) fn of_runs(runs: Vec<(Range<u64>, u8)>) -> Self {
-        Self {
-            runs,
-            bytes: Vec::new(),
-        }
-    }
-
-    /// The number of the rule of an address.
-    pub(crate) fn of_address(&self, address: u64) -> usize {
-        let next = self.runs.partition_point(|(run, _)| run.start <= address);
-        let run = next.checked_sub(1).and_then(|at| self.runs.get(at));
-        run.filter(|(run, _)| run.contains(&address))
-            .map_or(0, |(_, rule)| usize::from(*rule))
-    }
-
-    /// Bytes of the files of a rule in the newest revision.
-    pub(crate) fn bytes(&self, rule: usize) -> u64 {
-        self.bytes.get(rule).copied().unwrap_or(0)
-    }
-}
-
-/// The rule with the longest path that the path is, or is below.
-fn rule_of(rules: &[Rule], path: &str) -> usize {
-    let is_in = |rule: &Rule| {
-        let rest = path.strip_prefix(rule.path.as_str());
-        rest.is_some_and(|rest| rule.path.is_empty() || rest.is_empty() || rest.starts_with('/'))
-    };
-    let matching = rules.iter().enumerate().filter(|(_, rule)| is_in(rule));
-    matching.max_by_key(|(_, rule)| rule.path.len()).map_or(0, |(at, _)| at)
 }
 
 /// A Dataset and what it wants, as far as this node is concerned.
@@ -296,34 +220,6 @@ mod tests {
             pin: true,
             ..rule(path)
         }
-    }
-
-    #[test]
-    fn the_longest_path_counts_and_a_path_is_whole_names() {
-        let rules = ["", "a", "a/b", "c d"].map(rule);
-        for (path, expected) in [
-            ("x", 0),
-            ("a", 1),
-            ("a/x", 1),
-            ("ab", 0),
-            ("a/b", 2),
-            ("a/b/c/d", 2),
-            ("a/bc", 1),
-            ("c d/e", 3),
-            ("c", 0),
-        ] {
-            assert_eq!(rule_of(&rules, path), expected, "{path}");
-        }
-    }
-
-    #[test]
-    fn addresses_between_runs_fall_under_the_rule_for_everything() {
-        let classes = Classes {
-            runs: vec![(10..20, 1), (20..30, 2), (50..60, 1)],
-            bytes: Vec::new(),
-        };
-        let found = [0, 9, 10, 19, 20, 29, 30, 50, 60].map(|address| classes.of_address(address));
-        assert_eq!(found, [0, 0, 1, 1, 2, 2, 0, 1, 0]);
     }
 
     #[test]

@@ -131,6 +131,7 @@ impl Local {
                 capacity_bytes: Some(capacity_bytes),
             }],
             memory: Budget::default(),
+            scratch: Scratch::memory(),
         })?;
         let dataset = Dataset {
             uid: "local".into(),

@@ -1,9 +1,11 @@
 //! Packets with descriptors over a Unix SEQPACKET socket: how FUSE connections change hands between csi and mounter, and
-//! files of stripes go from a cache node to the mounter beside it. Must not know what is sent.
+//! files of stripes go from a cache node to the mounter beside it. And how many of them a process may have. Must not know what is sent.
 #![allow(
     unsafe_code,
     reason = "rustix takes the peer's process id for non-zero, which it is not across pid namespaces"
 )]
+
+pub mod limit;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

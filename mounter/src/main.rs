@@ -4,12 +4,12 @@ mod args;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use penstock_descriptors::limit;
 use penstock_health::Readiness;
 use penstock_mounter::keeper::Mounter;
 use penstock_mounter::{Metrics, Neighbours, Sessions};
 use penstock_supervisor::Store;
 use penstock_tls::Identity;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Args;
@@ -40,7 +40,11 @@ fn main() -> Result<()> {
     let identity = tls.as_deref().map(Identity::open).transpose().context("speak TLS")?;
     let (store, entries) = Store::of_this_process().context("ask the supervisor what a predecessor left")?;
     runtime.spawn(store.clone().stay_alive());
-    let neighbours = Neighbours::new(neighbours, raise_descriptors_max(), runtime.handle().clone());
+    let descriptors_max = limit::raise().unwrap_or_else(|error| {
+        tracing::warn!(%error, "raise the number of descriptors");
+        limit::now()
+    });
+    let neighbours = Neighbours::new(neighbours, descriptors_max, runtime.handle().clone());
     let sessions = Sessions::new(runtime.handle().clone(), store, neighbours, identity, metrics);
     let left = sessions.left_by_predecessor(entries);
     let mounter = Mounter::new(runtime.handle().clone(), sessions);
@@ -57,23 +61,4 @@ fn main() -> Result<()> {
         // Threads that wait for the kernel or for csi end with the process.
         std::process::exit(0)
     })
-}
-
-/// Takes as many descriptors as the kernel gives, and returns how many: the soft limit is for programs that use select(2).
-fn raise_descriptors_max() -> u64 {
-    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    let raised = setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: maximum,
-            maximum,
-        },
-    );
-    match raised {
-        Ok(()) => maximum.unwrap_or(u64::MAX),
-        Err(error) => {
-            tracing::warn!(%error, ?current, "raise the number of descriptors");
-            current.unwrap_or(u64::MAX)
-        }
-    }
 }

@@ -14,7 +14,7 @@ use crate::erofs::reader::{Image, Inode};
 use crate::extents::DamagedExtents;
 use crate::gathering::{Gathering, Source, SourceNumber, covered};
 use crate::object::{Extent, Listed, ObjectVersion, Version};
-use crate::package::Package;
+use crate::package::{Package, PackageError};
 use crate::scratch::torn;
 use crate::sorter::{Sorted, Sorter};
 use crate::tree::{self, Named, is_below};
@@ -57,16 +57,14 @@ impl From<io::Error> for Failed {
 
 impl Gathering {
     /// Adds what `parent` has of the sources, each object of which `stays` says so by source and key. All sources have begun, and they
-    /// are those of `parent`, at the same paths. False when the parent does not tell all that was listed of them, or when its image,
-    /// which is in memory meanwhile, has more than `image_bytes_max`: then some may have been added, and all has to be listed, by
-    /// another gathering.
+    /// are those of `parent`, at the same paths. False when the parent does not tell all that was listed of them: then some may have
+    /// been added, and all has to be listed, by another gathering.
     ///
     /// # Errors
     /// When there is no room for it.
     pub fn carry(
         &mut self,
         parent: &Package,
-        image_bytes_max: u64,
         mut stays: impl FnMut(SourceNumber, &str) -> bool,
     ) -> Result<bool, BuildError> {
         let mut take = |gathering: &mut Self, source: SourceNumber, listed: &Listed| -> Result<(), BuildError> {
@@ -75,9 +73,6 @@ impl Gathering {
             }
             Ok(())
         };
-        if parent.image_bytes() > image_bytes_max {
-            return Ok(false);
-        }
         match carry(self, parent, &mut take) {
             Ok(()) => Ok(true),
             Err(Failed::Untold) => Ok(false),
@@ -100,8 +95,11 @@ fn carry(gathering: &mut Gathering, parent: &Package, take: &mut Take<'_>) -> Re
     if awkward.left_out > 0 || !are_those_of(&gathering.sources, parent) {
         return Err(Failed::Untold);
     }
-    let image = parent.image().map_err(|_| Untold)?;
-    let image = Image::open(image.into()).map_err(|_| Untold)?;
+    let image = match parent.unpack(&gathering.scratch) {
+        Ok(image) => image,
+        Err(PackageError::Unwritten(why)) => return Err(io::Error::other(why).into()),
+        Err(_) => return Err(Failed::Untold),
+    };
     let files = of_image(gathering, &image, take)?;
     if of_extents(gathering, parent, &files, take)? == awkward.count {
         Ok(())

@@ -8,14 +8,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use penstock_protocol::checksum::crc32c;
-use penstock_protocol::ids::RevisionId;
 
 use crate::scratch::Scratch;
 
 /// Bytes of a file that are checked together.
-const PAGE_BYTES: u64 = 16 << 10;
+pub(crate) const PAGE_BYTES: u64 = 16 << 10;
 /// Bytes that are read at once while the digest is computed.
 const PIECE_BYTES: usize = 1 << 20;
+
+/// BLAKE3 of something.
+pub(crate) type Digest = [u8; 32];
 
 /// Bytes that do not change.
 #[derive(Debug)]
@@ -37,7 +39,7 @@ pub(crate) struct Checked {
 
 impl Contents {
     /// A whole file and its digest. Reads it once from its beginning.
-    pub(crate) fn of_file(file: File) -> io::Result<(Self, RevisionId)> {
+    pub(crate) fn of_file(file: File) -> io::Result<(Self, Digest)> {
         let (mut hasher, mut checksums) = (blake3::Hasher::new(), Vec::new());
         let mut piece = vec![0; PIECE_BYTES];
         let mut bytes = 0;
@@ -50,14 +52,13 @@ impl Contents {
                 break;
             }
         }
-        let id = RevisionId(*hasher.finalize().as_bytes());
         let checked = Checked {
             file,
             bytes,
             checksums,
             has_failed: AtomicBool::new(false),
         };
-        Ok((Self::File(checked), id))
+        Ok((Self::File(checked), *hasher.finalize().as_bytes()))
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -90,7 +91,11 @@ impl Contents {
 }
 
 impl Checked {
-    fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn read(&self, range: Range<u64>) -> io::Result<Bytes> {
         let first = range.start / PAGE_BYTES;
         let begin = first * PAGE_BYTES;
         let end = range.end.next_multiple_of(PAGE_BYTES).min(self.bytes);
@@ -131,23 +136,35 @@ pub(crate) enum Draft {
 }
 
 impl Draft {
+    /// Of so many bytes that only a file has room for them.
+    pub(crate) fn of_any_length(scratch: &Scratch) -> io::Result<Self> {
+        Ok(match scratch.file()? {
+            Some(file) => Self::in_file(file),
+            None => Self::Memory(Vec::new()),
+        })
+    }
+
     /// Of some `bytes` bytes.
     pub(crate) fn new(scratch: &Scratch, bytes: usize) -> io::Result<Self> {
         let file = if scratch.is_full(bytes) { scratch.file()? } else { None };
         Ok(match file {
-            Some(file) => Self::File(BufWriter::with_capacity(PIECE_BYTES, file)),
+            Some(file) => Self::in_file(file),
             None => Self::Memory(Vec::with_capacity(bytes)),
         })
     }
 
+    fn in_file(file: File) -> Self {
+        Self::File(BufWriter::with_capacity(PIECE_BYTES, file))
+    }
+
     /// With other bytes at a place that was written.
-    pub(crate) fn finish(self, place: usize, patch: &[u8]) -> io::Result<(Contents, RevisionId)> {
+    pub(crate) fn finish(self, place: usize, patch: &[u8]) -> io::Result<(Contents, Digest)> {
         match self {
             Self::Memory(mut bytes) => {
                 bytes[place..place + patch.len()].copy_from_slice(patch);
                 bytes.shrink_to_fit();
-                let id = RevisionId(*blake3::hash(&bytes).as_bytes());
-                Ok((Contents::Memory(bytes.into()), id))
+                let digest = *blake3::hash(&bytes).as_bytes();
+                Ok((Contents::Memory(bytes.into()), digest))
             }
             Self::File(file) => {
                 let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
@@ -210,8 +227,8 @@ mod tests {
             let written: Vec<u8> = (0..length).map(|at| (at * 7 % 251) as u8).collect();
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&written).unwrap();
-            let (contents, id) = Contents::of_file(file.try_clone().unwrap()).unwrap();
-            assert_eq!(id.0, *blake3::hash(&written).as_bytes());
+            let (contents, digest) = Contents::of_file(file.try_clone().unwrap()).unwrap();
+            assert_eq!(digest, *blake3::hash(&written).as_bytes());
             assert_eq!(contents.bytes(), length);
             let memory = Contents::Memory(written.clone().into());
             for range in [

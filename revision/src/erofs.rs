@@ -4,7 +4,9 @@
 //! the format: `fs/erofs/erofs_fs.h` of Linux and <https://erofs.docs.kernel.org/en/latest/core_ondisk.html>.
 
 mod layout;
+mod pages;
 pub mod reader;
+mod walk;
 pub mod writer;
 
 use penstock_protocol::geometry::{BLOCK_BYTES, DEVICE_BYTES, round_up_to_block};

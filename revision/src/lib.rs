@@ -11,6 +11,7 @@
 //!
 //! Pure: it must not know network, kernel or clock, and of a disk that folder only. The same input gives the same bytes.
 
+mod arrival;
 pub mod build;
 mod carried;
 mod cases;
@@ -30,6 +31,7 @@ mod space;
 pub mod tree;
 mod unversioned;
 
+pub use arrival::Arrival;
 pub use build::{BuildError, BuildOptions, Outcome, build};
 pub use gathering::{Gathering, SourceNumber};
 pub use object::{Extent, Listed, ObjectVersion, SourceListing, Version};

@@ -57,6 +57,10 @@ pub const SCRATCH_MEMORY_BYTES: usize = 32 << 20;
 /// is one for each run.
 pub const SCRATCH_PIECE_BYTES: usize = 128 << 10;
 
+/// Pages of an image in a file that are kept while it is read, 16 KiB each: that of the inodes and those of the folders on the way to
+/// them; in a deeper tree a folder's page is read again now and then.
+pub(crate) const IMAGE_PAGES_KEPT: usize = 16;
+
 /// Names of one folder that are compared with each other for their case: 16 MB of digests. What a larger folder has beyond it is not
 /// looked at.
 pub(crate) const NAMES_COMPARED_MAX: usize = 1 << 20;

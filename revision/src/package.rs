@@ -18,8 +18,9 @@ use bytes::Bytes;
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, round_up_to_block};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 
-use crate::contents::{Contents, Draft, Part};
+use crate::contents::{Contents, Digest, Draft, Part};
 use crate::erofs;
+use crate::erofs::reader::{Damaged, Image};
 use crate::extents::{self, DamagedExtents, INDEX_ENTRY_BYTES};
 use crate::limits::{
     DECODED_CHUNKS_MAX, FACTS_BYTES_MAX, IMAGE_BYTES_ALWAYS, IMAGE_BYTES_MAX, IMAGE_RATIO_MAX, SPACE_BYTES_MAX,
@@ -78,6 +79,12 @@ pub enum PackageError {
     /// The file that it is in cannot be read.
     #[error("the file of the package cannot be read: {0}")]
     Unreadable(String),
+    /// The disk does not take what is unpacked.
+    #[error("the disk does not take the image of the package: {0}")]
+    Unwritten(String),
+    /// The image makes no sense.
+    #[error(transparent)]
+    Image(#[from] Damaged),
 }
 
 impl From<io::Error> for PackageError {
@@ -105,7 +112,7 @@ struct Inner {
     /// Where the compressed image is.
     image: Range<u64>,
     image_bytes: u64,
-    image_digest: [u8; 32],
+    image_digest: Digest,
     decoded: Mutex<HashMap<usize, Arc<Vec<Extent>>>>,
 }
 
@@ -116,7 +123,7 @@ pub(crate) struct Parts<E> {
     pub(crate) sources: Vec<String>,
     pub(crate) image: Plane,
     /// BLAKE3 of the image.
-    pub(crate) image_digest: [u8; 32],
+    pub(crate) image_digest: Digest,
     /// Sorted by address.
     pub(crate) extents: E,
     pub(crate) scratch: Scratch,
@@ -164,8 +171,8 @@ pub(crate) fn write(parts: Parts<impl Iterator<Item = io::Result<Extent>>>) -> i
         image_bytes,
     ];
     let lengths: Vec<u8> = lengths.into_iter().flat_map(u64::to_le_bytes).collect();
-    let (contents, id) = out.finish(LENGTHS_AT, &lengths)?;
-    Package::of(contents, id).map_err(io::Error::other)
+    let (contents, digest) = out.finish(LENGTHS_AT, &lengths)?;
+    Package::of(contents, RevisionId(digest)).map_err(io::Error::other)
 }
 
 /// The frame says how long the image is. Its bytes do not depend on the pieces in which the image is read. Returns how many there are.
@@ -210,8 +217,8 @@ impl Package {
     /// # Errors
     /// When it is anything else, or cannot be read.
     pub fn in_file(file: File, id: &RevisionId) -> Result<Self, PackageError> {
-        let (contents, found) = Contents::of_file(file)?;
-        Self::of_id(contents, found, id)
+        let (contents, digest) = Contents::of_file(file)?;
+        Self::of_id(contents, RevisionId(digest), id)
     }
 
     /// The package in `bytes`. Its id is the digest of these bytes.
@@ -223,7 +230,7 @@ impl Package {
         Self::of(Contents::Memory(bytes), id)
     }
 
-    fn of_id(contents: Contents, found: RevisionId, wanted: &RevisionId) -> Result<Self, PackageError> {
+    pub(crate) fn of_id(contents: Contents, found: RevisionId, wanted: &RevisionId) -> Result<Self, PackageError> {
         if found != *wanted {
             return Err(PackageError::Digest(found));
         }
@@ -371,6 +378,36 @@ impl Package {
     /// When the bytes are damaged, or cannot be written.
     pub fn image_to(&self, out: &mut impl Write) -> Result<(), PackageError> {
         let mut hasher = blake3::Hasher::new();
+        self.decompress(|piece| {
+            hasher.update(piece);
+            Ok(out.write_all(piece)?)
+        })?;
+        self.is_image(hasher.finalize().as_bytes())
+    }
+
+    /// The EROFS image to be looked into: one that does not fit in memory is in a file meanwhile.
+    ///
+    /// # Errors
+    /// When the bytes are damaged, or the disk does not take them.
+    pub fn unpack(&self, scratch: &Scratch) -> Result<Image, PackageError> {
+        let unwritten = |error: io::Error| PackageError::Unwritten(error.to_string());
+        // What the parser admitted.
+        let bytes = usize::try_from(self.0.image_bytes).unwrap_or(0);
+        let mut draft = Draft::new(scratch, bytes).map_err(unwritten)?;
+        self.decompress(|piece| draft.write_all(piece).map_err(unwritten))?;
+        let (contents, digest) = draft.finish(0, &[]).map_err(unwritten)?;
+        self.is_image(&digest)?;
+        Ok(Image::in_contents(contents)?)
+    }
+
+    fn is_image(&self, digest: &Digest) -> Result<(), PackageError> {
+        if *digest == self.0.image_digest {
+            return Ok(());
+        }
+        Err(PackageError::Damaged("the image does not have its digest"))
+    }
+
+    fn decompress(&self, mut take: impl FnMut(&[u8]) -> Result<(), PackageError>) -> Result<(), PackageError> {
         let decoder = zstd::stream::Decoder::new(self.part(self.0.image.clone()))?;
         // More would be cut off, and less is not what the digest says.
         let mut decoder = decoder.single_frame().take(self.0.image_bytes);
@@ -382,11 +419,7 @@ impl Package {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error.into()),
             };
-            hasher.update(&piece[..length]);
-            out.write_all(&piece[..length])?;
-        }
-        if *hasher.finalize().as_bytes() != self.0.image_digest {
-            return Err(PackageError::Damaged("the image does not have its digest"));
+            take(&piece[..length])?;
         }
         Ok(())
     }
@@ -427,7 +460,7 @@ impl Package {
     }
 
     /// Whether this revision has exactly this image and summary.
-    pub(crate) fn is_same(&self, image_digest: &[u8; 32], summary: &Summary) -> bool {
+    pub(crate) fn is_same(&self, image_digest: &Digest, summary: &Summary) -> bool {
         self.summary() == summary && self.0.image_digest == *image_digest
     }
 

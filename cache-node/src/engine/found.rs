@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use penstock_protocol::geometry::{BlockRange, round_up_to_block};
 use penstock_protocol::ids::RevisionId;
-use penstock_revision::Package;
 use penstock_revision::erofs::reader::{Damaged, Image, Inode, NodeId};
+use penstock_revision::{Package, PackageError, Scratch};
 
 use crate::limits::NAMES_TOLD_MAX;
 
@@ -30,24 +30,26 @@ pub enum InspectError {
         /// What there is instead.
         there: String,
     },
-    /// Its tree is too large to be unpacked beside everything else.
+    /// The disk does not take its names.
     #[error(
-        "{dataset} has so many files that a look takes {needed_bytes} bytes of memory, and of this cache node's budget it may take \
-         {allowed_bytes}: raise resources.limits.memory of the CacheRuntime"
+        "a look into {dataset} takes {needed_bytes} bytes of the disk of this cache node meanwhile, and it does not give them ({why}): \
+         make room beside what the tier may hold"
     )]
-    TooLarge {
+    NoRoom {
         /// The Dataset.
         dataset: String,
-        /// Bytes of its tree.
+        /// Bytes of its names.
         needed_bytes: u64,
-        /// ... that there may be.
-        allowed_bytes: u64,
+        /// What the disk says.
+        why: String,
     },
     /// A file has to be named.
     #[error("{0:?} is a folder: name a file in it, or see `penstock cache stat` for all that is below")]
     Folder(String),
     /// The package is not what it should be.
-    #[error("the package of revision {0} is damaged ({1}): restart the cache node, it gets another from its peers")]
+    #[error(
+        "the package of revision {0} is damaged ({1}): this cache node looks for another copy, ask again in some seconds"
+    )]
     DamagedPackage(RevisionId, String),
 }
 
@@ -63,11 +65,17 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// A file, or all that is below a folder. Takes a second for a million files.
-    pub(super) fn at(dataset: &str, package: &Package, path: &str) -> Result<Self, InspectError> {
+    /// A file, or all that is below a folder. Takes a second for a million files; the names of many are in `scratch` meanwhile.
+    pub(super) fn at(dataset: &str, package: &Package, path: &str, scratch: &Scratch) -> Result<Self, InspectError> {
         let damaged = |error: String| InspectError::DamagedPackage(package.id(), error);
-        let image = package.image().map_err(|error| damaged(error.to_string()))?;
-        let image = Image::open(image.into()).map_err(|error| damaged(error.to_string()))?;
+        let image = package.unpack(scratch).map_err(|error| match error {
+            PackageError::Unwritten(why) => InspectError::NoRoom {
+                dataset: dataset.to_owned(),
+                needed_bytes: package.image_bytes(),
+                why,
+            },
+            error => damaged(error.to_string()),
+        })?;
         let named: Vec<&str> = path
             .split('/')
             .filter(|name| !name.is_empty() && *name != ".")
@@ -100,10 +108,8 @@ impl Found {
             runs: Vec::new(),
         };
         if found.is_folder {
-            let is_below =
-                |at: &str| path.is_empty() || at.strip_prefix(path).is_some_and(|rest| rest.starts_with('/'));
-            image.walk(|at, _, inode| {
-                if !inode.is_directory() && is_below(at) {
+            image.walk_below(node, |_, _, inode| {
+                if !inode.is_directory() {
                     found.add(inode);
                 }
             })?;
@@ -124,8 +130,12 @@ impl Found {
     fn add(&mut self, file: &Inode) {
         self.files += 1;
         self.bytes += file.bytes;
-        if let Some(address) = file.address() {
-            self.runs.push(address..address + round_up_to_block(file.bytes));
+        let Some(start) = file.address() else { return };
+        let end = start + round_up_to_block(file.bytes);
+        match self.runs.last_mut() {
+            // Most files lie in the order of their names.
+            Some(run) if run.end == start => run.end = end,
+            _ => self.runs.push(start..end),
         }
     }
 
@@ -171,10 +181,14 @@ fn there(image: &Image, named: &[&str]) -> Result<String, Damaged> {
 
 /// The first names of a folder.
 fn names(image: &Image, folder: NodeId) -> Result<String, Damaged> {
-    let entries = image.entries(folder)?;
-    let shown = entries.iter().take(NAMES_TOLD_MAX);
-    let shown: Vec<String> = shown.map(|entry| format!("{:?}", entry.name)).collect();
-    Ok(match entries.len().saturating_sub(NAMES_TOLD_MAX) {
+    let (mut shown, mut count) = (Vec::new(), 0usize);
+    image.each_entry(folder, |entry| {
+        count += 1;
+        if count <= NAMES_TOLD_MAX {
+            shown.push(format!("{:?}", entry.name));
+        }
+    })?;
+    Ok(match count.saturating_sub(NAMES_TOLD_MAX) {
         _ if shown.is_empty() => "nothing".to_owned(),
         0 => shown.join(", "),
         more => format!("{} and {more} more", shown.join(", ")),
@@ -231,7 +245,7 @@ mod tests {
                 ),
             ),
         ] {
-            let found = Found::at("n/d", &package(), path).unwrap();
+            let found = Found::at("n/d", &package(), path, &Scratch::memory()).unwrap();
             let seen = (found.is_folder, found.files, found.bytes, found.block_bytes());
             assert_eq!(seen, expected, "{path}");
             let pieces = found.stripes();
@@ -242,8 +256,16 @@ mod tests {
                 "{path}"
             );
         }
-        let large = Found::at("n/d", &package(), "large").unwrap();
+        let large = Found::at("n/d", &package(), "large", &Scratch::memory()).unwrap();
         assert!(large.stripes().len() >= 2 && large.address().is_some());
+    }
+
+    #[test]
+    fn who_looks_while_the_disk_is_full_is_told_how_much_it_takes() {
+        let full = Scratch::folder_beyond("/proc/no-folder", 1);
+        let refused = Found::at("n/d", &package(), "a", &full).unwrap_err();
+        assert!(matches!(refused, InspectError::NoRoom { .. }), "{refused}");
+        assert!(refused.to_string().contains("takes 4096 bytes"), "{refused}");
     }
 
     #[test]
@@ -257,7 +279,9 @@ mod tests {
             ("ab/c", "revision ID of n/d has no \"ab/c\"; \"ab\" is a file"),
         ] {
             let package = package();
-            let error = Found::at("n/d", &package, path).unwrap_err().to_string();
+            let error = Found::at("n/d", &package, path, &Scratch::memory())
+                .unwrap_err()
+                .to_string();
             let id = format!("{:.12}", package.id().to_string());
             assert_eq!(error.replace(&id, "ID"), said);
         }

@@ -226,7 +226,9 @@ impl Engine {
         let (space, start) = (announced.package.space(), found.address().unwrap_or(0));
         let extents = BlockRange::covering(start, found.bytes.min(1)).next();
         let extents = extents.map_or(Ok(Vec::new()), |first| announced.package.extents(first));
-        let extents = extents.map_err(|error| InspectError::DamagedPackage(announced.id, error.to_string()))?;
+        let extents = extents
+            .inspect_err(|_| self.seek_again(&announced))
+            .map_err(|error| InspectError::DamagedPackage(announced.id, error.to_string()))?;
         let extent = extents.first();
         let has_source = extent.is_some_and(|extent| announced.source_of(extent).is_some());
         let object = extent.map(|extent| {
@@ -345,17 +347,16 @@ impl Engine {
         drop(named);
         let announced = newest.and_then(|id| self.0.announced(&id));
         let announced = announced.ok_or_else(|| InspectError::NotHere(dataset.to_owned()))?;
-        let (needed_bytes, allowed_bytes) = (announced.package.image_bytes(), self.0.unpacking.bytes_max());
-        if needed_bytes > allowed_bytes {
-            return Err(InspectError::TooLarge {
-                dataset: dataset.to_owned(),
-                needed_bytes,
-                allowed_bytes,
-            });
-        }
-        let _turn = self.0.unpacking.turn();
-        let found = Found::at(dataset, &announced.package, path)?;
+        let found = Found::at(dataset, &announced.package, path, &self.0.scratch);
+        let found = found.inspect_err(|_| self.seek_again(&announced))?;
         Ok((announced, found))
+    }
+
+    /// Has a package that cannot be read looked for elsewhere.
+    fn seek_again(&self, announced: &Announced) {
+        if announced.package.has_failed() {
+            self.0.package_failed.notify_one();
+        }
     }
 
     /// What is stored of ranges of one stripe.

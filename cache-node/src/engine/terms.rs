@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use penstock_protocol::ids::{RevisionId, SpaceId};
-use penstock_revision::Package;
+use penstock_revision::{Package, PackageError, Scratch};
 
 use super::Dataset;
 use crate::keeping::{Terms, promised_max};
@@ -15,27 +15,42 @@ use crate::tiers::Tiers;
 #[derive(Default)]
 pub(super) struct KnownClasses(HashMap<SpaceId, Known>);
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 struct Known {
     /// Without any below the root and without pins nothing has to be worked out.
     paths: Option<Vec<String>>,
+    /// The newest first; none if they could not be read.
     revisions: Vec<RevisionId>,
     classes: Arc<Classes>,
 }
 
 /// Has the spaces of the Datasets kept as they wish, as one of `nodes` nodes; returns what cannot be done.
-pub(super) fn set(known: &mut KnownClasses, tiers: &Tiers, datasets: &[Dataset], nodes: u64) -> Vec<Refusal> {
+pub(super) fn set(
+    known: &mut KnownClasses,
+    tiers: &Tiers,
+    datasets: &[Dataset],
+    nodes: u64,
+    scratch: &Scratch,
+) -> Vec<Refusal> {
     let mut before = std::mem::take(&mut known.0);
     let mut wishes = Vec::new();
+    let mut unread = Vec::new();
     let mut spaces = Vec::new();
     for dataset in datasets {
         let rules = dataset.rules.complete();
         let mut bytes = vec![0; rules.len()];
         for (space, packages) in by_space(&dataset.revisions) {
             let of_space = before.remove(&space);
-            let classes = of_space
-                .filter(|known| known.is_of(&rules, &packages))
-                .unwrap_or_else(|| Known::of(&rules, &packages));
+            let classes = Known::of(&rules, &packages, of_space, scratch).unwrap_or_else(|error| {
+                tracing::warn!(dataset = dataset.name, %space, %error, "the rule for everything counts for all of a Dataset");
+                unread.push(Refusal {
+                    dataset: dataset.uid.clone(),
+                    message: format!(
+                        "its rules for paths are not followed, a cache node cannot read which files they are for: {error}"
+                    ),
+                });
+                Known::default()
+            });
             // Of an older space nothing is promised: it is on its way out.
             if packages.first().map(|package| package.id()) == dataset.revisions.first().map(Package::id) {
                 for (rule, bytes) in bytes.iter_mut().enumerate() {
@@ -52,7 +67,7 @@ pub(super) fn set(known: &mut KnownClasses, tiers: &Tiers, datasets: &[Dataset],
             bytes,
         });
     }
-    let refusals = refuse(&mut wishes, promised_max(tiers.promised_room()), &tiers.names());
+    let mut refusals = refuse(&mut wishes, promised_max(tiers.promised_room()), &tiers.names());
     for (space, wish, classes) in spaces {
         let Wish {
             dataset, quota, rules, ..
@@ -65,35 +80,46 @@ pub(super) fn set(known: &mut KnownClasses, tiers: &Tiers, datasets: &[Dataset],
         };
         tiers.set_terms(&space, terms);
     }
+    refusals.extend(unread);
     refusals
 }
 
 impl Known {
-    fn of(rules: &[Rule], packages: &[&Package]) -> Self {
-        let classes = match paths(rules) {
-            None => Ok(Classes::default()),
-            Some(_) => Classes::of(rules, packages),
+    /// Of packages of one space, the newest first. What was known before is gone on with: of many files each package takes a while.
+    fn of(
+        rules: &[Rule],
+        packages: &[&Package],
+        before: Option<Self>,
+        scratch: &Scratch,
+    ) -> Result<Self, PackageError> {
+        let (paths, revisions) = (paths(rules), packages.iter().map(|package| package.id()));
+        let revisions: Vec<RevisionId> = revisions.collect();
+        let before = before.filter(|before| before.paths == paths).unwrap_or_default();
+        let newer = newer_than(&before.revisions, &revisions);
+        let mut classes = match newer == revisions.len() {
+            true => Arc::default(),
+            false => before.classes,
         };
-        let damaged = |error: String| {
-            let revision = packages.first().map(|package| package.id().to_string());
-            tracing::warn!(
-                revision,
-                error,
-                "a package is damaged; the rule for everything counts for all of its Dataset"
-            );
-            Classes::default()
-        };
-        Self {
-            paths: paths(rules),
-            revisions: packages.iter().map(|package| package.id()).collect(),
-            classes: Arc::new(classes.unwrap_or_else(damaged)),
+        if paths.is_some() {
+            for package in packages[..newer].iter().rev() {
+                classes = Arc::new(Classes::of(rules, package, &classes, scratch)?);
+            }
         }
+        Ok(Self {
+            paths,
+            revisions,
+            classes,
+        })
     }
+}
 
-    fn is_of(&self, rules: &[Rule], packages: &[&Package]) -> bool {
-        let revisions = packages.iter().map(|package| package.id());
-        self.paths == paths(rules) && self.revisions.iter().copied().eq(revisions)
-    }
+/// How many of the first of `revisions` are newer than those that are known; all if they do not follow these. Of the known ones the
+/// oldest may be gone: nobody reads any more what they alone had, and nothing else will lie there.
+fn newer_than(known: &[RevisionId], revisions: &[RevisionId]) -> usize {
+    let newer = revisions.iter().position(|revision| known.first() == Some(revision));
+    newer
+        .filter(|newer| known.starts_with(&revisions[*newer..]))
+        .unwrap_or(revisions.len())
 }
 
 fn paths(rules: &[Rule]) -> Option<Vec<String>> {
@@ -111,4 +137,30 @@ fn by_space(revisions: &[Package]) -> Vec<(SpaceId, Vec<&Package>)> {
         }
     }
     spaces
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_revisions_that_are_newer_than_what_is_known_are_looked_into() {
+        let of =
+            |numbers: &[u8]| -> Vec<RevisionId> { numbers.iter().map(|number| RevisionId([*number; 32])).collect() };
+        for (known, revisions, newer) in [
+            (&[][..], &[2, 1][..], 2),
+            (&[2, 1], &[2, 1], 0),
+            (&[2, 1], &[3, 2, 1], 1),
+            (&[2, 1], &[4, 3, 2], 2),
+            (&[2, 1], &[2], 0),
+            // One between is new, one is older than what is known, and others.
+            (&[3, 1], &[3, 2, 1], 3),
+            (&[3, 2], &[3, 2, 1], 3),
+            (&[2, 1], &[4, 3], 2),
+            (&[2, 1], &[1], 1),
+            (&[2, 1], &[], 0),
+        ] {
+            assert_eq!(newer_than(&of(known), &of(revisions)), newer, "{known:?} {revisions:?}");
+        }
+    }
 }

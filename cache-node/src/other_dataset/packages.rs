@@ -6,8 +6,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use penstock_origin::OriginError;
 use penstock_protocol::ids::RevisionId;
-use penstock_revision::Package;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use penstock_revision::{Package, Scratch};
 
 use crate::limits::OTHER_PACKAGES_MAX;
 
@@ -18,27 +17,42 @@ pub struct OtherPackages(Arc<Shelf>);
 
 struct Shelf {
     packages: Mutex<Vec<(RevisionId, Getting)>>,
-    /// Trees that are unpacked at the same time, as for inspection: one takes 200 bytes a file.
-    unpacking: Semaphore,
+    scratch: Scratch,
+}
+
+/// What has arrived and can be read still.
+fn usable(getting: &Getting) -> Option<&Package> {
+    let package = getting.peek()?.as_ref().ok()?;
+    (!package.has_failed()).then_some(package)
 }
 
 type Getting = Shared<BoxFuture<'static, Result<Package, OriginError>>>;
 
 impl Default for OtherPackages {
     fn default() -> Self {
-        Self(Arc::new(Shelf {
-            packages: Mutex::default(),
-            unpacking: Semaphore::new(1),
-        }))
+        Self::new(Scratch::memory())
     }
 }
 
 impl OtherPackages {
+    /// None yet. They are in files in `scratch`, and so are their names while they are looked at.
+    pub fn new(scratch: Scratch) -> Self {
+        Self(Arc::new(Shelf {
+            packages: Mutex::default(),
+            scratch,
+        }))
+    }
+
+    /// Where what does not fit in memory is.
+    pub(super) fn scratch(&self) -> &Scratch {
+        &self.0.scratch
+    }
+
     /// Those of these revisions that have arrived, the one that was used last at first.
     pub(super) fn held(&self, revisions: &[RevisionId]) -> Vec<Package> {
         let packages = self.lock();
         let arrived = packages.iter().rev().filter_map(|(revision, getting)| {
-            let package = getting.peek()?.as_ref().ok()?;
+            let package = usable(getting)?;
             revisions.contains(revision).then(|| package.clone())
         });
         arrived.collect()
@@ -53,6 +67,8 @@ impl OtherPackages {
     ) -> Result<Package, OriginError> {
         let getting = {
             let mut packages = self.lock();
+            packages
+                .retain(|(other, getting)| *other != revision || getting.peek().is_none() || usable(getting).is_some());
             let found = packages.iter().position(|(other, _)| *other == revision);
             let getting = match found {
                 Some(at) => packages.remove(at).1,
@@ -76,12 +92,6 @@ impl OtherPackages {
             packages.retain(|(other, getting)| *other != revision || !matches!(getting.peek(), Some(Err(_))));
         }
         got
-    }
-
-    /// Waits until no other tree is unpacked.
-    pub(super) async fn unpacking(&self) -> Option<SemaphorePermit<'_>> {
-        // Never closed.
-        self.0.unpacking.acquire().await.ok()
     }
 
     /// Notes that somebody reads through it.

@@ -121,10 +121,7 @@ impl ControlServer {
             .map_err(|error| failed(&error.into()))?;
         let options = options(dataset.ownership);
         let partial = match parent.as_ref().filter(|_| !dirty.is_empty()) {
-            Some(parent) => {
-                let (scratch, unpacking) = (self.node.scratch(), self.node.engine().unpacking());
-                refresh_below(&sources, parent, dirty, options, scratch, unpacking).await
-            }
+            Some(parent) => refresh_below(&sources, parent, dirty, options, self.node.scratch()).await,
             None => Ok(None),
         };
         let partial = partial.map_err(|failure| failed(&failure))?;
@@ -133,6 +130,10 @@ impl ControlServer {
             Some(outcome) => Ok(outcome),
             None => build_revision(&sources, parent.clone(), options, self.node.scratch()).await,
         };
+        if parent.as_ref().is_some_and(Package::has_failed) {
+            // The next build finds another copy.
+            self.node.engine().package_failed().notify_one();
+        }
         let (package, unchanged) = match outcome.map_err(|failure| failed(&failure))? {
             Outcome::New(package) => (package, false),
             Outcome::Unchanged => (parent.ok_or_else(|| other("unchanged without a parent"))?, true),

@@ -325,7 +325,7 @@ fn refused(error: InspectError) -> Status {
         InspectError::UnknownDataset(_) | InspectError::UnknownPath { .. } => Status::not_found(sentence),
         InspectError::NotHere(_) => Status::unavailable(sentence),
         InspectError::Folder(_) => Status::invalid_argument(sentence),
-        InspectError::TooLarge { .. } => Status::resource_exhausted(sentence),
+        InspectError::NoRoom { .. } => Status::resource_exhausted(sentence),
         InspectError::DamagedPackage(..) => Status::data_loss(sentence),
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
@@ -15,7 +15,6 @@ use penstock_cache_client::CacheClient;
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_protocol::ring::{Member, Ring};
-use penstock_revision::limits::PACKAGE_BYTES_MAX;
 use penstock_revision::{Package, Scratch};
 use penstock_tls::Identity;
 use prost::Message;
@@ -23,6 +22,7 @@ use tokio::sync::Notify;
 use tokio::task::{AbortHandle, spawn_blocking};
 
 use crate::builder::Source;
+use crate::download::download;
 use crate::engine::{Dataset, Engine, Owns};
 use crate::limits::{
     MISSING_PACKAGES_INTERVAL, PACKAGE_FETCHES_MAX, PEER_PATIENCE, RULES_MAX, UNANNOUNCED_PACKAGE_AGE_MAX,
@@ -101,7 +101,7 @@ impl Node {
         let packages = PackageStore::open(tiers)?;
         let told = Told {
             is_configured: false,
-            origins: Origins::of(identity.clone()),
+            origins: Origins::of(identity.clone(), packages.scratch()),
             datasets: Vec::new(),
         };
         let tally = told.origins.tally();
@@ -261,25 +261,8 @@ impl Node {
     /// When it does not arrive whole, as a sentence.
     pub async fn fetch_package(&self, revision: &RevisionId, from: Vec<String>) -> Result<Package, String> {
         let client = CacheClient::with_identity(from, PEER_PATIENCE, self.0.identity.clone());
-        let file = self.0.packages.unnamed();
-        let mut file = file.map_err(|error| format!("the disk takes no package: {error}"))?;
-        let mut bytes = 0;
-        // Into the kernel's memory, a frame at a time.
-        let sink = |piece: &[u8]| {
-            bytes += piece.len() as u64;
-            if bytes > PACKAGE_BYTES_MAX {
-                return Err(io::ErrorKind::FileTooLarge.into());
-            }
-            file.write_all(piece)
-        };
-        client
-            .package(revision, sink)
-            .await
-            .map_err(|error| error.to_string())?;
-        let revision = *revision;
-        let verified = spawn_blocking(move || Package::in_file(file, &revision)).await;
-        let verified = verified.map_err(|error| format!("the check of a package ended early: {error}"))?;
-        verified.map_err(|error| format!("the package arrived damaged: {error}"))
+        let downloaded = download(&client, *revision, &self.0.packages.scratch()).await;
+        downloaded.map_err(|failure| failure.to_string())
     }
 
     /// Makes readable what was told, as far as its packages are here.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use penstock_origin::meter::Tally;
 use penstock_origin::{Environment, Origin, OriginError, Reach, selected};
 use penstock_protocol::control::cache_node as wire;
+use penstock_revision::Scratch;
 use penstock_tls::Identity;
 
 use crate::other_dataset::{OtherDataset, OtherPackages};
@@ -28,9 +29,10 @@ pub(super) struct Origins {
 }
 
 impl Origins {
-    /// None yet, for a node with this identity.
-    pub(super) fn of(identity: Option<Arc<Identity>>) -> Self {
+    /// None yet, for a node with this identity. Packages of other Datasets are in `scratch`.
+    pub(super) fn of(identity: Option<Arc<Identity>>, scratch: Scratch) -> Self {
         Self {
+            other_packages: OtherPackages::new(scratch),
             identity,
             environment: Environment::of_process(),
             ..Self::default()

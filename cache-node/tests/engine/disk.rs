@@ -13,6 +13,7 @@ use penstock_cache_node::{Engine, EngineConfig, TierConfig, TryRead};
 use penstock_protocol::geometry::{BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::SpaceId;
 use penstock_protocol::side;
+use penstock_revision::Scratch;
 use rustix::fs::{Advice, fadvise};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
@@ -200,6 +201,7 @@ async fn what_is_not_ours_in_the_folder_does_not_keep_the_engine_from_starting()
         Engine::open(EngineConfig {
             tiers: vec![tier],
             memory: Budget::default(),
+            scratch: Scratch::memory(),
         })
         .is_ok()
     );

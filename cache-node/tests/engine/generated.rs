@@ -12,7 +12,9 @@ use penstock_cache_node::rules::Rules;
 use penstock_cache_node::{Dataset, Engine, EngineConfig, TierConfig};
 use penstock_origin::{Body, Origin, OriginError, Pages};
 use penstock_protocol::ids::SpaceId;
-use penstock_revision::{BuildOptions, Listed, ObjectVersion, Outcome, Package, SourceListing, Version, build};
+use penstock_revision::{
+    BuildOptions, Listed, ObjectVersion, Outcome, Package, Scratch, SourceListing, Version, build,
+};
 use tokio::sync::watch;
 
 const PIECE: u64 = 64 << 10;
@@ -129,6 +131,7 @@ impl Generated {
         let engine = Engine::open(EngineConfig {
             tiers: vec![tier],
             memory: Budget::default(),
+            scratch: Scratch::memory(),
         })
         .unwrap();
         Self::announce(sources, package, &engine);

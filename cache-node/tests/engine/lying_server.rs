@@ -89,6 +89,7 @@ async fn read(lie: Lie, objects: BTreeMap<String, Vec<u8>>, address: u64) -> Res
     let engine = Engine::open(EngineConfig {
         tiers: vec![tier],
         memory: Budget::default(),
+        scratch: Scratch::memory(),
     })
     .unwrap();
     let dataset = Dataset {

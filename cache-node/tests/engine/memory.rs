@@ -8,12 +8,15 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use penstock_cache_node::memory::Budget;
+use penstock_cache_node::rules::Rule;
 use penstock_cache_node::{Engine, EngineConfig, TierConfig};
+use penstock_origin::Origin;
 use penstock_protocol::checksum::block_checksum;
 use penstock_protocol::frame::{Header, Kind, Status};
 use penstock_protocol::geometry::{BLOCK_BYTES, BlockRange, STRIPE_BYTES};
 use penstock_protocol::ids::{RevisionId, SpaceId};
 use penstock_protocol::side;
+use penstock_revision::{BuildOptions, Gathering, Listed, Outcome, Scratch, Version};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -25,6 +28,9 @@ const MIB: u64 = 1 << 20;
 const BUDGET_BYTES: u64 = 256 * MIB;
 const SLOW_READERS: usize = 10_000;
 const SMALL_OBJECTS: u64 = 5_000_000;
+/// Files of a revision that is looked into: an image of 70 MB.
+const NAMES: u64 = 600_000;
+const LOOK_BYTES_MAX: u64 = 16 * MIB;
 
 /// Set in the process of the slow readers: the address of the server and the revision.
 const READS_SLOWLY: &str = "PENSTOCK_TEST_READS_SLOWLY";
@@ -38,16 +44,20 @@ fn resident_bytes() -> u64 {
 }
 
 fn engine(folder: &Path, budget_bytes: u64) -> Engine {
+    Engine::open(config(folder, budget_bytes)).unwrap()
+}
+
+fn config(folder: &Path, budget_bytes: u64) -> EngineConfig {
     let tier = TierConfig {
         name: "ssd".into(),
         path: folder.into(),
         capacity_bytes: Some(1 << 40),
     };
-    Engine::open(EngineConfig {
+    EngineConfig {
         tiers: vec![tier],
         memory: Budget::new(budget_bytes).unwrap(),
-    })
-    .unwrap()
+        scratch: Scratch::memory(),
+    }
 }
 
 /// Ends with the test.
@@ -120,6 +130,88 @@ async fn ten_thousand_slow_readers_take_no_more_than_the_budget_and_others_are_n
         most / MIB
     );
     assert!(most <= BUDGET_BYTES, "{most} bytes");
+}
+
+/// Forgets the most memory that this process had, and says how much it has.
+fn forget_peak() -> u64 {
+    // proc(5).
+    fs::write("/proc/self/clear_refs", "5").unwrap();
+    peak_bytes()
+}
+
+fn peak_bytes() -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().unwrap();
+    kib << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_looks_into_a_revision_of_many_files_takes_little_memory() {
+    let name = "memory::whoever_looks_into_a_revision_of_many_files_takes_little_memory";
+    if !alone(name, 1000) {
+        return;
+    }
+    let folder = tempfile::tempdir_in("/var/tmp").unwrap();
+    let scratch = Scratch::folder_beyond(folder.path(), MIB as usize);
+    let origin = Generated::new("many://", [("object".to_owned(), 1)]);
+    let mut gathering = Gathering::new(scratch.clone());
+    let number = gathering.begin_source(origin.identity(), "").unwrap();
+    for files in 0..NAMES / 1000 {
+        let listed = |file: u64| Listed {
+            key: format!("folder-{}/file-{file:08}", file % 100),
+            bytes: 100_000,
+            modified_unix_nanos: 0,
+            version: Version::ETag(file.to_string()),
+        };
+        let page: Vec<Listed> = (files * 1000..(files + 1) * 1000).map(listed).collect();
+        gathering.add(number, &page).unwrap();
+    }
+    let Outcome::New(package) = gathering
+        .build(SpaceId([1; 16]), None, &BuildOptions::default())
+        .unwrap()
+    else {
+        panic!("a first revision is new")
+    };
+    let image_bytes = package.image_bytes();
+    assert!(image_bytes > 4 * LOOK_BYTES_MAX, "{image_bytes}");
+    let engine = Engine::open(EngineConfig {
+        scratch: scratch.clone(),
+        ..config(folder.path(), BUDGET_BYTES)
+    })
+    .unwrap();
+    let mut dataset = origin.dataset(&package);
+    let (name, pinned) = (dataset.name.clone(), "folder-7".to_owned());
+
+    let before = forget_peak();
+    dataset.rules.rules.push(Rule {
+        path: pinned.clone(),
+        pin: true,
+        ..Rule::default()
+    });
+    engine.set_datasets(&[dataset], false);
+    let rules = peak_bytes() - before;
+    let before = forget_peak();
+    let all = engine.stat(&name, "", &|| true).unwrap();
+    let some = engine.stat(&name, &pinned, &|| true).unwrap();
+    let stat = peak_bytes() - before;
+    assert_eq!((all.files, some.files), (NAMES, NAMES / 100));
+    let before = forget_peak();
+    let (mut carried, mut gathering) = (0, Gathering::new(scratch));
+    gathering.begin_source(origin.identity(), "").unwrap();
+    let is_whole = gathering.carry(&package, |_, _| {
+        carried += 1;
+        true
+    });
+    let carry = peak_bytes() - before;
+    assert!(is_whole.unwrap() && carried == NAMES);
+    println!("image {image_bytes}: rules {rules}, stat {stat}, carry {carry}");
+    for (what, bytes) in [("rules", rules), ("stat", stat), ("carry", carry)] {
+        assert!(
+            bytes < LOOK_BYTES_MAX,
+            "{what}: {bytes} bytes for an image of {image_bytes}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

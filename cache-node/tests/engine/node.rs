@@ -3,12 +3,13 @@
 use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
+use penstock_cache_node::engine::InspectError;
 use penstock_cache_node::memory::Budget;
 use penstock_cache_node::server::bulk::BulkServer;
 use penstock_cache_node::server::node::Node;
 use penstock_cache_node::{Engine, EngineConfig, TierConfig};
 use penstock_protocol::control::cache_node as wire;
-use penstock_revision::Package;
+use penstock_revision::{Package, Scratch};
 use tokio::net::TcpListener;
 
 use crate::generated::Generated;
@@ -28,12 +29,53 @@ fn node_in(folder: &tempfile::TempDir) -> Node {
         Engine::open(EngineConfig {
             tiers: vec![tier],
             memory: Budget::default(),
+            scratch: Scratch::memory(),
         })
         .unwrap(),
         &[folder.path().into()],
         None,
     )
     .unwrap()
+}
+
+/// Two nodes that have a package, of which one rots: the other, the address at which it serves, and the node.
+struct Rotten {
+    address: String,
+    node: Node,
+    package: Package,
+    serving: tokio::task::JoinHandle<()>,
+    _folders: [tempfile::TempDir; 2],
+}
+
+impl Rotten {
+    /// The disk gives other bytes than it was given from here on, where nothing is in memory of them yet.
+    async fn with(package: Package) -> Self {
+        let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let (peer, node) = (node_in(&folders[0]), node_in(&folders[1]));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let serving = tokio::spawn(BulkServer::new(peer.clone()).serve(listener));
+        for keeper in [&peer, &node] {
+            keeper.keep(&package).await.unwrap();
+            keeper.apply(config(&address, &[&package])).await.unwrap();
+        }
+        let path = folders[1].path().join("packages").join(package.id().to_string());
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.write_all_at(&[0; 64], package.bytes() - 64).unwrap();
+        Self {
+            address,
+            node,
+            package,
+            serving,
+            _folders: folders,
+        }
+    }
+}
+
+impl Drop for Rotten {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
 }
 
 fn config(peer: &str, packages: &[&Package]) -> wire::NodeConfig {
@@ -100,23 +142,10 @@ async fn a_package_that_was_built_survives_a_restart_before_it_is_announced() {
     assert_eq!(restarted.missing(), []);
 }
 
-/// The disk gives other bytes than it was given, where nothing is in memory of them yet.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_package_that_rots_on_the_disk_is_fetched_again_from_a_peer() {
-    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-    let (peer, node) = (node_in(&folders[0]), node_in(&folders[1]));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let serving = tokio::spawn(BulkServer::new(peer.clone()).serve(listener));
-    let package = Generated::one(5000).package().await;
-    for keeper in [&peer, &node] {
-        keeper.keep(&package).await.unwrap();
-        keeper.apply(config(&address, &[&package])).await.unwrap();
-    }
-    let path = folders[1].path().join("packages").join(package.id().to_string());
-    let file = std::fs::File::options().write(true).open(path).unwrap();
-    file.write_all_at(&[0; 64], package.bytes() / 2).unwrap();
-
+    let rotten = Rotten::with(Generated::one(5000).package().await).await;
+    let (node, package) = (&rotten.node, &rotten.package);
     let whole = || async { node.package_piece(&package.id(), 0, package.bytes() as usize).await };
     assert_eq!(whole().await, None, "nothing damaged is passed on");
     let begun = Instant::now();
@@ -126,5 +155,41 @@ async fn a_package_that_rots_on_the_disk_is_fetched_again_from_a_peer() {
         tokio::task::yield_now().await;
     }
     assert_eq!(whole().await.unwrap(), package.whole().unwrap());
-    serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_into_a_package_that_rots_is_told_so_and_finds_another_copy_later() {
+    let rotten = Rotten::with(Generated::one(5000).package().await).await;
+    let engine = rotten.node.engine().clone();
+    let stat = || engine.stat("/", "", &|| true);
+    let told = stat().unwrap_err();
+    assert!(matches!(told, InspectError::DamagedPackage(..)), "{told}");
+    let begun = Instant::now();
+    while stat().is_err() {
+        assert!(begun.elapsed() < FOUND_WITHIN, "not fetched again");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(stat().unwrap().files, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rules_for_paths_of_a_package_that_rots_count_once_another_copy_is_here() {
+    let rotten = Rotten::with(Generated::one(5000).package().await).await;
+    let mut config = config(&rotten.address, &[&rotten.package]);
+    config.datasets[0].rules.push(wire::CacheRule {
+        path: "object".into(),
+        pin: true,
+        ..Default::default()
+    });
+    rotten.node.apply(config).await.unwrap();
+    let engine = rotten.node.engine();
+    let begun = Instant::now();
+    while !engine.report().refusals.is_empty() || !rotten.node.missing().is_empty() {
+        assert!(begun.elapsed() < FOUND_WITHIN, "{:?}", engine.report().refusals);
+        tokio::task::yield_now().await;
+    }
+    let held = engine.holdings();
+    assert_eq!(held.datasets[0].files, 1);
+    let explained = engine.explain("/", "object", 0, |_, _| None).unwrap();
+    assert!(explained.rule.pin, "{explained:?}");
 }

@@ -1,5 +1,7 @@
 //! A Dataset that takes its files of another one: what its pods read, and that nothing is cached twice.
 
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use penstock_origin::{Origin, OriginError};
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::SpaceId;
-use penstock_revision::{BuildOptions, Outcome, Package, SourceListing, build};
+use penstock_revision::{BuildOptions, Outcome, Package, Scratch, SourceListing, build};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -61,6 +63,10 @@ impl Lender {
 
     /// What is told of it while it serves these revisions, the newest first.
     fn told(&self, path: &str, revisions: &[&Package]) -> OtherDataset {
+        self.told_with(path, revisions, OtherPackages::default())
+    }
+
+    fn told_with(&self, path: &str, revisions: &[&Package], packages: OtherPackages) -> OtherDataset {
         let told = wire::OtherDataset {
             uid: "u".into(),
             namespace: "n".into(),
@@ -69,7 +75,7 @@ impl Lender {
             cache_nodes: vec![self.address.clone()],
             revisions: revisions.iter().map(|package| package.id().0.to_vec()).collect(),
         };
-        OtherDataset::new(told, OtherPackages::default(), None)
+        OtherDataset::new(told, packages, None)
     }
 
     /// A revision of its origin as it is now, that goes on with the newest of these. All are served from here on, the newest first.
@@ -132,6 +138,7 @@ fn taker(folder: &tempfile::TempDir, origin: &OtherDataset, package: &Package) -
     let engine = Engine::open(EngineConfig {
         tiers: tiers(folder.path(), &[1 << 40]),
         memory: Budget::default(),
+        scratch: Scratch::memory(),
     })
     .unwrap();
     engine.set_datasets(&[dataset("taker", origin, &[package])], false);
@@ -280,6 +287,7 @@ async fn a_node_that_caches_both_does_not_wait_for_itself() {
     scene.engine = Engine::open(EngineConfig {
         tiers: tiers(folder.path(), &[1 << 40]),
         memory: Budget::new(64 << 20).unwrap(),
+        scratch: Scratch::memory(),
     })
     .unwrap();
     let lender = Lender::with(scene).await;
@@ -300,4 +308,29 @@ async fn a_node_that_caches_both_does_not_wait_for_itself() {
     for (seed, bytes) in (0..).zip(read) {
         assert!(bytes == content(seed, 1 << 20), "{seed}");
     }
+}
+
+/// The files without names that this process has open in a folder.
+fn unnamed_files(folder: &Path) -> Vec<PathBuf> {
+    let open = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    open.filter(|path| std::fs::read_link(path).is_ok_and(|target| target.starts_with(folder)))
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_package_of_another_dataset_lies_in_a_file_and_is_fetched_again_when_that_rots() {
+    let lender = Lender::with(Scene::with(&OBJECTS).await).await;
+    let folder = tempfile::tempdir().unwrap();
+    let packages = OtherPackages::new(Scratch::folder(folder.path()));
+    let origin = lender.told_with("raw", &[&lender.scene.package], packages);
+    assert_eq!(listing(&origin).await.objects.len(), 3);
+    let files = unnamed_files(folder.path());
+    assert_eq!(files.len(), 1, "{files:?}");
+    let file = std::fs::File::options().write(true).open(&files[0]).unwrap();
+    file.write_all_at(&[0; 64], lender.scene.package.bytes() - 64).unwrap();
+    let refused = origin.list_all().await.unwrap_err().to_string();
+    assert!(refused.contains("cannot be read"), "{refused}");
+    assert_eq!(listing(&origin).await.objects.len(), 3);
 }

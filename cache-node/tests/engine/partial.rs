@@ -3,12 +3,10 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use penstock_cache_node::builder::{BuildFailure, Source, build_revision, refresh_below};
-use penstock_cache_node::unpacking::Unpacking;
 use penstock_origin::{Body, Origin, OriginError, Pages, selected};
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::SpaceId;
@@ -171,8 +169,7 @@ async fn partial(
     dirty: &[wire::Dirty],
     scratch: Scratch,
 ) -> Result<Option<Outcome>, BuildFailure> {
-    let unpacking = Unpacking::new(1 << 30);
-    refresh_below(sources, parent, dirty, BuildOptions::default(), scratch, unpacking).await
+    refresh_below(sources, parent, dirty, BuildOptions::default(), scratch).await
 }
 
 fn new(outcome: Outcome) -> Package {
@@ -386,40 +383,6 @@ async fn only_what_is_dirty_is_listed() {
     assert_eq!(*bucket.asked.lock().unwrap(), ["raw/"]);
     assert_eq!(package.summary().files, 7, "what nobody told of is not there");
     assert_eq!(package.parent(), Some(parent.id()));
-}
-
-#[tokio::test]
-async fn a_tree_larger_than_there_is_room_for_is_listed_as_a_whole() {
-    let (bucket, sources, parent) = plain(true).await;
-    bucket.put("raw/3", 10, 100);
-    let marks = [dirty("", &["raw/"])];
-    for (missing_bytes, is_partial) in [(0, true), (1, false)] {
-        let unpacking = Unpacking::new(parent.image_bytes() - missing_bytes);
-        let (options, scratch) = (BuildOptions::default(), Scratch::memory());
-        let package = refresh_below(&sources, &parent, &marks, options, scratch, unpacking);
-        assert_eq!(package.await.unwrap().is_some(), is_partial, "{missing_bytes}");
-    }
-    assert_eq!(*bucket.asked.lock().unwrap(), ["raw/"]);
-}
-
-#[test]
-fn a_build_waits_until_nobody_else_has_a_tree_in_memory() {
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let (bucket, sources, parent) = runtime.block_on(plain(true));
-    bucket.put("raw/3", 10, 100);
-    let unpacking = Unpacking::new(1 << 30);
-    let held = unpacking.clone();
-    let turn = held.turn();
-    let mut build = runtime.spawn(async move {
-        let (options, scratch) = (BuildOptions::default(), Scratch::memory());
-        let marks = [dirty("", &["raw/"])];
-        let package = refresh_below(&sources, &parent, &marks, options, scratch, unpacking);
-        package.await.unwrap().is_some()
-    });
-    let early = runtime.block_on(async { tokio::time::timeout(Duration::from_millis(200), &mut build).await });
-    assert!(early.is_err(), "there were two trees in memory");
-    drop(turn);
-    assert!(runtime.block_on(build).unwrap());
 }
 
 #[tokio::test]

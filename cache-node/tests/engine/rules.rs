@@ -1,9 +1,11 @@
 //! What a Dataset wants of the cache, on a running engine.
 
+use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use penstock_cache_node::report::{Cause, Counters};
 use penstock_cache_node::rules::{Eviction, Quota, Rule};
+use penstock_revision::Package;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -172,4 +174,37 @@ async fn what_has_a_low_priority_gives_first() {
         read(&scene, 50..OBJECTS, random).await;
     }
     assert_eq!(read(&scene, 0..50, random).await, 0);
+}
+
+#[tokio::test]
+async fn rules_for_paths_of_a_package_that_cannot_be_read_are_told_and_count_once_it_can() {
+    let mut scene = Scene::with(&[("pinned/a", 5000), ("b", 5000)]).await;
+    let whole = scene.package.clone();
+    let mut file = tempfile::tempfile().unwrap();
+    whole.copy_to(&mut file).unwrap();
+    scene.package = Package::in_file(file.try_clone().unwrap(), &whole.id()).unwrap();
+    file.write_all_at(&[0; 64], whole.bytes() - 64).unwrap();
+    scene.rules.rules = vec![Rule {
+        path: "pinned".into(),
+        pin: true,
+        ..Rule::default()
+    }];
+    scene.announce(&scene.engine);
+    let refusals = scene.engine.report().refusals;
+    assert!(
+        refusals
+            .iter()
+            .any(|refusal| refusal.message.contains("cannot read which files")),
+        "{refusals:?}"
+    );
+    let failed = scene.engine.package_failed();
+    tokio::time::timeout(Duration::from_secs(10), failed.notified())
+        .await
+        .expect("another copy is looked for");
+    // The same revision.
+    scene.package = whole;
+    scene.announce(&scene.engine);
+    assert_eq!(scene.engine.report().refusals, []);
+    let explained = scene.engine.explain("d", "pinned/a", 0, |_, _| None).unwrap();
+    assert!(explained.rule.pin, "{explained:?}");
 }

@@ -10,7 +10,7 @@ use penstock_origin::Origin;
 use penstock_origin::fake::FakeOrigin;
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::SpaceId;
-use penstock_revision::{BuildOptions, Extent, Outcome, Package, SourceListing, build};
+use penstock_revision::{BuildOptions, Extent, Outcome, Package, Scratch, SourceListing, build};
 
 use crate::generated::byte;
 
@@ -57,6 +57,7 @@ impl Scene {
         let engine = Engine::open(EngineConfig {
             tiers: tiers.clone(),
             memory: Budget::default(),
+            scratch: Scratch::memory(),
         })
         .unwrap();
         let scene = Self {
@@ -77,6 +78,7 @@ impl Scene {
         let engine = Engine::open(EngineConfig {
             tiers,
             memory: Budget::default(),
+            scratch: Scratch::memory(),
         })
         .unwrap();
         self.announce(&engine);

@@ -8,6 +8,7 @@ use penstock_cache_node::rules::{Rule, Rules};
 use penstock_cache_node::{Engine, EngineConfig};
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::SpaceId;
+use penstock_revision::Scratch;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -229,6 +230,7 @@ async fn a_tier_whose_disk_is_full_or_lost_leaves_the_work_to_the_others() {
     scene.engine = Engine::open(EngineConfig {
         tiers: scene.tiers.clone(),
         memory: Budget::default(),
+        scratch: Scratch::memory(),
     })
     .unwrap();
     scene.announce(&scene.engine);
@@ -275,7 +277,12 @@ async fn two_datasets_read_in_turns_get_what_fits_in_every_epoch() {
     let folder = tempfile::tempdir_in("/var/tmp").unwrap();
     let tiers = tiers(folder.path(), &[8 * MIB, 16 * MIB]);
     let memory = Budget::default();
-    let engine = Engine::open(EngineConfig { tiers, memory }).unwrap();
+    let engine = Engine::open(EngineConfig {
+        tiers,
+        memory,
+        scratch: Scratch::memory(),
+    })
+    .unwrap();
     let [mut guaranteed, mut limited] = [0, 1].map(|at: usize| origins[at].dataset(&packages[at]));
     guaranteed.rules.quota.guaranteed_bytes = 12 * MIB;
     limited.rules.quota.limit_bytes = Some(6 * MIB);

@@ -19,7 +19,7 @@ use penstock_protocol::control::neighbour::{
     FromCacheNode, Open, Opened, Range, ToCacheNode, Used, from_cache_node, to_cache_node,
 };
 use penstock_protocol::ids::{ConnectionId, RevisionId, SpaceId};
-use penstock_revision::Package;
+use penstock_revision::{Package, Scratch};
 use prost::Message;
 use rustix::net::Shutdown;
 
@@ -76,6 +76,7 @@ pub fn engine(folder: &Path, package: &Package) -> Engine {
     let engine = Engine::open(EngineConfig {
         tiers: vec![tier],
         memory: Budget::default(),
+        scratch: Scratch::memory(),
     })
     .expect("an engine begins");
     let origin: Arc<dyn Origin> = Arc::new(FakeOrigin::default());

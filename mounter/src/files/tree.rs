@@ -93,9 +93,10 @@ impl Files for Tree {
         let mut slot = (position & ((1 << SLOT_BITS) - 1)) as usize;
         let first = usize::try_from(position >> SLOT_BITS).map_err(|_| Errno::INVAL)?;
         for block in first.. {
-            let Some(entries) = self.image.entries_of_block(folder, block).map_err(damaged)? else {
+            let Some(found) = self.image.block(folder, block).map_err(damaged)? else {
                 return Ok(());
             };
+            let entries = found.entries().map_err(damaged)?;
             for (at, entry) in entries.iter().enumerate().skip(slot) {
                 let taken = take(DirectoryEntry {
                     name: entry.name,

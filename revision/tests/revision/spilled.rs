@@ -1,8 +1,11 @@
 //! What does not fit in memory goes to files, and makes no difference.
 
+use std::os::unix::fs::FileExt;
+
 use penstock_protocol::ids::SpaceId;
+use penstock_revision::erofs::reader::Inode;
 use penstock_revision::{
-    BuildError, BuildOptions, Gathering, Listed, Outcome, Package, Scratch, SourceListing, Version,
+    BuildError, BuildOptions, Gathering, Listed, Outcome, Package, PackageError, Scratch, SourceListing, Version,
 };
 use proptest::prelude::*;
 
@@ -82,6 +85,36 @@ fn package(outcome: Result<Outcome, BuildError>) -> Option<Package> {
     }
 }
 
+type Name = (String, Inode);
+
+/// All names with what they stand for, and those below each of the folders, as somebody finds them who looks into a package.
+fn names(package: &Package, scratch: &Scratch) -> (Vec<Name>, Vec<Vec<Name>>) {
+    let image = package.unpack(scratch).unwrap();
+    let (mut all, mut folders) = (Vec::new(), vec![image.root()]);
+    let counts = image.walk(|path, node, inode| {
+        all.push((path.to_owned(), inode.clone()));
+        folders.extend(inode.is_directory().then_some(node));
+    });
+    assert_eq!(counts.unwrap().directories, folders.len() as u64);
+    let below = folders.into_iter().map(|folder| {
+        let mut below = Vec::new();
+        image
+            .walk_below(folder, |path, _, inode| below.push((path.to_owned(), inode.clone())))
+            .unwrap();
+        let mut entries = image.entries(folder).unwrap().into_iter();
+        let direct = below.iter().filter(|(path, _)| !path.contains('/'));
+        assert!(
+            direct
+                .map(|(path, _)| path)
+                .eq(entries.by_ref().map(|entry| entry.name).collect::<Vec<_>>().iter())
+        );
+        below
+    });
+    let below: Vec<Vec<Name>> = below.collect();
+    assert_eq!(all, below[0]);
+    (all, below)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
@@ -98,6 +131,7 @@ proptest! {
         let first = package(built(&memory, &sources, 1000, None)).unwrap();
         let spilled = package(built(&files, &sources, page, None)).unwrap();
         prop_assert_eq!(first.bytes(), spilled.bytes());
+        prop_assert_eq!(names(&first, &memory), names(&first, &files));
         let mut next = sources;
         next[0].objects.truncate(kept);
         next[0].objects.extend(more);
@@ -106,6 +140,53 @@ proptest! {
         prop_assert_eq!(refreshed.as_ref().map(Package::bytes), spilled.as_ref().map(Package::bytes));
         prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "no file has a name");
     }
+}
+
+fn many(files: usize) -> Package {
+    let objects = (0..files).map(|number| Listed {
+        key: format!("{}/{number:08}", number % 10),
+        bytes: 1,
+        modified_unix_nanos: 0,
+        version: Version::None,
+    });
+    let source = SourceListing {
+        identity: "one".into(),
+        path: String::new(),
+        objects: objects.collect(),
+    };
+    package(built(&Scratch::memory(), &[source], files, None)).unwrap()
+}
+
+#[test]
+fn a_package_whose_file_rots_is_not_looked_into_and_says_that_it_failed() {
+    let folder = tempfile::tempdir().unwrap();
+    let scratch = Scratch::folder_beyond(folder.path(), 1000);
+    let package = many(3000);
+    let mut file = tempfile::tempfile().unwrap();
+    package.copy_to(&mut file).unwrap();
+    let in_file = Package::in_file(file.try_clone().unwrap(), &package.id()).unwrap();
+    assert!(in_file.unpack(&scratch).unwrap().check().is_ok());
+    // The image is behind all else.
+    let last = package.bytes() - 1;
+    let byte = package.read(last..last + 1).unwrap()[0];
+    file.write_all_at(&[byte ^ 1], last).unwrap();
+    let refused = in_file.unpack(&scratch).unwrap_err();
+    assert!(matches!(refused, PackageError::Unreadable(_)), "{refused}");
+    assert!(in_file.has_failed());
+}
+
+#[test]
+fn a_disk_that_takes_no_image_says_so_and_the_package_is_well() {
+    let package = many(3000);
+    let refused = package
+        .unpack(&Scratch::folder_beyond("/proc/no-folder", 1000))
+        .unwrap_err();
+    assert!(matches!(refused, PackageError::Unwritten(_)), "{refused}");
+    assert!(!package.has_failed());
+    let mut gathering = Gathering::new(Scratch::folder_beyond("/proc/no-folder", 100_000));
+    gathering.begin_source("one".into(), "").unwrap();
+    let failed = gathering.carry(&package, |_, _| true).unwrap_err();
+    assert!(failed.to_string().contains("make room"), "{failed}");
 }
 
 #[test]
