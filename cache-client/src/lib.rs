@@ -15,6 +15,7 @@ mod nodes;
 mod patience;
 mod probe;
 mod round;
+mod uses;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -39,6 +39,12 @@ pub const REST_MIN: Duration = Duration::from_secs(1);
 /// See [`REST_MIN`]. Nobody waits for a probe, so it may be short enough to notice soon that a node came back.
 pub const REST_MAX: Duration = Duration::from_secs(30);
 
+/// How often whoever serves a revision says so. What is not said any more is forgotten after several of these, so one that is lost
+/// costs nothing; and an hour of it is less traffic than one read.
+pub const USE_TOLD_INTERVAL: Duration = Duration::from_secs(60);
+/// Cache nodes that are told: one may restart, or be cut off from the operator.
+pub const USE_TOLD_NODES: usize = 2;
+
 /// First and largest pause after all owners failed.
 pub const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// See [`RETRY_PAUSE_MIN`].

@@ -266,6 +266,10 @@ pub const REPORT_STEP_BYTES: u64 = 1 << 20;
 /// between two batches, costs no more reports than one that does not.
 pub const REPORT_REST_LOOKS: u32 = 5;
 
+/// How long a revision counts as in use after a mounter said so, or somebody read it: a mounter says it once a minute, and is away
+/// for some seconds when it is replaced.
+pub const USE_VALID: Duration = Duration::from_secs(5 * penstock_cache_client::limits::USE_TOLD_INTERVAL.as_secs());
+
 /// How long a node that was asked to end goes on with requests that it has begun.
 pub const SHUTDOWN_MAX: Duration = Duration::from_secs(10);
 

@@ -13,3 +13,4 @@ mod peer;
 mod reporting;
 mod seal;
 mod shares;
+mod uses;

@@ -160,7 +160,7 @@ pub struct DatasetStatus {
     pub observed_generation: Option<i64>,
 
     /// Ready, Reconciling, Stalled, SourceReachable, RuntimeReady, SourceDrifted, SourceUnversioned, NotificationsUnheard,
-    /// CachingRefused, DeletionBlocked.
+    /// CachingRefused, RevisionsInUse, DeletionBlocked.
     #[serde(default)]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -216,7 +216,7 @@ pub struct Revision {
     pub parent: Option<String>,
     /// Older revisions that pods may still mount, the newest first. Cache nodes keep them.
     #[serde(default)]
-    #[schemars(length(max = 31), inner(length(max = 64)))]
+    #[schemars(length(max = 256), inner(length(max = 64)))]
     pub older: Vec<String>,
     /// Number of files.
     pub files: i64,

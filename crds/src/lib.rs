@@ -50,6 +50,8 @@ pub mod condition {
     pub const NOTIFICATIONS_UNHEARD: &str = "NotificationsUnheard";
     /// Something of how a Dataset is to be cached is not done.
     pub const CACHING_REFUSED: &str = "CachingRefused";
+    /// Pods mount as many older revisions as are kept, so that none is made.
+    pub const REVISIONS_IN_USE: &str = "RevisionsInUse";
     /// What a deletion waits for.
     pub const DELETION_BLOCKED: &str = "DeletionBlocked";
     /// The disk of a tier is full or broken.

@@ -19,6 +19,7 @@ pub mod reader;
 pub mod remote;
 mod session;
 mod sessions;
+mod telling;
 
 pub use metrics::Metrics;
 #[cfg(feature = "test-support")]

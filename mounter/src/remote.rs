@@ -6,10 +6,12 @@ use async_trait::async_trait;
 use penstock_cache_client::{CacheClient, ClientError};
 use penstock_protocol::geometry::BlockRange;
 use penstock_protocol::ids::{RevisionId, SpaceId};
+use tokio::runtime::Handle;
 
 use crate::metrics::Metrics;
 use crate::neighbours::{Neighbours, Stripes};
 use crate::reader::{ReadFailure, SpaceReader, TryRead};
+use crate::telling::Telling;
 
 /// One revision, as the cache nodes serve it.
 pub struct RemoteSpace {
@@ -19,6 +21,8 @@ pub struct RemoteSpace {
     timeout: Duration,
     stripes: Stripes,
     metrics: Metrics,
+    /// Kept for its end.
+    _telling: Option<Telling>,
 }
 
 impl RemoteSpace {
@@ -39,6 +43,17 @@ impl RemoteSpace {
             timeout,
             stripes,
             metrics,
+            _telling: None,
+        }
+    }
+
+    /// Tells cache nodes now, and again after each `interval`, that the revision is in use, as long as this lives.
+    #[must_use]
+    pub fn told(self, runtime: &Handle, interval: Duration) -> Self {
+        let telling = Telling::begin(runtime, self.client.clone(), self.revision, interval);
+        Self {
+            _telling: Some(telling),
+            ..self
         }
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use penstock_buffer::BufferPool;
 use penstock_cache_client::CacheClient;
+use penstock_cache_client::limits::USE_TOLD_INTERVAL;
 use penstock_mount::mapped;
 use penstock_protocol::connection::{Connection, Held};
 use penstock_protocol::ids::ConnectionId;
@@ -161,6 +162,7 @@ impl Sessions {
             &self.neighbours,
             self.metrics.clone(),
         );
+        let reader = reader.told(&self.runtime, USE_TOLD_INTERVAL);
         let session = Session::start(Start {
             descriptors,
             files,

@@ -70,7 +70,7 @@ pub fn news<'a>(before: &[Condition], after: &'a [Condition]) -> Vec<&'a Conditi
     let needs_somebody = |new: &Condition| match (new.type_.as_str(), new.status.as_str()) {
         // A pod that starts; one that cannot has events of its own.
         (condition::SOURCE_REACHABLE, "False") => new.reason != "ReaderNotReady",
-        (condition::DELETION_BLOCKED | condition::NOTIFICATIONS_UNHEARD, "True") => true,
+        (condition::DELETION_BLOCKED | condition::NOTIFICATIONS_UNHEARD | condition::REVISIONS_IN_USE, "True") => true,
         (condition::READY, "False") => READY_NEWS.contains(&new.reason.as_str()),
         _ => false,
     };

@@ -3,6 +3,7 @@
 pub mod decide;
 pub mod desired;
 mod observe;
+mod older;
 mod readers;
 mod revision;
 mod status;
@@ -102,7 +103,11 @@ async fn act(
     match next {
         Next::Commit(done) => {
             let Done { built, basis } = done.as_ref();
-            if let Some(revision) = revision::to_commit(observed.revision.as_ref(), observed.given_up(), built, basis) {
+            // What changes nothing needs no room.
+            let Some(older) = observed.older().or(built.unchanged.then(Vec::new)) else {
+                return Ok(Action::requeue(WAIT_INTERVAL));
+            };
+            if let Some(revision) = revision::to_commit(observed.revision.as_ref(), &older, built, basis) {
                 observed.version = commit(api, dataset, &revision).await?;
                 if !built.unchanged {
                     announce(dataset, &revision, context).await;
@@ -148,6 +153,14 @@ async fn act(
             observed.build = context.builds.state(&uid);
             // Its end wakes us; until then what no watch tells is looked at.
             Ok(Action::requeue(BLOCKED_LOOK_INTERVAL))
+        }
+        Next::Forget(left) => {
+            if let Some(before) = &observed.revision {
+                let revision = revision::with_older(before, left);
+                observed.version = commit(api, dataset, &revision).await?;
+                observed.revision = Some(revision);
+            }
+            Ok(Action::requeue(WAIT_INTERVAL))
         }
         Next::Wait(pause) => Ok(Action::requeue(*pause)),
         Next::Rest => Ok(Action::await_change()),

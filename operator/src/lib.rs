@@ -35,4 +35,5 @@ pub mod sources;
 pub mod terms;
 pub mod uninstall;
 pub mod unusable;
+pub mod uses;
 pub mod volumes;

@@ -62,8 +62,18 @@ pub const TOKEN_KEPT: Duration = Duration::from_secs(10);
 pub const RETRY_AFTER_SECONDS: &str = "2";
 /// Nodes that hold a package before it is committed.
 pub const PACKAGE_COPIES: usize = 2;
-/// Older revisions that pods may still mount; what is older is forgotten by the cache nodes.
-pub const OLDER_REVISIONS_MAX: usize = 31;
+/// Older revisions that stay whether or not anybody says that he uses them: for mounters of an earlier release, which do not say it, and
+/// for a bucket that changes every few seconds, because a pod mounts the revision that was the newest up to two minutes before.
+pub const OLDER_REVISIONS_MIN: usize = 31;
+/// Older revisions at the most, those that pods mount too: 17 KiB of a Dataset, of which an object of the API server may have 1.5 MiB,
+/// and a package for each on each cache node.
+pub const OLDER_REVISIONS_MAX: usize = 256;
+/// How long a revision stays after the last report that a pod mounts it: cache nodes and mounters may restart, be upgraded, or be cut
+/// off from each other or from the operator for so long.
+pub const REVISION_GRACE: Duration = Duration::from_secs(3600);
+/// How long a pod may take from the choice of its revision until its mounter has told it, in which mounters also tell cache nodes
+/// that come back: kubelets give up after two minutes, mounters tell each minute.
+pub const REVISION_STARTING_MAX: Duration = Duration::from_secs(600);
 
 /// Sources of older revisions that cache nodes are told beside those of the spec: more than anybody takes away while pods run. With
 /// authorities of 16 KiB each they still fit into an object of the API server, beside those of the spec.

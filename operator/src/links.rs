@@ -9,6 +9,7 @@ use kube::runtime::reflector::ObjectRef;
 use penstock_crds::CacheRuntime;
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::control::cache_node::cache_node_client::CacheNodeClient;
+use penstock_protocol::ids::RevisionId;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio_stream::wrappers::WatchStream;
@@ -16,6 +17,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::limits::{CONNECT_MAX, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_MAX, LINK_PAUSE, REPORT_PAUSE, SETTLING_MAX};
 use crate::names;
+use crate::uses::{Standing, Uses};
 
 /// Namespace and name of a CacheRuntime.
 pub type RuntimeKey = (String, String);
@@ -34,6 +36,7 @@ struct Shared {
 struct Runtime {
     config: wire::NodeConfig,
     nodes: BTreeMap<String, Node>,
+    uses: Uses,
     /// Whether news are on their way after a pause.
     wakes: bool,
 }
@@ -98,11 +101,14 @@ impl Links {
         } == runtime.config;
         if !same {
             let generation = runtime.config.generation + 1;
+            // Until now they were the newest.
+            runtime.uses.newest(newest(&runtime.config), Instant::now());
             runtime.config = wire::NodeConfig { generation, ..config };
             for node in runtime.nodes.values() {
                 node.config.send_replace(runtime.config.clone());
             }
         }
+        runtime.note_uses(Instant::now());
         runtime.nodes.retain(|host, node| {
             let stays = hosts.contains(host);
             if !stays {
@@ -158,6 +164,20 @@ impl Links {
         pool
     }
 
+    /// What is known of the use of these revisions of the Datasets of a CacheRuntime.
+    pub fn standings(&self, key: &RuntimeKey, revisions: &[RevisionId], now: Instant) -> Vec<Standing> {
+        let mut runtimes = self.lock();
+        let runtime = runtimes.get_mut(key);
+        match runtime {
+            None => vec![Standing::InUse; revisions.len()],
+            Some(runtime) => {
+                runtime.note_uses(now);
+                let standings = revisions.iter().map(|id| runtime.uses.standing(id, now));
+                standings.collect()
+            }
+        }
+    }
+
     async fn keep(self, key: RuntimeKey, host: String, config: watch::Receiver<wire::NodeConfig>) {
         loop {
             if let Err(error) = self.once(&key, &host, config.clone()).await {
@@ -188,9 +208,11 @@ impl Links {
     fn set_report(&self, key: &RuntimeKey, host: &str, report: wire::NodeReport) {
         let mut runtimes = self.lock();
         let Some(runtime) = runtimes.get_mut(key) else { return };
+        runtime.note_uses(Instant::now());
         let Some(node) = runtime.nodes.get_mut(host) else {
             return;
         };
+        runtime.uses.heard(Instant::now());
         match std::mem::replace(&mut node.link, Link::Up(report.clone())) {
             Link::Down { .. } => self.wake(key),
             Link::Up(before) if before != report && !runtime.wakes => {
@@ -204,13 +226,19 @@ impl Links {
     /// True when it was linked before.
     fn lose(&self, key: &RuntimeKey, host: &str) -> bool {
         let mut runtimes = self.lock();
-        let node = runtimes.get_mut(key).and_then(|runtime| runtime.nodes.get_mut(host));
-        let Some(node) = node else { return false };
+        let Some(runtime) = runtimes.get_mut(key) else {
+            return false;
+        };
+        runtime.note_uses(Instant::now());
+        let Some(node) = runtime.nodes.get_mut(host) else {
+            return false;
+        };
         let (since, was_up, is_news) = match &node.link {
             Link::Up(_) => (Instant::now(), true, true),
             Link::Down { since, tried } => (*since, false, !tried),
         };
         node.link = Link::Down { since, tried: true };
+        runtime.note_uses(Instant::now());
         if is_news {
             self.wake(key);
         }
@@ -233,6 +261,33 @@ impl Links {
     fn lock(&self) -> MutexGuard<'_, HashMap<RuntimeKey, Runtime>> {
         self.0.runtimes.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Runtime {
+    /// What the newest reports say of use is so until now.
+    fn note_uses(&mut self, now: Instant) {
+        let reports = self.nodes.values().filter_map(|node| match &node.link {
+            Link::Up(report) => Some(&report.revisions_in_use),
+            Link::Down { .. } => None,
+        });
+        let reports: Vec<_> = reports.collect();
+        if reports.is_empty() {
+            self.uses.silent();
+        }
+        self.uses.reported(reports.into_iter().flatten().filter_map(id), now);
+    }
+}
+
+/// The newest revision of each Dataset.
+fn newest(config: &wire::NodeConfig) -> impl Iterator<Item = RevisionId> {
+    config
+        .datasets
+        .iter()
+        .filter_map(|dataset| id(dataset.revisions.first()?))
+}
+
+fn id(bytes: &Vec<u8>) -> Option<RevisionId> {
+    RevisionId::try_from(bytes.as_slice()).ok()
 }
 
 /// A client of the control protocol of a cache node.
@@ -315,6 +370,72 @@ mod tests {
         for (level, expected) in [(1, &["new node", "newer node"][..]), (2, &["newer node"]), (3, &[])] {
             assert_eq!(pool.understanding(&hosts, level), expected, "{level}");
         }
+    }
+
+    #[tokio::test]
+    async fn what_nodes_report_of_use_is_remembered_when_they_say_it_no_more() {
+        let (changed, _news) = mpsc::unbounded_channel();
+        let links = Links::new(changed);
+        let key: RuntimeKey = ("n".into(), "pool".into());
+        let [used, once_used, newest, unused] = [1, 2, 3, 4].map(|byte| RevisionId([byte; 32]));
+        let all = [used, once_used, newest, unused];
+        let minutes = |minutes: u64| Instant::now() + Duration::from_secs(60 * minutes);
+        assert_eq!(
+            links.standings(&key, &all, minutes(0)),
+            [Standing::InUse; 4],
+            "nobody is known"
+        );
+        let hosts = ["no host".to_owned(), "none".to_owned()];
+        let config = |newest: RevisionId| wire::NodeConfig {
+            datasets: vec![wire::Dataset {
+                revisions: vec![newest.as_bytes().to_vec(), unused.as_bytes().to_vec()],
+                ..wire::Dataset::default()
+            }],
+            ..wire::NodeConfig::default()
+        };
+        links.set(&key, &hosts, config(newest));
+        hosts
+            .iter()
+            .for_each(|host| links.lock()[&key].nodes[host].task.abort());
+        let report = |used: &[RevisionId]| wire::NodeReport {
+            revisions_in_use: used.iter().map(|id| id.as_bytes().to_vec()).collect(),
+            ..wire::NodeReport::default()
+        };
+        links.set_report(&key, "none", report(&[]));
+        links.set_report(&key, "no host", report(&[once_used]));
+        links.set_report(&key, "no host", report(&[used]));
+        // A new revision takes the place of the newest.
+        links.set(&key, &hosts, config(unused));
+        // One that reports still is enough for what the other one said.
+        let lost = links.lose(&key, "no host");
+        assert!(lost);
+        let [in_use, doubtful, gone] = [Standing::InUse, Standing::Doubtful, Standing::Unused];
+        for (minute, expected) in [
+            (0, [in_use; 4]),
+            (9, [in_use; 4]),
+            (11, [in_use, in_use, gone, doubtful]),
+            (59, [in_use, in_use, gone, doubtful]),
+            (61, [gone; 4]),
+        ] {
+            assert_eq!(
+                links.standings(&key, &all, minutes(minute)),
+                expected,
+                "after {minute} minutes"
+            );
+        }
+        links.set_report(&key, "none", report(&[used]));
+        assert_eq!(
+            links.standings(&key, &all, minutes(600)),
+            [in_use, gone, gone, gone],
+            "it reports on"
+        );
+        // The pool is made smaller: what the one that goes said counts from now.
+        links.set_report(&key, "no host", report(&[once_used]));
+        links.set(&key, &hosts[1..], config(unused));
+        assert_eq!(links.standings(&key, &[once_used], minutes(59)), [in_use]);
+        assert_eq!(links.standings(&key, &[once_used], minutes(61)), [gone]);
+        links.lose(&key, "none");
+        assert_eq!(links.standings(&key, &all, minutes(600)), [in_use; 4], "nobody reports");
     }
 
     #[tokio::test]

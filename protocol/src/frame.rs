@@ -14,7 +14,10 @@
 //! | `Read` | `length` bytes (whole blocks, one stripe) at `address` of the revision's space; no body | a CRC32C per block (`u32` each, see [`crate::checksum`]), then `length` bytes |
 //! | `ReadChecked` | the same | the same; the sender has compared the blocks with their checksums, which it need not for `Read` |
 //! | `Package` | up to `length` bytes of the revision's package from offset `address`; no body | `length` bytes; fewer than asked for means the package ends here |
-//! | `Ring` | no body | `length` bytes of [`crate::ring::Ring::encode`] |
+//! | `Ring` | no body; the revision is one that the sender serves to pods, or zeros | `length` bytes of [`crate::ring::Ring::encode`] |
+//!
+//! A mounter that names a revision when it asks for the ring says that the revision is in use, whether or not it is read. A node
+//! that does not know this answers all the same.
 //!
 //! The client compares each block with its checksum, and asks with `ReadChecked` for what did not match: then the sender
 //! finds out whether it is stored damaged, and mends it.
@@ -106,7 +109,7 @@ pub struct Header {
     pub address: u64,
     /// Epoch of the sender's ring, 0 if it has none.
     pub ring_epoch: u64,
-    /// The revision that is asked about; zeros in a `Ring` request.
+    /// The revision that is asked about; in a `Ring` request one that is in use, or zeros.
     pub revision: RevisionId,
 }
 

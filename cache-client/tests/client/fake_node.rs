@@ -63,6 +63,7 @@ struct State {
     reads: AtomicUsize,
     pieces: AtomicUsize,
     rings: AtomicUsize,
+    uses: Mutex<Vec<RevisionId>>,
 }
 
 #[allow(dead_code, reason = "each test binary uses some of them")]
@@ -85,6 +86,7 @@ impl FakeNode {
             reads: AtomicUsize::new(0),
             pieces: AtomicUsize::new(0),
             rings: AtomicUsize::new(0),
+            uses: Mutex::default(),
         });
         let accepting = thread::spawn({
             let state = state.clone();
@@ -124,7 +126,12 @@ impl FakeNode {
         self.state.pieces.load(Ordering::SeqCst)
     }
 
-    /// How often it was asked for its ring.
+    /// The revisions of which it was told that they are in use, each as often as it was told.
+    pub fn uses(&self) -> Vec<RevisionId> {
+        lock(&self.state.uses).clone()
+    }
+
+    /// How often it was asked for its ring, and told nothing.
     pub fn rings(&self) -> usize {
         self.state.rings.load(Ordering::SeqCst)
     }
@@ -206,7 +213,11 @@ impl State {
             let epoch = lock(&self.ring).epoch;
             match request.kind {
                 Kind::Read | Kind::ReadChecked => self.reads.fetch_add(1, Ordering::SeqCst),
-                Kind::Ring => self.rings.fetch_add(1, Ordering::SeqCst),
+                Kind::Ring if request.revision == RevisionId([0; 32]) => self.rings.fetch_add(1, Ordering::SeqCst),
+                Kind::Ring => {
+                    lock(&self.uses).push(request.revision);
+                    0
+                }
                 Kind::Package => self.pieces.fetch_add(1, Ordering::SeqCst),
                 Kind::Data | Kind::Error => 0,
             };

@@ -5,3 +5,4 @@ mod packages;
 mod reading;
 mod rings;
 mod scene;
+mod uses;

@@ -217,7 +217,10 @@ impl BulkServer {
                     format!("no package of revision {}", request.revision),
                 ),
             },
-            Kind::Ring => return self.send(peer, &request, &[], &self.node.ring().encode()).await,
+            Kind::Ring => {
+                self.node.told_use(&request.revision);
+                return self.send(peer, &request, &[], &self.node.ring().encode()).await;
+            }
             Kind::Data | Kind::Error => (Status::BadRequest, "an answer where a request was expected".to_owned()),
         };
         self.refuse(peer, &request, refusal).await
@@ -235,6 +238,7 @@ impl BulkServer {
         let Some(stored) = self.node.engine().stored(&request.revision, range) else {
             return Ok(false);
         };
+        self.node.note_use(&request.revision);
         let header = request.data(request.length, self.node.ring_epoch()).encode();
         let head = [&header[..], &encoded(stored.checksums())].concat();
         turn.write_stored(&head, &stored, range.bytes() as usize).await?;
@@ -249,6 +253,7 @@ impl BulkServer {
         };
         match self.filled(peer, &request.revision, range).await {
             Ok(Filled { answer, sums }) => {
+                self.node.note_use(&request.revision);
                 let bytes = &answer.buffer[..range.bytes() as usize];
                 self.send(peer, request, &encoded(&sums), bytes).await.map(Ok)
             }

@@ -261,6 +261,7 @@ fn report(node: &Node, generation: u64) -> wire::NodeReport {
             })
             .collect(),
         understands: level::LEVEL,
+        revisions_in_use: node.in_use().iter().map(|id| id.as_bytes().to_vec()).collect(),
         missing_packages: node.missing().iter().map(|id| id.as_bytes().to_vec()).collect(),
     }
 }

@@ -7,7 +7,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -30,6 +30,7 @@ use crate::limits::{
 use crate::packages::PackageStore;
 use crate::rules::{Eviction, Quota, Rule, Rules};
 use crate::server::origins::Origins;
+use crate::server::uses::Uses;
 use penstock_origin::meter::Tally;
 use penstock_origin::{Origin, OriginError};
 
@@ -51,6 +52,7 @@ struct Inner {
     /// That of the clients of origins.
     tally: Tally,
     missing: Mutex<Vec<RevisionId>>,
+    uses: Uses,
     /// There may be something to look for.
     seek: Arc<Notify>,
     seeking: AbortHandle,
@@ -116,6 +118,7 @@ impl Node {
             told: tokio::sync::Mutex::new(told),
             tally,
             missing: Mutex::default(),
+            uses: Uses::new(Instant::now()),
             seeking: tokio::spawn(seek_missing(node.clone(), seek.clone(), failed)).abort_handle(),
             seek,
         });
@@ -157,6 +160,11 @@ impl Node {
     /// Announced revisions whose package is neither here nor at a peer.
     pub fn missing(&self) -> Vec<RevisionId> {
         lock(&self.0.missing).clone()
+    }
+
+    /// Which revisions are in use.
+    pub(super) fn uses(&self) -> &Uses {
+        &self.0.uses
     }
 
     /// A package that is announced here or was built here.

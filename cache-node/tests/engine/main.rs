@@ -26,3 +26,4 @@ mod single_flight;
 mod stragglers;
 mod tiers;
 mod tls;
+mod uses;

@@ -112,6 +112,7 @@ fn a_revision_is_served_from_cache_nodes_and_let_go_when_it_is_unmounted() {
     let line = keeper.accept();
     let before = process.status("Threads");
     hand_over(&line, &scene, &[&node], false);
+    until("it has said what it serves", || node.uses() == [scene.package.id()]);
     scene.show();
     scene.check("small");
     scene.check("big");

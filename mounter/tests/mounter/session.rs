@@ -244,6 +244,21 @@ fn a_read_fails_when_its_dataset_has_no_patience_left() {
 }
 
 #[test]
+fn a_revision_that_nobody_reads_is_told_again_and_again_as_long_as_it_is_served() {
+    let node = FakeNode::start(SPACE);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let reader = remote(&node, PATIENCE, &runtime);
+    let tasks = || runtime.metrics().num_alive_tasks();
+    let before = tasks();
+    let reader = reader.told(runtime.handle(), Duration::from_millis(1));
+    until("it was told three times", || node.uses().len() >= 3);
+    assert!(node.uses().iter().all(|told| *told == RevisionId([1; 32])));
+    assert_eq!(node.reads(), 0);
+    drop(reader);
+    until("nobody tells it any more", || tasks() <= before);
+}
+
+#[test]
 fn an_aborted_connection_ends_the_session_and_fails_what_waits() {
     let scene = Scene::new(&[("held", 3 << 20)]);
     let holding = Arc::new(Holding::from(0));

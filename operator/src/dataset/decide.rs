@@ -18,7 +18,7 @@ use penstock_protocol::ids::RevisionId;
 use crate::builds::{Done, Failure, State};
 use crate::conditions::names;
 use crate::dataset::observe::Observed;
-use crate::limits::{BLOCKED_LOOK_INTERVAL, SECRET_LOOK_INTERVAL, WAIT_INTERVAL};
+use crate::limits::{BLOCKED_LOOK_INTERVAL, REVISION_STARTING_MAX, SECRET_LOOK_INTERVAL, WAIT_INTERVAL};
 use crate::notifications::Told;
 use crate::notifications::marks::Look;
 
@@ -34,6 +34,8 @@ pub enum Next {
     },
     /// Write what was built.
     Commit(Box<Done>),
+    /// Write that of the older revisions only these are left.
+    Forget(Vec<String>),
     /// Look again after this long; something else may wake us before.
     Wait(Duration),
     /// Nothing to do until something changes.
@@ -90,7 +92,8 @@ pub fn asked_refresh(dataset: &Dataset) -> Option<String> {
 }
 
 /// Whether the build under way, or what the last one came to, is of no use any more: it is about other sources than the spec
-/// names now, or about such as are not allowed any more, or it failed and nobody asks for another.
+/// names now, or about such as are not allowed any more, it failed and nobody asks for another, or there is no room for its revision and
+/// cache nodes will not keep the package until there is.
 pub(super) fn is_moot(dataset: &Dataset, observed: &Observed, now: Timestamp) -> bool {
     let basis = match &observed.build {
         State::Idle => return false,
@@ -98,9 +101,12 @@ pub(super) fn is_moot(dataset: &Dataset, observed: &Observed, now: Timestamp) ->
         State::Built(done) => &done.basis,
         State::Failed(failure) => &failure.basis,
     };
+    let has_no_room =
+        matches!(&observed.build, State::Built(done) if !done.built.unchanged) && observed.older().is_none();
     let has_failed = matches!(observed.build, State::Failed(_));
     basis.sources_digest != observed.sources_digest
         || observed.is_forbidden()
+        || has_no_room
         || has_failed && !is_due(dataset, observed, now)
 }
 
@@ -116,10 +122,17 @@ pub(super) fn next(dataset: &Dataset, observed: &Observed, now: Timestamp) -> Ne
         BLOCKED_LOOK_INTERVAL
     } else if !observed.volumes.is_empty() {
         SECRET_LOOK_INTERVAL
+    } else if observed.has_revisions_of_pods() {
+        // That the last use of one is long ago nobody tells either.
+        REVISION_STARTING_MAX
     } else {
         return next_of_revision(dataset, observed, now);
     };
-    match next_of_revision(dataset, observed, now) {
+    let next = next_of_revision(dataset, observed, now);
+    if let (Next::Rest | Next::Wait(_), Some(left)) = (&next, observed.without_unused()) {
+        return Next::Forget(left);
+    }
+    match next {
         Next::Rest => Next::Wait(look),
         Next::Wait(pause) => Next::Wait(pause.min(look)),
         next => next,
@@ -165,6 +178,10 @@ fn next_of_revision(dataset: &Dataset, observed: &Observed, now: Timestamp) -> N
     if observed.nodes_are_outdated() {
         // The link to a newer one wakes us.
         return Next::Wait(WAIT_INTERVAL);
+    }
+    if observed.older().is_none() {
+        // Reports of cache nodes wake us; that an hour has passed nobody tells.
+        return Next::Wait(BLOCKED_LOOK_INTERVAL);
     }
     let parent = observed
         .revision

@@ -1,6 +1,7 @@
 //! Everything that a reconcile of a Dataset looks at, in one place.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -16,15 +17,16 @@ use crate::builds::State;
 use crate::cache_runtime::members::Members;
 use crate::context::Context;
 use crate::dataset::readers::{self, LiveReader};
-use crate::dataset::{asked, decide, desired};
+use crate::dataset::{asked, decide, desired, older};
 use crate::error::Error;
-use crate::limits::REVISION_PATIENCE;
+use crate::limits::{OLDER_REVISIONS_MIN, REVISION_PATIENCE};
 use crate::names::volume;
 use crate::notifications::Told;
 use crate::others::{self, NotTaken};
 use crate::sources::{named, wire_sources};
 use crate::terms::Terms;
 use crate::unusable::Unusable;
+use crate::uses::Standing;
 use crate::volumes::{self, Reading, Volume, Volumes};
 
 /// Most seeds that a mount is given.
@@ -81,6 +83,8 @@ pub struct Observed {
     pub revision: Option<Revision>,
     /// Ids of the revisions, this one or older, whose package no cache node has.
     pub lost: Vec<String>,
+    /// What is known of the use of each revision, this one or older.
+    pub uses: BTreeMap<String, Standing>,
     /// How long a cache node that is away may still come back with one of them.
     pub patience_left: Duration,
     /// The claim.
@@ -149,6 +153,27 @@ impl Observed {
     /// Whether there are cache nodes, and all of them ignore something of what the sources say.
     pub fn nodes_are_outdated(&self) -> bool {
         self.sources.is_ok() && !self.linked_hosts.is_empty() && self.builders.is_empty()
+    }
+
+    /// The revisions that stay beside the next one; `None` while there is no room for one more.
+    pub fn older(&self) -> Option<Vec<String>> {
+        older::older(self.revision.as_ref(), self.given_up(), |id| self.standing(id))
+    }
+
+    /// The older revisions that stay of the committed one, if it has some of which nobody has any use.
+    pub fn without_unused(&self) -> Option<Vec<String>> {
+        older::without_unused(self.revision.as_ref()?, |id| self.standing(id))
+    }
+
+    /// Whether some of its older revisions are there only for their pods.
+    pub fn has_revisions_of_pods(&self) -> bool {
+        let revision = self.revision.as_ref();
+        revision.is_some_and(|revision| revision.older.len() > OLDER_REVISIONS_MIN)
+    }
+
+    fn standing(&self, id: &str) -> Standing {
+        // That of which nothing is known has to be taken to be in use.
+        self.uses.get(id).copied().unwrap_or(Standing::InUse)
     }
 
     /// Whether no cache node has the committed revision.
@@ -226,6 +251,7 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
     };
     let revisions = announced(dataset);
     let ids: Vec<Vec<u8>> = revisions.iter().map(|id| id.as_bytes().to_vec()).collect();
+    let standings = context.links.standings(&key, &revisions, Instant::now());
     let reports = &pool.reports;
     let refresh = dataset.spec.refresh.as_ref();
     let (told, told_number) = match refresh.and_then(|refresh| refresh.notifications.as_ref()) {
@@ -262,6 +288,7 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
             .filter(|id| pool.misses(id.as_bytes()))
             .map(ToString::to_string)
             .collect(),
+        uses: revisions.iter().map(ToString::to_string).zip(standings).collect(),
         patience_left: pool
             .away
             .map_or(Duration::ZERO, |away| REVISION_PATIENCE.saturating_sub(away)),

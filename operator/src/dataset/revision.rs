@@ -7,12 +7,12 @@ use penstock_protocol::ids::{RevisionId, SpaceId};
 
 use crate::builds::Basis;
 use crate::context::now;
-use crate::limits::{FORMER_SOURCES_MAX, OLDER_REVISIONS_MAX};
+use crate::limits::FORMER_SOURCES_MAX;
 
-/// What to write after a build; `None` when nothing differs.
+/// What to write after a build, with the `older` revisions that stay; `None` when nothing differs.
 pub(super) fn to_commit(
     before: Option<&Revision>,
-    lost: &[String],
+    older: &[String],
     built: &wire::Built,
     basis: &Basis,
 ) -> Option<Revision> {
@@ -45,28 +45,32 @@ pub(super) fn to_commit(
             };
             (after != *before).then_some(after)
         }
-        _ => Some(revision(before, lost, built, basis, observed_at)),
+        _ => Some(revision(before, older, built, basis, observed_at)),
+    }
+}
+
+/// The same revision when of its older ones only these are left.
+pub(super) fn with_older(before: &Revision, older: &[String]) -> Revision {
+    let needed: Vec<String> = std::iter::once(&before.id).chain(older).cloned().collect();
+    Revision {
+        former_sources: former(Some(before), &needed, &before.sources),
+        older: older.to_vec(),
+        ..before.clone()
     }
 }
 
 fn revision(
     before: Option<&Revision>,
-    lost: &[String],
+    older: &[String],
     built: &wire::Built,
     basis: &Basis,
     observed_at: Option<Time>,
 ) -> Revision {
-    let older = before
-        .into_iter()
-        .flat_map(|before| std::iter::once(&before.id).chain(&before.older));
     let id = RevisionId::try_from(built.revision.as_slice())
         .map(|id| id.to_string())
         .unwrap_or_default();
-    let older: Vec<String> = older
-        .filter(|old| **old != id && !lost.contains(old))
-        .take(OLDER_REVISIONS_MAX)
-        .cloned()
-        .collect();
+    // A listing may come back to what was there before.
+    let older: Vec<String> = older.iter().filter(|old| **old != id).cloned().collect();
     Revision {
         sources: basis.sources.clone(),
         former_sources: former(before, &older, &basis.sources),
@@ -135,6 +139,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::dataset::older::older;
+    use crate::uses::Standing;
 
     #[test]
     fn other_words_for_the_same_objects_are_written_once() {
@@ -204,7 +210,7 @@ mod tests {
         };
         let lost = ["33".to_owned(), "11".to_owned()];
         let basis = Basis::default();
-        let written = to_commit(Some(&before), &lost, &wire::Built::default(), &basis).unwrap();
+        let written = to_commit(Some(&before), &all_but(&before, &lost), &wire::Built::default(), &basis).unwrap();
         assert_eq!(written.older, ["22"]);
     }
 
@@ -227,6 +233,10 @@ mod tests {
         assert_eq!(written.unversioned, [expected]);
     }
 
+    fn all_but(before: &Revision, lost: &[String]) -> Vec<String> {
+        older(Some(before), lost, |_| Standing::InUse).unwrap()
+    }
+
     fn sources(buckets: &[&str]) -> Vec<Source> {
         let source = |bucket: &&str| serde_json::from_value(json!({"s3": {"bucket": bucket}})).unwrap();
         buckets.iter().map(source).collect()
@@ -246,7 +256,8 @@ mod tests {
                 sources: sources(buckets),
                 ..Basis::default()
             };
-            revision = to_commit(revision.as_ref(), &[], &built, &basis);
+            let older = revision.as_ref().map(|before| all_but(before, &[])).unwrap_or_default();
+            revision = to_commit(revision.as_ref(), &older, &built, &basis);
             let former = &revision.as_ref().unwrap().former_sources;
             let former = former.iter().map(|former| {
                 let bucket = &former.source.s3.as_ref().unwrap().bucket;
@@ -270,10 +281,33 @@ mod tests {
             (vec![hex(3)], vec![hex(4), hex(3)]),
             (vec![hex(3), hex(2), hex(1)], vec![hex(4)]),
         ] {
-            let next = to_commit(Some(&last), &lost, &built, &basis).unwrap();
+            let next = to_commit(Some(&last), &all_but(&last, &lost), &built, &basis).unwrap();
             let former = next.former_sources.into_iter().map(|former| former.revision);
             assert_eq!(former.collect::<Vec<_>>(), expected);
         }
+    }
+
+    #[test]
+    fn a_source_goes_with_the_last_revision_that_needs_it_also_when_nothing_else_is_committed() {
+        let former = |number: u8, bucket: &str| FormerSource {
+            revision: hex(number),
+            source: sources(&[bucket]).remove(0),
+        };
+        let before = Revision {
+            id: hex(4),
+            older: vec![hex(3), hex(2), hex(1)],
+            sources: sources(&["b"]),
+            former_sources: vec![former(3, "c"), former(1, "a")],
+            ..Revision::default()
+        };
+        let after = with_older(&before, &[hex(3), hex(2)]);
+        let expected = Revision {
+            older: vec![hex(3), hex(2)],
+            former_sources: vec![former(3, "c")],
+            ..before.clone()
+        };
+        assert_eq!(after, expected);
+        assert_eq!(with_older(&before, &before.older), before);
     }
 
     fn hex(byte: u8) -> String {

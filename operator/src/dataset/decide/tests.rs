@@ -1,5 +1,7 @@
 //! Tables of what is done next, and a Dataset that others can begin with.
 
+mod room;
+
 use super::*;
 use crate::builds::Basis;
 use crate::dataset::observe::Claim;
@@ -47,6 +49,7 @@ pub(in crate::dataset) fn settled() -> Observed {
             ..Revision::default()
         }),
         lost: Vec::new(),
+        uses: std::collections::BTreeMap::new(),
         patience_left: Duration::ZERO,
         claim: Claim::Bound,
         volume_exists: true,

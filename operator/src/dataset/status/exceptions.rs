@@ -4,6 +4,7 @@ use penstock_crds::{Dataset, DatasetStatus, REFRESH_ANNOTATION, Unversioned, con
 
 use crate::conditions::{Wanted, names};
 use crate::dataset::observe::Observed;
+use crate::limits::OLDER_REVISIONS_MAX;
 
 pub(super) fn wanted(
     dataset: &Dataset,
@@ -15,6 +16,7 @@ pub(super) fn wanted(
         unversioned(observed),
         unheard(dataset, observed),
         caching(before, observed),
+        revisions_in_use(observed),
     ];
     all.into_iter().flatten()
 }
@@ -70,6 +72,16 @@ fn caching(before: &DatasetStatus, observed: &Observed) -> Option<Wanted> {
     let message = observed.refusals.join("; ");
     let refused = Wanted::new(condition::CACHING_REFUSED, true, "CannotBeDone", message);
     (!observed.refusals.is_empty()).then_some(refused)
+}
+
+fn revisions_in_use(observed: &Observed) -> Option<Wanted> {
+    let message = format!(
+        "pods mount {OLDER_REVISIONS_MAX} older revisions or more, and no more are kept, so changes of the sources are not committed: \
+         end pods that are no longer needed, or have the sources looked at less often (spec.refresh); an hour after the last pod of a \
+         revision has ended there is room for another"
+    );
+    let no_room = observed.older().is_none();
+    no_room.then(|| Wanted::new(condition::REVISIONS_IN_USE, true, "NoRoom", message))
 }
 
 #[cfg(test)]
@@ -149,6 +161,29 @@ mod tests {
         assert!(
             message.contains(counts) && message.contains("mixture of old and new bytes, unnoticed"),
             "{message}"
+        );
+    }
+
+    #[test]
+    fn that_there_is_no_room_for_another_revision_is_said_with_what_to_do() {
+        let with = |older: usize| {
+            let revision = settled().revision.map(|revision| Revision {
+                older: (0..older).map(|number| number.to_string()).collect(),
+                ..revision
+            });
+            Observed { revision, ..settled() }
+        };
+        let before = DatasetStatus::default();
+        assert_eq!(wanted(&before, &with(OLDER_REVISIONS_MAX - 1)).next(), None);
+        let said = wanted(&before, &with(OLDER_REVISIONS_MAX)).next().unwrap();
+        assert_eq!(
+            (said.kind, said.status, &*said.reason),
+            (condition::REVISIONS_IN_USE, true, "NoRoom")
+        );
+        assert!(
+            said.message.contains("end pods that are no longer needed"),
+            "{}",
+            said.message
         );
     }
 }
