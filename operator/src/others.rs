@@ -26,10 +26,7 @@ pub enum NotTaken {
     #[error("the Dataset {0} does not exist in this namespace; create it, or correct the source")]
     Missing(String),
     /// It would go round, or through several caches.
-    #[error(
-        "the Dataset {0} takes files of other Datasets itself (or pods of its older revisions do), or is this one; name those as \
-         sources instead"
-    )]
+    #[error("the Dataset {0} takes files of other Datasets itself, or is this one; name those as sources instead")]
     Nested(String),
     /// Nothing was listed yet.
     #[error("the Dataset {0} has no revision yet; look at its conditions")]
@@ -52,7 +49,8 @@ pub async fn others(client: &Client, namespace: &str, sources: &[Source]) -> Res
     Ok(others)
 }
 
-/// What a cache node is told of the one that a source of a Dataset in `namespace` names.
+/// What a cache node is told of the one that a source of a Dataset in `namespace` names. It is told so also when nothing may be built
+/// from it any more ([`nested`]): pods still read what was built, out of objects that are the other's own.
 ///
 /// # Errors
 /// When its files cannot be taken.
@@ -67,9 +65,6 @@ pub fn told(source: &DatasetSource, namespace: &str, others: &Others) -> Result<
         None if of_namespace == namespace => return Err(NotTaken::Missing(name.to_owned())),
         Some(_) | None => return Err(NotTaken::NotAllowed(full_name, namespace.to_owned())),
     };
-    if all_sources(other).any(|source| source.dataset.is_some()) {
-        return Err(NotTaken::Nested(full_name));
-    }
     let revisions = announced(other);
     if revisions.is_empty() {
         return Err(NotTaken::NotBuilt(full_name));
@@ -83,6 +78,31 @@ pub fn told(source: &DatasetSource, namespace: &str, others: &Others) -> Result<
         cache_nodes: status.map(|status| status.cache_nodes.clone()).unwrap_or_default(),
         revisions: revisions.iter().map(|id| id.as_bytes().to_vec()).collect(),
     })
+}
+
+/// Why nothing may be built from one of the Datasets that sources of one name, if it takes files of others itself, or is this one. What
+/// its newest revision was made of decides, as that is what would be listed; its spec only before there is one.
+pub fn nested(dataset: &Dataset, namespace: &str, sources: &[Source], others: &Others) -> Option<NotTaken> {
+    let is_nested = |source: &&DatasetSource| {
+        let (of_namespace, name) = source.of_namespace(namespace);
+        if (of_namespace, name) == (namespace, dataset.name_any().as_str()) {
+            return true;
+        }
+        let other = others.get(&(of_namespace.to_owned(), name.to_owned()));
+        // Who may not know of it does not learn what it is made of.
+        let other = other.and_then(Option::as_ref).filter(|other| allows(other, namespace));
+        other.is_some_and(|other| {
+            let revision = other.status.as_ref().and_then(|status| status.revision.as_ref());
+            let made_of = revision.map_or(&other.spec.sources, |revision| &revision.sources);
+            made_of.iter().any(|source| source.dataset.is_some())
+        })
+    };
+    let nested = sources
+        .iter()
+        .filter_map(|source| source.dataset.as_ref())
+        .find(is_nested)?;
+    let (of_namespace, name) = nested.of_namespace(namespace);
+    Some(NotTaken::Nested(format!("{of_namespace}/{name}")))
 }
 
 /// The newest revision of each other Dataset among what cache nodes are told, in the order of the sources.
@@ -164,8 +184,71 @@ mod tests {
         serde_json::from_value(value).unwrap()
     }
 
+    fn named(all: &[Dataset]) -> Others {
+        let named = |dataset: &Dataset| {
+            (
+                (dataset.namespace().unwrap(), dataset.name_any()),
+                Some(dataset.clone()),
+            )
+        };
+        all.iter().map(named).collect()
+    }
+
+    /// A Dataset of namespace a that lets namespace b in, with what its spec names and what its revision was made of.
+    fn lender(spec: &Value, committed: Option<&Value>) -> Dataset {
+        let mut lender = dataset(
+            "a",
+            "lender",
+            json!({"sources": spec, "allowedNamespaces": ["b"]}),
+            None,
+        );
+        let revision = committed.map(|sources| Revision {
+            id: "07".repeat(32),
+            sources: serde_json::from_value(sources.clone()).unwrap(),
+            ..Revision::default()
+        });
+        lender.status.get_or_insert_default().revision = revision;
+        lender
+    }
+
     #[test]
-    fn files_are_taken_of_what_exists_allows_it_and_has_origins_of_its_own() {
+    fn pods_read_what_was_committed_whatever_the_other_dataset_names_by_now() {
+        let (own, other) = (json!([{"s3": {"bucket": "b"}}]), json!([{"dataset": {"name": "x"}}]));
+        let source = source(json!({"namespace": "a", "name": "lender"}));
+        for (spec, committed) in [(&own, &own), (&other, &own), (&own, &other), (&other, &other)] {
+            let told = told(&source, "b", &named(&[lender(spec, Some(committed))])).unwrap();
+            assert_eq!(told.revisions, [vec![7; 32]], "{spec} {committed}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_built_from_a_revision_that_has_files_of_others() {
+        let (own, other) = (json!([{"s3": {"bucket": "b"}}]), json!([{"dataset": {"name": "x"}}]));
+        let sources: Vec<Source> =
+            serde_json::from_value(json!([{"s3": {"bucket": "c"}}, {"dataset": {"namespace": "a", "name": "lender"}}]))
+                .unwrap();
+        let refused = Some(NotTaken::Nested("a/lender".into()));
+        let taker = |namespace: &str, name: &str| dataset(namespace, name, json!({"sources": []}), None);
+        for (spec, committed, expected) in [
+            (&own, Some(&own), None),
+            // The edit may be refused, and what is committed is as it was.
+            (&other, Some(&own), None),
+            (&own, Some(&other), refused.clone()),
+            (&other, Some(&other), refused.clone()),
+            // Two that name each other.
+            (&other, None, refused.clone()),
+            (&own, None, None),
+        ] {
+            let others = named(&[lender(spec, committed)]);
+            let nested = |taker: Dataset| nested(&taker, &taker.namespace().unwrap(), &sources, &others);
+            assert_eq!(nested(taker("b", "taker")), expected, "{spec} {committed:?}");
+            assert_eq!(nested(taker("a", "lender")), refused, "itself");
+            assert_eq!(nested(taker("c", "taker")), None, "who is not let in does not learn it");
+        }
+    }
+
+    #[test]
+    fn files_are_taken_of_what_exists_and_allows_it() {
         let s3 = json!([{"s3": {"bucket": "b"}}]);
         let all = [
             dataset("a", "own", json!({"sources": s3}), Some(1)),
@@ -178,20 +261,8 @@ mod tests {
             dataset("a", "all", json!({"sources": s3, "allowedNamespaces": ["*"]}), Some(3)),
             dataset("a", "new", json!({"sources": s3, "allowedNamespaces": ["*"]}), None),
             dataset("b", "mine", json!({"sources": s3}), Some(4)),
-            dataset(
-                "b",
-                "nested",
-                json!({"sources": [{"dataset": {"name": "mine"}}]}),
-                Some(5),
-            ),
         ];
-        let named = |dataset: &Dataset| {
-            (
-                (dataset.namespace().unwrap(), dataset.name_any()),
-                Some(dataset.clone()),
-            )
-        };
-        let others: Others = all.iter().map(named).collect();
+        let others = named(&all);
         let refused = |namespace: &str, name: &str| {
             let source = source(json!({"namespace": namespace, "name": name}));
             told(&source, "b", &others).err()
@@ -207,17 +278,7 @@ mod tests {
             "nobody learns what there is"
         );
         assert_eq!(refused("", "nothing"), Some(NotTaken::Missing("nothing".into())));
-        assert_eq!(refused("", "nested"), Some(NotTaken::Nested("b/nested".into())));
         assert_eq!(refused("a", "new"), Some(NotTaken::NotBuilt("a/new".into())));
-        // The spec names none any more, and what is committed still has their files.
-        let mut was_nested = all[5].clone();
-        let committed = std::mem::take(&mut was_nested.spec.sources);
-        let revision = was_nested.status.as_mut().unwrap().revision.as_mut().unwrap();
-        revision.sources = committed;
-        let edited = Others::from([(("b".to_owned(), "nested".to_owned()), Some(was_nested))]);
-        let nested = super::told(&source(json!({"name": "nested"})), "b", &edited);
-        assert_eq!(nested, Err(NotTaken::Nested("b/nested".into())));
-
         let told = told(
             &source(json!({"namespace": "a", "name": "open", "path": "x"})),
             "b",

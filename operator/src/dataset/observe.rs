@@ -217,6 +217,8 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
     let named = named(dataset, namespace, &all_sources, context).await?;
     let readers = readers::look(dataset, namespace, context).await?;
     let (sources, unusable) = wire_sources(spec_sources, &named, terms.as_ref());
+    let nested = others::nested(dataset, namespace, spec_sources, &named.others);
+    let unusable = nested.map(Unusable::from).or(unusable);
     let unusable = match unusable {
         None => readers::trouble(dataset, namespace, &named.volumes, &readers, context).await?,
         unusable => unusable,
