@@ -260,3 +260,6 @@ async fn clean_up(dataset: &Dataset, api: &Api<Dataset>, namespace: &str, contex
     apply::remove_finalizer(api, dataset).await?;
     Ok(Action::await_change())
 }
+
+#[cfg(test)]
+mod tests;
