@@ -48,11 +48,12 @@ async fn look(Shared(object): Shared<Arc<Mutex<Value>>>) -> String {
     object.lock().unwrap().to_string()
 }
 
-/// As an API server does it: only what was said about the newest version is done.
+/// As an API server does it: what is said about a version is done only if that is the newest; what names none is done.
 async fn apply_status(Shared(object): Shared<Arc<Mutex<Value>>>, body: String) -> (StatusCode, String) {
     let body: Value = serde_json::from_str(&body).unwrap();
     let mut object = object.lock().unwrap();
-    if body["metadata"]["resourceVersion"] != object["metadata"]["resourceVersion"] {
+    let about = &body["metadata"]["resourceVersion"];
+    if !about.is_null() && *about != object["metadata"]["resourceVersion"] {
         let conflict = json!({
             "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Conflict", "code": 409,
             "message": "the object has been modified",
