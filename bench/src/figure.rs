@@ -110,6 +110,23 @@ impl Figure {
     }
 }
 
+/// The lines of those that miss a goal below a heading; nothing if none does.
+pub fn missed(figures: &[Figure]) -> String {
+    let missed: Vec<String> = figures
+        .iter()
+        .filter(|figure| !figure.reached())
+        .map(Figure::line)
+        .collect();
+    match missed.len() {
+        0 => String::new(),
+        count => format!(
+            "{count} of {} figures miss a goal:\n  {}\n",
+            figures.len(),
+            missed.join("\n  ")
+        ),
+    }
+}
+
 /// The value in the middle. Of an even number of values the lower one of the two.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -176,6 +193,15 @@ mod tests {
     #[test]
     fn a_figure_that_could_not_be_measured_is_short() {
         assert!(!figure(f64::NAN, vec![Goal::RatioAtLeast(0.95)]).reached());
+    }
+
+    #[test]
+    fn those_that_miss_a_goal_are_told_at_the_end() {
+        let reached = figure(9.6, vec![Goal::RatioAtLeast(0.95)]);
+        let short = figure(9.0, vec![Goal::RatioAtLeast(0.95)]);
+        assert_eq!(missed(std::slice::from_ref(&reached)), "");
+        let said = missed(&[reached, short.clone(), figure(1.0, vec![])]);
+        assert_eq!(said, format!("1 of 3 figures miss a goal:\n  {}\n", short.line()));
     }
 
     #[test]
