@@ -498,7 +498,8 @@ fn every_rule_has_a_sentence_and_rows_that_it_accepts_and_refuses() {
     }
 }
 
-fn schema(kind: &str) -> Value {
+/// The schema of one of our kinds.
+pub fn schema(kind: &str) -> Value {
     let crd = match kind {
         "Dataset" => Dataset::crd(),
         "CacheRuntime" => CacheRuntime::crd(),
