@@ -3,6 +3,7 @@
 mod azure;
 mod claim;
 mod conformance;
+mod first_contact;
 mod folder;
 mod gcs;
 mod hdfs;
