@@ -1,5 +1,5 @@
 # The commands of the project. `make check` writes nothing and is what CI runs first; `make fix` and `make generate` write.
-.PHONY: help demo test test-long check fix fuzz generate bench image cluster cluster-stop stories unit advisories
+.PHONY: help demo test test-long check fix fuzz generate bench image cluster cluster-stop stories unit install advisories
 
 # What is slow to build lives outside the repository, shared by all checkouts.
 export PENSTOCK_CACHE ?= $(HOME)/.cache/penstock
@@ -46,7 +46,7 @@ cluster: ## leaves a real two-node Kubernetes running, the chart installed, an S
 cluster-stop: ## ends what `make cluster` started
 	e2e/playground down
 
-bench: ## ratios against references in the same run (needs root)
+bench: ## ratios against references in the same run; fails when one misses its goal (needs root)
 	e2e/tools/debian bench
 	$(CARGO_RUN) -p penstock-bench
 
@@ -56,6 +56,13 @@ generate: ## rewrites the generated files
 fix: ## formats and applies machine-made suggestions
 	cargo fmt --all
 	cargo clippy --release --workspace --all-targets --all-features --fix --allow-dirty --allow-staged
+
+PREFIX ?= /usr/local
+
+install: ## penstock, and the plugin of kubectl that it is too, into PREFIX/bin
+	cargo build --release -p penstock
+	install -D -m 755 "$$CARGO_TARGET_DIR/$$(rustc -vV | sed -n 's/^host: //p')/release/penstock" "$(DESTDIR)$(PREFIX)/bin/penstock"
+	ln -sf penstock "$(DESTDIR)$(PREFIX)/bin/kubectl-penstock"
 
 advisories: ## known faults of dependencies (needs the network)
 	"$$(e2e/tools/get cargo-deny)" check advisories

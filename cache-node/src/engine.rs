@@ -4,6 +4,7 @@
 //! If-Match, see the origin), damage or a misplaced block in the store (checksum seeded with the place, at every read), a
 //! cut or long body (`fetch` counts), two revisions with one address (a space never gives an address twice).
 
+mod entries;
 mod found;
 mod inspecting;
 mod miss;
@@ -36,6 +37,7 @@ use crate::rules::{Refusal, Rules};
 use crate::store::{Stored, TierConfig, Waiting};
 use crate::tiers::{ReadCell, Tiers, TryRead};
 use crate::walk::Walks;
+pub use entries::TreeEntry;
 pub use found::InspectError;
 pub use inspecting::{Explained, ExplainedRange, HeldDataset, Hold, Holdings, Reason, Stated, Verified, Where};
 pub use miss::Miss;

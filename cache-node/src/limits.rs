@@ -299,6 +299,13 @@ pub const STRIPES_EXPLAINED_MAX: usize = 256;
 /// and has the names of a Dataset on a disk meanwhile, 1.3 GB for ten million files.
 pub const INSPECTIONS_MAX: usize = 2;
 
+/// Files and folders that a person who looks at a tree is told in one message: with long names some MB, which gRPC still takes.
+pub const ENTRIES_AT_ONCE_MAX: usize = 1000;
+
+/// How long who looks at a tree may take none of it: it is in memory meanwhile, and nobody else looks. A person who reads the first
+/// page of it has that long.
+pub const ENTRIES_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How often whoever has blocks compared hears how far it is.
 pub const VERIFY_INTERVAL: Duration = Duration::from_secs(1);
 

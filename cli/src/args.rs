@@ -217,6 +217,11 @@ pub enum CacheCommand {
   kubectl exec -n vision pool-0 -- /bin/penstock cache stat imagenet
   kubectl exec -n vision pool-0 -- /bin/penstock cache stat imagenet train/n01440764")]
     Stat(CacheStat),
+    /// List the files of a dataset as pods see them: those of its newest revision, not what the sources have by now
+    #[command(after_help = "Examples:
+  kubectl exec -n vision pool-0 -- /bin/penstock cache files imagenet
+  kubectl exec -n vision pool-0 -- /bin/penstock cache files -l -R imagenet train")]
+    Files(CacheFiles),
     /// Evict a dataset, a folder or a file from all cache nodes; nothing is deleted at the source
     #[command(after_help = "Examples:
   kubectl exec -n vision pool-0 -- /bin/penstock cache evict imagenet scratch
@@ -271,6 +276,25 @@ pub struct CacheStat {
     /// A file or folder of it [default: all of it]
     #[arg(value_name = "PATH", default_value = "", hide_default_value = true)]
     pub path: String,
+}
+
+/// Arguments of `penstock cache files`.
+#[derive(Args, Debug)]
+pub struct CacheFiles {
+    /// Which cache node.
+    #[command(flatten)]
+    pub asked: Asked,
+    /// A dataset of the cluster
+    pub dataset: String,
+    /// A file or folder of it [default: its root]
+    #[arg(value_name = "PATH", default_value = "", hide_default_value = true)]
+    pub path: String,
+    /// With size and time
+    #[arg(short = 'l')]
+    pub long: bool,
+    /// With everything below
+    #[arg(short = 'R')]
+    pub recursive: bool,
 }
 
 /// Arguments of `penstock cache evict`.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures::{Stream, StreamExt};
 use penstock_protocol::control::cache_node::inspection_server::{Inspection, InspectionServer};
 use penstock_protocol::control::cache_node::{
-    EvictReply, ExplainReply, ExplainRequest, HeldDataset, ListReply, ListRequest, PathRequest, StatReply,
-    VerifyProgress,
+    EntriesReply, EntriesRequest, EvictReply, ExplainReply, ExplainRequest, HeldDataset, ListReply, ListRequest,
+    PathRequest, StatReply, VerifyProgress,
 };
 use tokio::net::TcpListener;
 use tonic::transport::Server;
@@ -27,6 +27,7 @@ pub(crate) struct Answers {
     pub(crate) explained: Vec<(u64, ExplainReply)>,
     pub(crate) evicted: Option<EvictReply>,
     pub(crate) verified: Vec<VerifyProgress>,
+    pub(crate) entries: Vec<EntriesReply>,
     /// What it was asked for: Dataset and path.
     pub(crate) asked: Vec<(String, String)>,
 }
@@ -84,6 +85,7 @@ pub(crate) async fn serve_at(fake: FakeCacheNode, address: &str) -> String {
 
 #[tonic::async_trait]
 impl Inspection for FakeCacheNode {
+    type EntriesStream = Pin<Box<dyn Stream<Item = Result<EntriesReply, Status>> + Send>>;
     type VerifyStream = Pin<Box<dyn Stream<Item = Result<VerifyProgress, Status>> + Send>>;
 
     async fn list(&self, _: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
@@ -93,6 +95,13 @@ impl Inspection for FakeCacheNode {
     async fn stat(&self, request: Request<PathRequest>) -> Result<Response<StatReply>, Status> {
         let PathRequest { dataset, path } = request.into_inner();
         self.answer(dataset, path, |answers| answers.stated.clone())
+    }
+
+    async fn entries(&self, request: Request<EntriesRequest>) -> Result<Response<Self::EntriesStream>, Status> {
+        let EntriesRequest { dataset, path, .. } = request.into_inner();
+        let parts = self.answer(dataset, path, |answers| Some(answers.entries.clone()))?;
+        let parts = parts.into_inner().into_iter().map(Ok);
+        Ok(Response::new(futures::stream::iter(parts).boxed()))
     }
 
     async fn explain(&self, request: Request<ExplainRequest>) -> Result<Response<ExplainReply>, Status> {

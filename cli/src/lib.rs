@@ -16,6 +16,7 @@ pub mod limits;
 pub mod listing;
 pub mod local;
 pub mod out;
+pub mod plugin;
 pub mod pool;
 pub mod rules;
 pub mod served;

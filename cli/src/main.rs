@@ -4,11 +4,25 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use penstock::args::{Arguments, CacheCommand, CacheNode, Command};
-use penstock::{commands, out};
+use penstock::plugin::{PluginArguments, PluginCommand};
+use penstock::{commands, out, plugin};
 use tracing_subscriber::EnvFilter;
 
+/// What is asked for: of this machine, or of a cluster.
+enum Asked {
+    Here(Command),
+    Cluster(PluginCommand),
+}
+
 fn main() -> ExitCode {
-    let Arguments { command } = Arguments::parse();
+    let asked = if std::env::args_os()
+        .next()
+        .is_some_and(|program| plugin::is_called(&program))
+    {
+        Asked::Cluster(PluginArguments::parse().command)
+    } else {
+        Asked::Here(Arguments::parse().command)
+    };
     let filter = EnvFilter::try_from_env("PENSTOCK_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -21,7 +35,7 @@ fn main() -> ExitCode {
         .build()
         .map_err(Into::into)
         .and_then(|runtime| {
-            let outcome = runtime.block_on(run(command));
+            let outcome = runtime.block_on(run(asked));
             // A listing that was interrupted may still wait for its origin.
             runtime.shutdown_background();
             outcome
@@ -36,7 +50,11 @@ fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> anyhow::Result<()> {
+async fn run(asked: Asked) -> anyhow::Result<()> {
+    let command = match asked {
+        Asked::Here(command) => command,
+        Asked::Cluster(command) => return plugin::run(&command),
+    };
     match command {
         Command::Mount(arguments) => commands::mount::run(arguments).await,
         Command::Mounts(arguments) => commands::mounts::run(&arguments),
@@ -49,6 +67,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Cache(CacheNode { command }) => match command {
             CacheCommand::Ls(arguments) => commands::cache::ls::run(arguments).await,
             CacheCommand::Stat(arguments) => commands::cache::stat::run(arguments).await,
+            CacheCommand::Files(arguments) => commands::cache::files::run(arguments).await,
             CacheCommand::Evict(arguments) => commands::cache::evict::run(arguments).await,
             CacheCommand::Verify(arguments) => commands::cache::verify::run(arguments).await,
         },

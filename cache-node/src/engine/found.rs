@@ -53,6 +53,53 @@ pub enum InspectError {
     DamagedPackage(RevisionId, String),
 }
 
+/// What is at a path, in the whole tree of its revision.
+pub(super) struct There {
+    pub(super) image: Image,
+    /// Without slashes around it.
+    pub(super) path: String,
+    pub(super) node: NodeId,
+    pub(super) inode: Inode,
+}
+
+impl There {
+    /// The names of many are in `scratch` as long as this is there.
+    pub(super) fn at(dataset: &str, package: &Package, path: &str, scratch: &Scratch) -> Result<Self, InspectError> {
+        let image = package.unpack(scratch).map_err(|error| match error {
+            PackageError::Unwritten(why) => InspectError::NoRoom {
+                dataset: dataset.to_owned(),
+                needed_bytes: package.image_bytes(),
+                why,
+            },
+            error => damaged(package, &error),
+        })?;
+        let named: Vec<&str> = path
+            .split('/')
+            .filter(|name| !name.is_empty() && *name != ".")
+            .collect();
+        let path = named.join("/");
+        let Some(node) = image.lookup(&path).map_err(|error| damaged(package, &error))? else {
+            return Err(InspectError::UnknownPath {
+                dataset: dataset.to_owned(),
+                revision: package.id().to_string(),
+                there: there(&image, &named).map_err(|error| damaged(package, &error))?,
+                path,
+            });
+        };
+        let inode = image.inode(node).map_err(|error| damaged(package, &error))?;
+        Ok(Self {
+            image,
+            path,
+            node,
+            inode,
+        })
+    }
+}
+
+pub(super) fn damaged(package: &Package, error: &dyn std::fmt::Display) -> InspectError {
+    InspectError::DamagedPackage(package.id(), error.to_string())
+}
+
 /// The files of a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Found {
@@ -67,40 +114,17 @@ pub(super) struct Found {
 impl Found {
     /// A file, or all that is below a folder. Takes a second for a million files; the names of many are in `scratch` meanwhile.
     pub(super) fn at(dataset: &str, package: &Package, path: &str, scratch: &Scratch) -> Result<Self, InspectError> {
-        let damaged = |error: String| InspectError::DamagedPackage(package.id(), error);
-        let image = package.unpack(scratch).map_err(|error| match error {
-            PackageError::Unwritten(why) => InspectError::NoRoom {
-                dataset: dataset.to_owned(),
-                needed_bytes: package.image_bytes(),
-                why,
-            },
-            error => damaged(error.to_string()),
-        })?;
-        let named: Vec<&str> = path
-            .split('/')
-            .filter(|name| !name.is_empty() && *name != ".")
-            .collect();
-        let path = named.join("/");
-        let found = Self::of(&image, &path).map_err(|error| damaged(error.to_string()))?;
-        found.map_or_else(
-            || {
-                let there = there(&image, &named).map_err(|error| damaged(error.to_string()))?;
-                Err(InspectError::UnknownPath {
-                    dataset: dataset.to_owned(),
-                    revision: package.id().to_string(),
-                    path: path.clone(),
-                    there,
-                })
-            },
-            Ok,
-        )
+        let there = There::at(dataset, package, path, scratch)?;
+        Self::of(&there).map_err(|error| damaged(package, &error))
     }
 
-    fn of(image: &Image, path: &str) -> Result<Option<Self>, Damaged> {
-        let Some(node) = image.lookup(path)? else {
-            return Ok(None);
-        };
-        let inode = image.inode(node)?;
+    fn of(there: &There) -> Result<Self, Damaged> {
+        let There {
+            image,
+            path: _,
+            node,
+            inode,
+        } = there;
         let mut found = Self {
             is_folder: inode.is_directory(),
             files: 0,
@@ -108,13 +132,13 @@ impl Found {
             runs: Vec::new(),
         };
         if found.is_folder {
-            image.walk_below(node, |_, _, inode| {
+            image.walk_below(*node, |_, _, inode| {
                 if !inode.is_directory() {
                     found.add(inode);
                 }
             })?;
         } else {
-            found.add(&inode);
+            found.add(inode);
         }
         found.runs.sort_unstable_by_key(|run| run.start);
         found.runs.dedup_by(|next, run| {
@@ -124,7 +148,7 @@ impl Found {
             }
             follows
         });
-        Ok(Some(found))
+        Ok(found)
     }
 
     fn add(&mut self, file: &Inode) {

@@ -340,6 +340,14 @@ impl Engine {
 
     /// A path of the newest revision of a Dataset.
     fn find(&self, dataset: &str, path: &str) -> Result<(Arc<Announced>, Found), InspectError> {
+        let announced = self.newest(dataset)?;
+        let found = Found::at(dataset, &announced.package, path, &self.0.scratch);
+        let found = found.inspect_err(|_| self.seek_again(&announced))?;
+        Ok((announced, found))
+    }
+
+    /// The newest revision of a Dataset.
+    pub(super) fn newest(&self, dataset: &str) -> Result<Arc<Announced>, InspectError> {
         let named = self.0.named.read().unwrap_or_else(PoisonError::into_inner);
         let known = named.iter().find(|(name, _)| name == dataset);
         let (_, ids) = known.ok_or_else(|| InspectError::UnknownDataset(dataset.to_owned()))?;
@@ -347,13 +355,11 @@ impl Engine {
         drop(named);
         let announced = newest.and_then(|id| self.0.announced(&id));
         let announced = announced.ok_or_else(|| InspectError::NotHere(dataset.to_owned()))?;
-        let found = Found::at(dataset, &announced.package, path, &self.0.scratch);
-        let found = found.inspect_err(|_| self.seek_again(&announced))?;
-        Ok((announced, found))
+        Ok(announced)
     }
 
     /// Has a package that cannot be read looked for elsewhere.
-    fn seek_again(&self, announced: &Announced) {
+    pub(super) fn seek_again(&self, announced: &Announced) {
         if announced.package.has_failed() {
             self.0.package_failed.notify_one();
         }

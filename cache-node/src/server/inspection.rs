@@ -9,15 +9,18 @@ use futures::Stream;
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::control::cache_node::explained_range::State;
 use penstock_protocol::control::cache_node::inspection_server::Inspection;
+use penstock_protocol::ids::RevisionId;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::spawn_blocking;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::engine::{
-    Engine, Explained, ExplainedRange, HeldDataset, Hold, Holdings, InspectError, Reason, Stated, Verified, Where,
+    Engine, Explained, ExplainedRange, HeldDataset, Hold, Holdings, InspectError, Reason, Stated, TreeEntry, Verified,
+    Where,
 };
-use crate::limits::{DATASETS_LISTED_MAX, INSPECTIONS_MAX, VERIFY_INTERVAL};
+use crate::limits::{DATASETS_LISTED_MAX, ENTRIES_PATIENCE, INSPECTIONS_MAX, VERIFY_INTERVAL};
 use crate::rules::{Eviction, Quota, Rule};
 use crate::server::control::tier;
 use crate::server::node::Node;
@@ -60,6 +63,7 @@ impl InspectionServer {
 
 #[tonic::async_trait]
 impl Inspection for InspectionServer {
+    type EntriesStream = Pin<Box<dyn Stream<Item = Result<wire::EntriesReply, Status>> + Send>>;
     type VerifyStream = Pin<Box<dyn Stream<Item = Result<wire::VerifyProgress, Status>> + Send>>;
 
     async fn list(&self, request: Request<wire::ListRequest>) -> Result<Response<wire::ListReply>, Status> {
@@ -75,6 +79,34 @@ impl Inspection for InspectionServer {
             Ok(stat_reply(node.engine(), stated))
         };
         Ok(Response::new(self.inspect(stat).await?))
+    }
+
+    async fn entries(&self, request: Request<wire::EntriesRequest>) -> Result<Response<Self::EntriesStream>, Status> {
+        let wire::EntriesRequest {
+            dataset,
+            path,
+            is_recursive,
+        } = request.into_inner();
+        let turn = self.inspections.clone().acquire_owned().await.map_err(ended)?;
+        let (sender, receiver) = mpsc::channel(1);
+        let (engine, runtime) = (self.node.engine().clone(), Handle::current());
+        spawn_blocking(move || {
+            let _turn = turn;
+            let tell = |reply| runtime.block_on(sender.send_timeout(reply, ENTRIES_PATIENCE)).is_ok();
+            let told = engine.entries(&dataset, &path, is_recursive, |revision, entries| {
+                tell(Ok(entries_reply(revision, entries)))
+            });
+            match told {
+                Ok(Some(revision)) => drop(tell(Ok(wire::EntriesReply {
+                    is_done: true,
+                    ..entries_reply(revision, Vec::new())
+                }))),
+                // Nobody listens any more.
+                Ok(None) => {}
+                Err(error) => drop(tell(Err(refused(error)))),
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
     async fn explain(&self, request: Request<wire::ExplainRequest>) -> Result<Response<wire::ExplainReply>, Status> {
@@ -219,6 +251,28 @@ fn stat_reply(engine: &Engine, stated: Stated) -> wire::StatReply {
         bytes,
         block_bytes,
         cached: by_tier(engine, cached_bytes),
+    }
+}
+
+fn entries_reply(revision: RevisionId, entries: Vec<TreeEntry>) -> wire::EntriesReply {
+    let entry = |entry| {
+        let TreeEntry {
+            path,
+            is_folder,
+            bytes,
+            modified_unix_nanos,
+        } = entry;
+        wire::TreeEntry {
+            path,
+            is_folder,
+            bytes,
+            modified_unix_nanos,
+        }
+    };
+    wire::EntriesReply {
+        revision: revision.as_bytes().to_vec(),
+        entries: entries.into_iter().map(entry).collect(),
+        is_done: false,
     }
 }
 

@@ -59,17 +59,17 @@ async fn what_a_reader_waits_for_while_it_comes_ahead_is_kept() {
 }
 
 /// A node with two Datasets: `n/small`, of which `labels` is pinned, and `n/large`, which has one object.
-struct Two {
+pub struct Two {
     small: Scene,
     large: Generated,
     package: Package,
     node: Node,
-    client: InspectionClient<Channel>,
+    pub client: InspectionClient<Channel>,
     _folder: tempfile::TempDir,
 }
 
 impl Two {
-    async fn with(large_bytes: u64, capacities: &[u64]) -> Self {
+    pub async fn with(large_bytes: u64, capacities: &[u64]) -> Self {
         let objects = [("labels", 9000), ("train/a", 300_000), ("train/b", 5000)];
         let mut small = Scene::with_tiers(&objects, capacities).await;
         let pinned = Rule {

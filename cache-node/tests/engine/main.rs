@@ -4,6 +4,7 @@ mod alone;
 mod bulk;
 mod control;
 mod disk;
+mod entries;
 mod epochs;
 mod faults;
 mod generated;

@@ -64,7 +64,8 @@ pub async fn run(arguments: Ls) -> Result<()> {
     Ok(())
 }
 
-fn line(entry: &Entry, path: &str, recursive: bool, long: bool) -> String {
+/// An entry as `ls` shows it that was asked for `path`.
+pub fn line(entry: &Entry, path: &str, recursive: bool, long: bool) -> String {
     let below = entry.path.strip_prefix(path.trim_matches('/')).unwrap_or(&entry.path);
     let below = below.trim_start_matches('/');
     // A file that was named itself has nothing below it.

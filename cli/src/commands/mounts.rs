@@ -40,8 +40,16 @@ enum State {
 /// When the file has no Dataset.
 pub fn run(arguments: &Mounts) -> Result<()> {
     let Mounts { which, output } = arguments;
-    let mounted = mounted(&DatasetFile::read(which)?.dataset()?);
-    if *output == Output::Json {
+    print(&DatasetFile::read(which)?.dataset()?, *output)
+}
+
+/// The same of a Dataset, wherever it is from.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn print(dataset: &Dataset, output: Output) -> Result<()> {
+    let mounted = mounted(dataset);
+    if output == Output::Json {
         return out::print(&format!("{}\n", serde_json::to_string(&mounted)?));
     }
     let rows: Vec<[String; 4]> = mounted.iter().map(row).collect();
