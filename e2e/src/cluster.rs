@@ -1,6 +1,7 @@
 //! The cluster as a person types at it: `kubectl` and `helm`, and what a failed story prints.
 
 use std::io::Write;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -47,6 +48,25 @@ pub fn run(command: &mut Command) -> Result<String> {
 /// When kubectl fails; with what it said.
 pub fn kubectl<const N: usize>(args: [&str; N]) -> Result<String> {
     run(Command::new(repository().join("e2e/cluster/kubectl")).args(args))
+}
+
+/// `kubectl penstock ARGS`, and what it printed: the binary of the image under the name of a plugin, and kubectl, are the first on the PATH.
+///
+/// # Errors
+/// When it fails; with what it said.
+pub fn kubectl_penstock(args: &[&str]) -> Result<String> {
+    let binary = std::env::var("PENSTOCK_BINARY").context("PENSTOCK_BINARY is set by e2e/stories")?;
+    let folder = tempfile::tempdir()?;
+    let kubectl = repository().canonicalize()?.join("e2e/cluster/kubectl");
+    for (name, file) in [("kubectl", kubectl), ("kubectl-penstock", binary.into())] {
+        symlink(file, folder.path().join(name))?;
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    let path = format!("{}:{path}", folder.path().display());
+    run(Command::new(folder.path().join("kubectl"))
+        .arg("penstock")
+        .args(args)
+        .env("PATH", path))
 }
 
 /// `kubectl apply -f -` of a YAML text.

@@ -3,9 +3,9 @@
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
-use crate::cluster::{repository, run};
+use crate::cluster::{kubectl, repository, run};
 use crate::wait::wait_for;
 
 /// The names of the nodes.
@@ -48,6 +48,66 @@ pub fn signal(node: &str, signal: &str, program: &str) -> Result<()> {
     // The brackets keep the line itself from being found.
     let (first, rest) = program.split_at(1);
     shell(node, &format!("pkill -{signal} -f '^[{first}]{rest}'")).map(drop)
+}
+
+/// A pod whose processes are to be killed, with all that is asked of the API server before.
+pub struct Victim {
+    node: String,
+    pod: String,
+    uid: String,
+}
+
+impl Victim {
+    /// A pod that is on a node.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn new(namespace: &str, pod: &str) -> Result<Self> {
+        let told = |path: &str| {
+            kubectl([
+                "get",
+                "pod",
+                pod,
+                "-n",
+                namespace,
+                "-o",
+                &format!("jsonpath={{{path}}}"),
+            ])
+        };
+        Ok(Self {
+            node: told(".spec.nodeName")?,
+            uid: told(".metadata.uid")?,
+            pod: pod.to_owned(),
+        })
+    }
+
+    /// SIGKILL to every process of a program in it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn kill(&self, program: &str) -> Result<()> {
+        let Self { node, pod, uid } = self;
+        // The pod's own processes are those in its memory cgroup.
+        let line = format!(
+            "for p in $(pgrep -f {program}); do grep -q {uid} /proc/$p/cgroup && kill -9 $p && echo killed; done; true"
+        );
+        let out = shell(node, &line)?;
+        ensure!(out.contains("killed"), "no process {program} of {pod} on {node}");
+        Ok(())
+    }
+}
+
+/// The arguments of every process of every pod of a node, a line each.
+///
+/// # Errors
+/// When the node does not answer.
+pub fn arguments_of_pods(node: &str) -> Result<String> {
+    shell(
+        node,
+        "for p in /proc/[0-9]*; do \
+             grep -q kubepods $p/cgroup 2>/dev/null && tr '\\0\\n' '  ' <$p/cmdline 2>/dev/null && echo; \
+         done; true",
+    )
 }
 
 /// Fills the memory of the container of a program until the kernel kills what it finds there.

@@ -13,6 +13,7 @@ use penstock_e2e::origin::{S3Server, free_address};
 use penstock_e2e::wait::wait_for;
 
 use crate::first_line::{expect_sums, wait_ready};
+use crate::secrets;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -43,18 +44,18 @@ fn told(ns: &str, words: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// The wrong secret key is named; the right one heals it.
+/// The wrong secret key is told without being said; the right one heals it.
 pub fn wrong_credentials() -> Result<()> {
     let (namespace, origin) = scene("wrong-credentials")?;
     let ns = &namespace.name;
-    apply(&secret_with(
-        ns,
-        "0000000000000000000000000000000000000000000000000000000000000000",
-    ))?;
+    const WRONG: &str = "5e1f0d2c9b8a7766554433221100ffeeddccbbaa99887766554433221100abcd";
+    apply(&secret_with(ns, WRONG))?;
     apply(&dataset_yaml(ns, "d", &origin.address, origin.region, "b", ""))?;
     told(ns, &["origin"])?;
+    secrets::are_said_nowhere(ns, &[], 1)?;
     apply(&secret(ns))?;
     wait_ready(ns, "d")?;
+    secrets::are_said_nowhere(ns, &[WRONG], 2)?;
     namespace.finish(MINUTE)
 }
 

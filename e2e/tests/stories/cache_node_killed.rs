@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use penstock_e2e::cluster::{Namespace, apply, exec, kubectl, reader_pod, wait_condition, wait_pod_ready};
+use anyhow::Result;
+use penstock_e2e::cluster::{Namespace, apply, exec, reader_pod, wait_condition, wait_pod_ready};
 use penstock_e2e::dataset::{self, SUM_LINE, parse_sums};
 use penstock_e2e::load::Load;
+use penstock_e2e::node::Victim;
 use penstock_e2e::origin::S3Server;
 
 use crate::first_line::{declare, expect_sums};
@@ -40,15 +41,7 @@ pub fn story() -> Result<()> {
     namespace.finish(MINUTE)
 }
 
-/// SIGKILL to the process of a cache node, on the node that runs it.
+/// SIGKILL to the process of a cache node: PID 1 of its container.
 pub fn kill_cache_node(ns: &str, pod: &str) -> Result<()> {
-    let node = kubectl(["get", "pod", pod, "-n", ns, "-o", "jsonpath={.spec.nodeName}"])?;
-    let uid = kubectl(["get", "pod", pod, "-n", ns, "-o", "jsonpath={.metadata.uid}"])?;
-    // The pod's own processes are those in its memory cgroup; PID 1 of the container is the cache node.
-    let line = format!(
-        "for p in $(pgrep -f /bin/penstock-cache-node); do grep -q {uid} /proc/$p/cgroup && kill -9 $p && echo killed; done; true"
-    );
-    let out = penstock_e2e::node::shell(&node, &line)?;
-    ensure!(out.contains("killed"), "no cache node process of {pod} on {node}");
-    Ok(())
+    Victim::new(ns, pod)?.kill("/bin/penstock-cache-node")
 }

@@ -15,6 +15,7 @@ mod one_tree;
 mod other_dataset;
 mod read_suite;
 mod replaced;
+mod secrets;
 mod shared_cache;
 mod small_cache;
 mod ways_to_mount;
