@@ -5,6 +5,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use penstock_e2e::cluster::{SYSTEM_NAMESPACE, apply, form, helm, kubectl, repository};
 
+/// Addresses of pods, which the nodes of this cluster do not tell (`spec.podCIDRs`): who installs the chart does.
+const POD_NETWORK: &str = "10.244.0.0/16";
+
 /// `helm install --wait` ends with every part ready; the namespace carries the Pod Security level that the README names.
 pub fn story() -> Result<()> {
     if helm(["list", "-n", SYSTEM_NAMESPACE, "-q"])?.contains("penstock") {
@@ -27,7 +30,8 @@ pub fn story() -> Result<()> {
         "--timeout=2m",
         "--set",
         &format!(
-            "image.repository={repository},image.tag={tag},csi.form={},hostPaths={{{}}},operator.notifications.enabled=true",
+            "image.repository={repository},image.tag={tag},csi.form={},hostPaths={{{}}},clusterNetworks={{{POD_NETWORK}}},\
+             operator.notifications.enabled=true",
             form(),
             crate::host_folder::PERMITTED
         ),

@@ -10,6 +10,7 @@ mod host_folder;
 mod install;
 mod leaving;
 mod mishaps;
+mod not_allowed;
 mod notified;
 mod one_tree;
 mod other_dataset;
@@ -44,6 +45,10 @@ const STORIES: &[Story] = &[
     (
         "a folder of the nodes is read where chart and CacheRuntime allow it",
         host_folder::story,
+    ),
+    (
+        "a Dataset cannot reach what its CacheRuntime does not allow",
+        not_allowed::story,
     ),
     (
         "a store says what has changed, and only that is looked at",
