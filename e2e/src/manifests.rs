@@ -11,11 +11,16 @@ pub fn secret(namespace: &str) -> String {
 
 /// The Secret `origin` with another secret key.
 pub fn secret_with(namespace: &str, secret_key: &str) -> String {
+    secret_of(namespace, ACCESS_KEY, secret_key)
+}
+
+/// The Secret `origin` with another key.
+pub fn secret_of(namespace: &str, access_key: &str, secret_key: &str) -> String {
     format!(
         "apiVersion: v1
 kind: Secret
 metadata: {{name: origin, namespace: {namespace}}}
-stringData: {{AWS_ACCESS_KEY_ID: {ACCESS_KEY}, AWS_SECRET_ACCESS_KEY: {secret_key:?}}}
+stringData: {{AWS_ACCESS_KEY_ID: {access_key}, AWS_SECRET_ACCESS_KEY: {secret_key:?}}}
 "
     )
 }

@@ -20,6 +20,9 @@ pub const SECRET_KEY: &str = "b892c0665f0ada8a4755dae98baa3b133590e11dae3bcc1f9d
 /// Folder of the buckets within the server's.
 const BUCKETS: &str = "buckets";
 
+/// In the folder of Garage.
+const GARAGE_CONFIG: &str = "garage.toml";
+
 /// A running S3 server; ended when dropped.
 pub struct S3Server {
     /// Where it listens.
@@ -108,7 +111,7 @@ impl S3Server {
         let folder = tempfile::tempdir()?;
         let (address, rpc, garage) = (free_address_on(ip)?, free_address_on(ip)?, tool("garage")?);
         let at = folder.path();
-        let config = at.join("garage.toml");
+        let config = at.join(GARAGE_CONFIG);
         std::fs::write(
             &config,
             format!(
@@ -134,17 +137,38 @@ impl S3Server {
             _hashes: None,
         }
         .listening()?;
-        let ask = |args: &[&str]| run(Command::new(&garage).arg("-c").arg(&config).args(args));
         let node = wait_for("garage's node id", Duration::from_secs(20), || {
-            Ok(ask(&["node", "id", "-q"]).map_err(|e| e.to_string()))
+            Ok(server.ask_garage(&["node", "id", "-q"]).map_err(|e| e.to_string()))
         })?;
         let node = node.split('@').next().context("a node id")?.trim();
-        ask(&["layout", "assign", "-z", "dc1", "-c", "10G", node])?;
-        ask(&["layout", "apply", "--version", "1"])?;
-        ask(&["key", "import", "--yes", "-n", "stories", ACCESS_KEY, SECRET_KEY])?;
-        ask(&["bucket", "create", bucket])?;
-        ask(&["bucket", "allow", "--read", "--write", bucket, "--key", ACCESS_KEY])?;
+        server.ask_garage(&["layout", "assign", "-z", "dc1", "-c", "10G", node])?;
+        server.ask_garage(&["layout", "apply", "--version", "1"])?;
+        server.ask_garage(&["bucket", "create", bucket])?;
+        server.allow_key(bucket, ACCESS_KEY, SECRET_KEY)?;
         Ok(server)
+    }
+
+    /// Whoever has this key may read and write a bucket (Garage only).
+    ///
+    /// # Errors
+    /// When Garage refuses, for example because the id does not begin with `GK`.
+    pub fn allow_key(&self, bucket: &str, id: &str, secret: &str) -> Result<()> {
+        self.ask_garage(&["key", "import", "--yes", "-n", id, id, secret])?;
+        self.ask_garage(&["bucket", "allow", "--read", "--write", bucket, "--key", id])?;
+        Ok(())
+    }
+
+    /// A key opens nothing any more (Garage only).
+    ///
+    /// # Errors
+    /// When there is no such key.
+    pub fn revoke_key(&self, id: &str) -> Result<()> {
+        self.ask_garage(&["key", "delete", "--yes", id]).map(drop)
+    }
+
+    fn ask_garage(&self, args: &[&str]) -> Result<String> {
+        let config = self.folder.path().join(GARAGE_CONFIG);
+        run(Command::new(tool("garage")?).arg("-c").arg(config).args(args))
     }
 
     /// The folder whose folders are the buckets (rclone only).

@@ -16,6 +16,7 @@ mod one_tree;
 mod other_dataset;
 mod read_suite;
 mod replaced;
+mod rotated;
 mod secrets;
 mod shared_cache;
 mod small_cache;
@@ -50,6 +51,7 @@ const STORIES: &[Story] = &[
         "a Dataset cannot reach what its CacheRuntime does not allow",
         not_allowed::story,
     ),
+    ("a Secret is rotated under cache nodes that run", rotated::story),
     (
         "a store says what has changed, and only that is looked at",
         notified::story,
