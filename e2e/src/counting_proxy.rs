@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,6 +25,22 @@ struct Counts {
     served: Vec<Served>,
     requests: BTreeMap<String, u64>,
     refused: bool,
+    lists_held: bool,
+    /// Who asked for a listing since it was reset, the last one last.
+    listers: Vec<IpAddr>,
+}
+
+/// What all connections share, and who waits until it changes.
+#[derive(Default)]
+struct Shared {
+    counts: Mutex<Counts>,
+    changed: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The running proxy; ends with the process.
@@ -32,7 +48,7 @@ struct Counts {
 pub struct CountingProxy {
     /// Where clients connect.
     pub address: SocketAddr,
-    counts: Arc<Mutex<Counts>>,
+    shared: Arc<Shared>,
 }
 
 impl CountingProxy {
@@ -44,14 +60,14 @@ impl CountingProxy {
         let listener = TcpListener::bind(listen).with_context(|| format!("listen on {listen}"))?;
         let proxy = Self {
             address: listener.local_addr()?,
-            counts: Arc::default(),
+            shared: Arc::default(),
         };
-        let counts = proxy.counts.clone();
+        let shared = proxy.shared.clone();
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                let counts = counts.clone();
+                let shared = shared.clone();
                 // A connection that breaks is the client's to repeat; what was forwarded is counted.
-                thread::spawn(move || forward(&client, origin, &counts));
+                thread::spawn(move || forward(&client, origin, &shared));
             }
         });
         Ok(proxy)
@@ -62,11 +78,23 @@ impl CountingProxy {
         let mut counts = self.lock();
         counts.served.clear();
         counts.requests.clear();
+        counts.listers.clear();
     }
 
     /// While `true`, every connection is closed at once: the origin is gone.
     pub fn refuse(&self, refuse: bool) {
         self.lock().refused = refuse;
+    }
+
+    /// While `true`, requests for listings wait: nothing is asked of the origin.
+    pub fn hold_lists(&self, hold: bool) {
+        self.lock().lists_held = hold;
+        self.shared.changed.notify_all();
+    }
+
+    /// Who asked for a listing since the last reset, held or not, the last one last.
+    pub fn listers(&self) -> Vec<IpAddr> {
+        self.lock().listers.clone()
     }
 
     /// Object bytes served since the last reset.
@@ -103,12 +131,12 @@ impl CountingProxy {
         repeated
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Counts> {
-        self.counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Counts> {
+        self.shared.lock()
     }
 }
 
-fn forward(client: &TcpStream, origin: SocketAddr, counts: &Mutex<Counts>) -> Result<()> {
+fn forward(client: &TcpStream, origin: SocketAddr, shared: &Shared) -> Result<()> {
     let upstream = TcpStream::connect(origin)?;
     // Head and body are written apart: without this each small answer waits 40 ms for a delayed acknowledgement.
     client.set_nodelay(true)?;
@@ -118,16 +146,22 @@ fn forward(client: &TcpStream, origin: SocketAddr, counts: &Mutex<Counts>) -> Re
         let Some(request) = read_head(&mut from_client)? else {
             return Ok(());
         };
-        let lock = || counts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let lock = || shared.lock();
         if lock().refused {
             bail!("refused");
         }
-        (&upstream).write_all(&request.bytes)?;
-        copy_body(&request, &mut from_client, &mut &upstream, |_| {})?;
         let mut words = request.first_line.split(' ');
         let (method, target) = (words.next().unwrap_or(""), words.next().unwrap_or(""));
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let is_list = query.contains("list-type=") || query.contains("delimiter=");
+        if is_list {
+            let mut counts = lock();
+            counts.listers.push(client.peer_addr()?.ip());
+            let held = shared.changed.wait_while(counts, |counts| counts.lists_held);
+            drop(held.unwrap_or_else(PoisonError::into_inner));
+        }
+        (&upstream).write_all(&request.bytes)?;
+        copy_body(&request, &mut from_client, &mut &upstream, |_| {})?;
         let response = read_head(&mut from_origin)?.context("the origin closed the connection")?;
         (&*client).write_all(&response.bytes)?;
         let kind = if method == "GET" {

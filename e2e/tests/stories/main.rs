@@ -3,6 +3,7 @@
 //! `e2e/stories [NAME ...]` runs them (all, or those whose name contains one of the words).
 
 mod bad_input;
+mod builders_killed;
 mod cache_node_killed;
 mod first_line;
 mod garage;
@@ -63,6 +64,10 @@ const STORIES: &[Story] = &[
     (
         "readers notice nothing when a cache node is killed",
         cache_node_killed::story,
+    ),
+    (
+        "operator and builder are killed in the middle of a build, and there is one revision",
+        builders_killed::story,
     ),
     (
         "workers are killed at random moments under pods that read",
