@@ -38,7 +38,6 @@ fn text_of(dataset: &Dataset) -> String {
         cached_bytes,
         cached: _,
         last_handled_refresh: _,
-        observed_at,
     } = status;
     let bytes = |bytes: i64| u64::try_from(bytes).unwrap_or(0);
     if let Some(revision) = revision {
@@ -56,7 +55,7 @@ fn text_of(dataset: &Dataset) -> String {
     } else {
         facts.push(("revision", "none yet".into()));
     }
-    if let Some(at) = observed_at {
+    if let Some(at) = revision.as_ref().and_then(|revision| revision.observed_at.as_ref()) {
         facts.push(("looked at", at.0.to_string()));
     }
     facts.push(("runtime", runtime.clone().unwrap_or_else(|| "none yet".into())));
@@ -101,14 +100,14 @@ mod tests {
     fn a_person_sees_what_it_has_and_each_condition_with_its_sentence() {
         let condition = |kind: &str, is: &str, reason: &str, message: &str| json!({"type": kind, "status": is, "reason": reason, "message": message, "lastTransitionTime": "2026-11-27T10:00:00Z"});
         let shown = text_of(&dataset(json!({
-            "observedGeneration": 2, "runtime": "pool", "cachedBytes": 1 << 30, "observedAt": "2026-11-27T10:00:00Z",
+            "observedGeneration": 2, "runtime": "pool", "cachedBytes": 1 << 30,
             "conditions": [
                 condition("Ready", "True", "Ready", "the claim can be mounted"),
                 condition("SourceReachable", "False", "AccessDenied", "s3://b/ refused \u{1b}[2Jthe keys"),
             ],
             "revision": {
                 "id": "ab".repeat(32), "space": "00", "files": 1_281_167, "bytes": 4_i64 << 30, "sourcesDigest": "0",
-                "createdAt": "2026-11-27T09:00:00Z",
+                "createdAt": "2026-11-27T09:00:00Z", "observedAt": "2026-11-27T10:00:00Z",
             },
         })));
         assert_eq!(

@@ -86,7 +86,6 @@ impl Operator {
         let observed = Observed {
             revision: seen.status.as_ref().and_then(|status| status.revision.clone()),
             build: self.build.clone(),
-            looked_at: None,
             ..settled()
         };
         (seen, observed)

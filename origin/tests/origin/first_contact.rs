@@ -144,7 +144,7 @@ async fn a_name_that_nobody_knows_is_said_for_every_kind_of_origin() {
     let hdfs = wire::Hdfs {
         name_nodes: vec!["store.invalid:8020".into()],
         path: "/photos".into(),
-        user: String::new(),
+        ..Default::default()
     };
     sources.push(("Hdfs".into(), of(Origin::Hdfs(hdfs))));
     for (what, source) in sources {

@@ -173,9 +173,9 @@ mod tests {
             });
             Observed { revision, ..settled() }
         };
-        let before = DatasetStatus::default();
-        assert_eq!(wanted(&before, &with(OLDER_REVISIONS_MAX - 1)).next(), None);
-        let said = wanted(&before, &with(OLDER_REVISIONS_MAX)).next().unwrap();
+        let (dataset, before) = (dataset(json!({}), None), DatasetStatus::default());
+        assert_eq!(wanted(&dataset, &before, &with(OLDER_REVISIONS_MAX - 1)).next(), None);
+        let said = wanted(&dataset, &before, &with(OLDER_REVISIONS_MAX)).next().unwrap();
         assert_eq!(
             (said.kind, said.status, &*said.reason),
             (condition::REVISIONS_IN_USE, true, "NoRoom")
