@@ -53,14 +53,23 @@ pub const JUST_CHANGED_PAUSE: Duration = Duration::from_secs(1);
 /// of what it makes for each request.
 pub const JUST_CHANGED_MAX: usize = 3;
 
+/// An answer of a web server with so few bytes leaves it in one go: with its head it fits into the ten packets that may be sent before
+/// the first is acknowledged (RFC 6928), so nobody who reads slowly stretches the moment between the look at the file and its bytes.
+pub const AT_ONCE_BYTES_MAX: u64 = 8 << 10;
+
+/// Bytes of a larger one that are held back until the file was looked at again: as many as are stored as one at the most. A look for each
+/// MiB costs a static server nothing.
+pub const HELD_BACK_BYTES_MAX: usize = 1 << 20;
+
 /// Files of a folder in what is listed at a time.
 pub const FOLDER_PAGE_FILES: usize = 1000;
 
 /// Bytes of a file that are read at a time: enough that a change of threads does not count, little enough to be sent on soon.
 pub const FOLDER_PIECE_BYTES: u64 = 512 << 10;
 
-/// Objects that first contact tries to read when they change under its hands.
-pub const CONTACT_OBJECTS_MAX: usize = 3;
+/// Objects of a page that first contact tries to read when they change under its hands, are archived, or may not be read: what is wrong
+/// with all of these, over the whole page, is wrong with the source.
+pub const CONTACT_OBJECTS_MAX: usize = 8;
 
 /// A file of a repository that may come whole where a part was asked for: git has no larger ones on the hub, which wants what is
 /// over 10 MB elsewhere.
@@ -102,6 +111,10 @@ pub const OPEN_FILE_AGE_MAX: Duration = Duration::from_secs(60);
 /// Ids of old versions that are remembered of a bucket, some hundred bytes each: more objects are hardly overwritten under pods that
 /// read them.
 pub const VERSIONS_KNOWN_MAX: usize = 10_000;
+
+/// How long it is believed that a bucket keeps no old version of an object: each read of one that changed would look for it again, in
+/// lists that cost more than a read. Who switches versioning on, or gives the right to it, waits so long.
+pub const NO_VERSION_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// Patience with what gives tokens: shorter than that of who waits for a read, so that a token that is still good is used.
 pub const TOKEN_SILENCE_MAX: Duration = Duration::from_secs(5);

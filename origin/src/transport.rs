@@ -45,6 +45,8 @@ pub(super) enum Wrong {
     Whole,
     NoVersion,
     OtherVersion,
+    /// It is the version that was listed, and has another length.
+    OtherLength,
     NoRange,
     OtherRange,
 }
@@ -197,7 +199,11 @@ pub(super) fn prove_version(
         Some(got) if got != *version => return Err(Wrong::OtherVersion),
         Some(_) => {}
     }
-    prove_range(response, bytes, range)
+    prove_range(response, bytes, range).map_err(|wrong| match (wrong, version) {
+        // A time is that of two versions, when a file changes twice within what it can tell apart.
+        (Wrong::OtherVersion, Version::ETag(_) | Version::Id(_)) => Wrong::OtherLength,
+        _ => wrong,
+    })
 }
 
 /// ... whatever says that it is this version.
@@ -227,6 +233,10 @@ impl Wrong {
                  that it is what was listed"
             )),
             Self::OtherVersion => drifted(place, key),
+            Self::OtherLength => OriginError::Invalid(format!(
+                "{place} lists {key} with another length than it has in that version, which no refresh mends; correct what lists it there, or \
+                 leave it out of the Dataset by a pattern"
+            )),
             Self::NoRange => unusable("does not say which range of an object it sends"),
             Self::OtherRange => unusable(&format!("sends another range of {key} than was asked for")),
         }
