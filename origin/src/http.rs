@@ -4,13 +4,18 @@
 //! the time of the last change, to the second; a checksum is a part of it, and alone one of a file that is small enough to be compared
 //! with it. Files that have nothing of this are refused when they are listed, unless somebody allowed it by name, and so are servers that
 //! send no ranges.
+//!
+//! A server looks at a file, says what it is, and sends what is in it, which may be something else by then: so what comes is passed on
+//! after another look (`held_back.rs`).
 
 mod evidence;
+mod held_back;
 mod links;
 mod listing;
 mod manifest;
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use base64::Engine;
@@ -28,12 +33,15 @@ use reqwest::{Method, Request, Response, StatusCode, Url};
 
 use self::evidence::{Evidence, Said};
 use crate::checked::{self, Checksum};
+use crate::limits::AT_ONCE_BYTES_MAX;
 use crate::selected::globs;
 use crate::transport::{self, Failure, PATH, Wrong, quoted};
 use crate::{Body, Network, Origin, OriginError, Pages};
 
 /// A folder of a web server.
-pub struct HttpOrigin {
+pub struct HttpOrigin(Arc<Shared>);
+
+struct Shared {
     folder: Url,
     files: Vec<String>,
     /// Path of the list of files with checksums, or "".
@@ -130,16 +138,18 @@ impl HttpOrigin {
             url.push('/');
         }
         let folder = Url::parse(&url).map_err(|error| OriginError::Invalid(error.to_string()))?;
-        Ok(Self {
+        Ok(Self(Arc::new(Shared {
             folder,
             files,
             manifest,
             unversioned,
             login,
             client,
-        })
+        })))
     }
+}
 
+impl Shared {
     fn url(&self, key: &str) -> Result<Url, OriginError> {
         let url = self.folder.join(&format!("./{}", utf8_percent_encode(key, PATH)));
         url.map_err(|error| OriginError::Invalid(format!("no URL can name {key} ({error})")))
@@ -215,7 +225,7 @@ impl HttpOrigin {
 #[async_trait]
 impl Origin for HttpOrigin {
     fn identity(&self) -> String {
-        self.folder.to_string()
+        self.0.folder.to_string()
     }
 
     fn place(&self) -> String {
@@ -223,7 +233,7 @@ impl Origin for HttpOrigin {
     }
 
     fn list(&self) -> Pages<'_> {
-        self.pages()
+        self.0.pages()
     }
 
     async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError> {
@@ -232,7 +242,8 @@ impl Origin for HttpOrigin {
             key,
             version,
         } = object;
-        let place = self.folder.as_str();
+        let shared = &self.0;
+        let place = shared.folder.as_str();
         let wrong = |wrong: Wrong| wrong.explain(place, key);
         let Evidence { said, sum } = Evidence::of(version).ok_or_else(|| wrong(Wrong::NoVersion))?;
         // The whole of it, for a part of a file has no checksum.
@@ -240,20 +251,30 @@ impl Origin for HttpOrigin {
         let asked = if sum.is_some() { 0..bytes } else { range.clone() };
         let headers = conditions(&said, &asked)
             .map_err(|_| OriginError::Invalid(format!("the ETag of {key} in {place} is none")))?;
-        let response = self.ask(Method::GET, self.url(key)?, headers).await;
-        let response = response.map_err(|failure| self.explain(failure, key, true))?;
-        let is_said = said != Said::Nothing;
-        match said {
-            Said::Tag(tag) => transport::prove(&response, &Version::ETag(tag), bytes, &asked),
-            Said::Modified(unix_nanos) => transport::prove(&response, &Version::Modified(unix_nanos), bytes, &asked),
+        let response = shared.ask(Method::GET, shared.url(key)?, headers).await;
+        let response = response.map_err(|failure| shared.explain(failure, key, true))?;
+        match &said {
+            Said::Tag(tag) => transport::prove(&response, &Version::ETag(tag.clone()), bytes, &asked),
+            Said::Modified(unix_nanos) => transport::prove(&response, &Version::Modified(*unix_nanos), bytes, &asked),
             Said::Nothing => transport::prove_range(&response, bytes, &asked),
         }
         .map_err(wrong)?;
         let broken = OriginError::Unreachable(format!("{place} broke off while sending {key}"));
         let Some(sum) = sum else {
-            return Ok(transport::pieces(response, broken));
+            let body = transport::pieces(response, broken);
+            if said == Said::Nothing || range.end - range.start <= AT_ONCE_BYTES_MAX {
+                return Ok(body);
+            }
+            let shared = shared.clone();
+            let file = File {
+                shared,
+                key: key.clone(),
+                said,
+                bytes,
+            };
+            return Ok(held_back::body(file, body));
         };
-        let mismatch = if is_said {
+        let mismatch = if said != Said::Nothing {
             OriginError::Other(format!(
                 "{place} sent bytes of {key} that do not match its checksum in the manifest, though it is the version that was listed; it is \
                  asked again, and if it stays so: mend the file or the manifest there, and refresh the Dataset"
@@ -263,6 +284,36 @@ impl Origin for HttpOrigin {
         };
         let whole = checked::whole(response, Checksum::Sum(sum), bytes, broken, mismatch);
         Ok(part(whole, range))
+    }
+}
+
+/// A file as it was listed.
+struct File {
+    shared: Arc<Shared>,
+    key: String,
+    said: Said,
+    bytes: u64,
+}
+
+impl File {
+    /// Whether it still is what was listed.
+    async fn prove(&self) -> Result<(), OriginError> {
+        let Self {
+            shared,
+            key,
+            said,
+            bytes,
+        } = self;
+        let response = shared.ask(Method::HEAD, shared.url(key)?, Vec::new()).await;
+        let response = response.map_err(|failure| shared.explain(failure, key, true))?;
+        let is_it = match said {
+            Said::Tag(tag) => listing::tag(&response).as_ref() == Some(tag),
+            Said::Modified(unix_nanos) => transport::last_modified(&response) == Some(*unix_nanos),
+            Said::Nothing => true,
+        };
+        (is_it && listing::length(&response) == Some(*bytes))
+            .then_some(())
+            .ok_or_else(|| transport::drifted(shared.folder.as_str(), key))
     }
 }
 

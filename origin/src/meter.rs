@@ -2,7 +2,8 @@
 //!
 //! Whoever reads waits *before* a request ([`Meter::turn`]) and *between* the pieces of a body ([`Meter::taken`]), where nobody measures
 //! how long the origin takes: to wait for one's own limit must not look like an origin that is late, stalls or is gone. While a read is
-//! on its way nothing waits: what it asks for beside its bytes (where a file lies, a token) is owed, and who comes next waits for it. All
+//! on its way nothing waits: what it asks for beside its bytes (where a file lies, a token, whether it still is what was listed) is owed,
+//! and who comes next waits for it. All
 //! other requests (listings, first contact) wait where they are sent.
 
 use std::cell::Cell;
@@ -13,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::poll_fn;
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::ObjectVersion;
 
@@ -252,7 +255,10 @@ impl Origin for Metered {
     }
 
     async fn read(&self, object: &ObjectVersion, bytes: u64, range: Range<u64>) -> Result<Body, OriginError> {
-        reading(self.origin.read(object, bytes, range)).await
+        let mut body = reading(self.origin.read(object, bytes, range)).await?;
+        // What is asked while it comes belongs to the read, and is owed.
+        let pieces = poll_fn(move |context| READING.sync_scope(Cell::new(false), || body.poll_next_unpin(context)));
+        Ok(pieces.boxed())
     }
 
     fn meter(&self) -> Option<&Meter> {

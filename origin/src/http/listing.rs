@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::evidence::{self, Evidence, Said};
 use super::manifest::Manifest;
-use super::{HttpOrigin, is_gone, links};
+use super::{Shared, is_gone, links};
 use crate::limits::{
     HTTP_DEPTH_MAX, HTTP_PAGE_FILES, HTTP_QUESTIONS_MAX, JUST_CHANGED_MAX, JUST_CHANGED_PAUSE, LISTING_PAGE_BYTES_MAX,
     MANIFESTS_AT_ONCE,
@@ -38,7 +38,16 @@ struct Seen {
     sha256: [u8; 32],
 }
 
-impl HttpOrigin {
+/// What was found out of a server in a listing.
+#[derive(Default)]
+struct Habits {
+    /// There was a file of which the last change is always the present.
+    times_are_present: AtomicBool,
+    /// ... while its tag stayed the same, so that tags are made of something else.
+    tags_are_better: AtomicBool,
+}
+
+impl Shared {
     /// All files, as the server describes them.
     pub(super) fn pages(&self) -> Pages<'_> {
         if !self.manifest.is_empty() {
@@ -87,9 +96,9 @@ impl HttpOrigin {
         &self,
         keys: impl Stream<Item = Result<(String, Option<Sum>), OriginError>>,
     ) -> impl Stream<Item = Result<Vec<Listed>, OriginError>> {
-        let are_always_new = Arc::new(AtomicBool::new(false));
+        let habits = Arc::new(Habits::default());
         let described = keys
-            .map_ok(move |(key, sum)| self.described(key, sum, are_always_new.clone()))
+            .map_ok(move |(key, sum)| self.described(key, sum, habits.clone()))
             .try_buffered(HTTP_QUESTIONS_MAX)
             .try_filter_map(async |described| Ok(described));
         described.try_chunks(HTTP_PAGE_FILES).map_err(|error| error.1)
@@ -182,42 +191,61 @@ impl HttpOrigin {
         Ok(names.into_iter().map(|name| format!("{folder}{name}")).collect())
     }
 
-    /// A file as the server describes it; `None` when a page leads to one that is not there. `are_always_new` is whether a file of this
-    /// listing has been found whose last change is always the present: then one that is allowed by name is not asked for again.
+    /// A file as the server describes it; `None` when a page leads to one that is not there. Where last changes are always the present
+    /// one that is allowed by name is not asked for again, nor one with a tag where tags are better than that.
     async fn described(
         &self,
         key: String,
         sum: Option<Sum>,
-        are_always_new: Arc<AtomicBool>,
+        habits: Arc<Habits>,
     ) -> Result<Option<Listed>, OriginError> {
         let is_named = !(self.files.is_empty() && self.manifest.is_empty());
         let unusable =
             |what: &str| OriginError::Invalid(format!("{} {what} {key}; it cannot be an origin", self.folder));
         let is_allowed = self.unversioned.is_match(&key);
-        let (mut said, mut asked) = (Said::Nothing, 0);
+        let (mut said, mut asked, mut before) = (Said::Nothing, 0, None);
         let (bytes, modified) = loop {
             let response = match self.ask(Method::HEAD, self.url(&key)?, Vec::new()).await {
                 Ok(response) => response,
                 Err(Failure::Refused { status, .. }) if is_gone(status) && !is_named => return Ok(None),
                 Err(failure) => return Err(self.explain(failure, &key, false)),
             };
-            let length = transport::header(&response, header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
-            let bytes = length.ok_or_else(|| unusable("does not say the length of"))?;
+            let bytes = length(&response).ok_or_else(|| unusable("does not say the length of"))?;
             let modified = transport::last_modified(&response);
             let is_proven = sum.is_some() && evidence::is_compared(bytes);
             asked += 1;
             // A copy in a cache may be of what a program makes, and reads would fail when it ends: where no version is needed, better none.
             let age_nanos = if is_allowed { 0 } else { age_nanos(&response) };
             let is_final = |modified| is_proven || !is_present(&response, age_nanos, modified);
-            let is_asked_again = asked < JUST_CHANGED_MAX && !(is_allowed && are_always_new.load(Ordering::Relaxed));
+            let may_be_asked_again = asked < JUST_CHANGED_MAX;
+            let is_asked_again =
+                may_be_asked_again && !(is_allowed && habits.times_are_present.load(Ordering::Relaxed));
             match (tag(&response), modified) {
+                // A tag may be made of the time of the last change in seconds, and of the length (nginx).
+                (Some(tag), Some(modified))
+                    if !is_proven
+                        && may_be_asked_again
+                        && is_present(&response, self::age_nanos(&response), modified) =>
+                {
+                    let is_better = before
+                        .is_some_and(|(tag_before, modified_before)| tag_before == tag && modified_before != modified);
+                    if is_better {
+                        habits.tags_are_better.store(true, Ordering::Relaxed);
+                    }
+                    if !habits.tags_are_better.load(Ordering::Relaxed) {
+                        before = Some((tag, modified));
+                        tokio::time::sleep(JUST_CHANGED_PAUSE).await;
+                        continue;
+                    }
+                    said = Said::Tag(tag);
+                }
                 (Some(tag), _) => said = Said::Tag(tag),
                 (None, Some(modified)) if is_final(modified) => said = Said::Modified(modified),
                 (None, Some(_)) if is_asked_again => {
                     tokio::time::sleep(JUST_CHANGED_PAUSE).await;
                     continue;
                 }
-                (None, Some(_)) => are_always_new.store(true, Ordering::Relaxed),
+                (None, Some(_)) => habits.times_are_present.store(true, Ordering::Relaxed),
                 (None, None) => {}
             }
             // What is always the present would be another time in each revision.
@@ -256,8 +284,13 @@ impl HttpOrigin {
     }
 }
 
+/// Bytes of a file.
+pub(super) fn length(response: &Response) -> Option<u64> {
+    transport::header(response, header::CONTENT_LENGTH)?.parse().ok()
+}
+
 /// A strong ETag without its quotes.
-fn tag(response: &Response) -> Option<String> {
+pub(super) fn tag(response: &Response) -> Option<String> {
     let tag = transport::header(response, header::ETAG).filter(|tag| !tag.starts_with("W/"));
     tag.map(|tag| unquoted(tag).to_owned())
 }

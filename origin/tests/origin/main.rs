@@ -8,6 +8,7 @@ mod folder;
 mod gcs;
 mod hdfs;
 mod hub;
+mod in_place;
 mod kerberos;
 mod listing;
 mod manifest;

@@ -43,6 +43,12 @@ pub enum How {
     JustChanged,
     /// ... which is the present, always.
     Present,
+    /// ETags, and as the time of the last change the second of the first answer about each.
+    TagsOfJustNow,
+    /// ETags that are made of the bytes, and as the time of the last change the present, always.
+    TagsAndPresent,
+    /// ETags, and a file that is one byte longer when it is asked for its length.
+    TagsOfLonger,
     /// ... which is the second in which a cache asked, that answers since then.
     Cached,
     /// ... and something that is no line of it is added to `SHA256SUMS` with each HEAD.
@@ -92,7 +98,7 @@ impl Web {
         Self { url, shared, server }
     }
 
-    fn origin(&self, files: &[&str]) -> HttpOrigin {
+    pub fn origin(&self, files: &[&str]) -> HttpOrigin {
         origin(&self.url, files).unwrap()
     }
 
@@ -128,7 +134,7 @@ pub fn content(name: &str) -> Vec<u8> {
     format!("the bytes of {name}").repeat(40).into_bytes()
 }
 
-fn origin(url: &str, files: &[&str]) -> Result<HttpOrigin, OriginError> {
+pub fn origin(url: &str, files: &[&str]) -> Result<HttpOrigin, OriginError> {
     let config = wire::Http {
         url: url.to_owned(),
         files: files.iter().map(|file| (*file).to_owned()).collect(),
@@ -224,11 +230,26 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
         How::Present => answer
             .header(header::LAST_MODIFIED, at(second))
             .header(header::DATE, at(second)),
+        How::TagsOfJustNow => {
+            let date = if times == 1 { second } else { second + 1 };
+            answer
+                .header(header::ETAG, tag)
+                .header(header::LAST_MODIFIED, at(second))
+                .header(header::DATE, at(date))
+        }
+        How::TagsAndPresent => {
+            let now = at(second + times as u32);
+            answer
+                .header(header::ETAG, tag)
+                .header(header::LAST_MODIFIED, &now)
+                .header(header::DATE, &now)
+        }
         _ => answer
             .header(header::ETAG, tag)
             .header(header::LAST_MODIFIED, at(second)),
     };
-    answer = answer.header(header::CONTENT_LENGTH, last + 1 - first);
+    let more = usize::from(shared.how == How::TagsOfLonger && request.method() == Method::HEAD);
+    answer = answer.header(header::CONTENT_LENGTH, last + 1 - first + more);
     let body = match *request.method() {
         Method::HEAD => Body::empty(),
         _ => Body::from(bytes[first..=last].to_vec()),
