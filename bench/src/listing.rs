@@ -28,7 +28,7 @@ pub fn figures(runtime: &tokio::runtime::Runtime) -> Result<Vec<Figure>> {
             let bucket = Bucket::with(&keys).await;
             let listed = bucket.origin("").list_all().await?.len();
             anyhow::ensure!(listed == keys.len(), "{listed} objects of {} were listed", keys.len());
-            Ok(bucket.listed())
+            Ok(bucket.asked())
         })?;
     }
     Ok(vec![Figure {

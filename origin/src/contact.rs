@@ -90,9 +90,13 @@ pub fn proven(origin: &dyn Origin) -> Pages<'_> {
     pages.boxed()
 }
 
-/// Reads a byte of one of the objects; of another one when that changed meanwhile.
+/// Reads a byte of one of the objects, taken from the whole page; of another one when that changed meanwhile, is archived or may not be
+/// read.
 async fn try_one(origin: &dyn Origin, page: &[Listed]) -> Result<Option<Listed>, OriginError> {
-    for listed in page.iter().filter(|listed| listed.bytes > 0).take(CONTACT_OBJECTS_MAX) {
+    let objects: Vec<&Listed> = page.iter().filter(|listed| listed.bytes > 0).collect();
+    let step = objects.len().div_ceil(CONTACT_OBJECTS_MAX).max(1);
+    let mut first = None;
+    for listed in objects.into_iter().step_by(step) {
         let object = ObjectVersion {
             source: 0,
             key: listed.key.clone(),
@@ -115,8 +119,13 @@ async fn try_one(origin: &dyn Origin, page: &[Listed]) -> Result<Option<Listed>,
         match read.await {
             Ok(_) => return Ok(Some(listed.clone())),
             Err(OriginError::Drifted(text)) => tracing::debug!(text, "first contact with another object"),
+            // It may be that object's fault, or the source's.
+            Err(error @ (OriginError::Denied(_) | OriginError::Invalid(_))) => {
+                tracing::warn!(key = listed.key, %error, "first contact with another object");
+                first.get_or_insert(error);
+            }
             Err(error) => return Err(error),
         }
     }
-    Ok(None)
+    first.map_or(Ok(None), Err)
 }

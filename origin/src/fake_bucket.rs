@@ -53,6 +53,10 @@ pub enum Lie {
     VersionsClosed,
     /// Answers each request for an object with this status and code, and says when to come back.
     Refuses(u16, &'static str),
+    /// ... for one whose key begins with "cold".
+    RefusesCold(u16, &'static str),
+    /// Lists each object with one byte more than it has.
+    ListsLonger,
 }
 
 /// The bucket; its server ends with it.
@@ -70,6 +74,8 @@ struct Shared {
     looked_up: AtomicUsize,
     /// Pages of listings.
     listed: AtomicUsize,
+    /// Requests of any kind.
+    asked: AtomicUsize,
     lie: Lie,
     /// Objects in one page of a listing.
     page: usize,
@@ -96,6 +102,7 @@ impl Bucket {
             versions: Mutex::new(objects.clone().into_iter().collect()),
             looked_up: AtomicUsize::new(0),
             listed: AtomicUsize::new(0),
+            asked: AtomicUsize::new(0),
             objects: Mutex::new(objects),
             lie,
             page: PAGE_OBJECTS,
@@ -126,6 +133,11 @@ impl Bucket {
     /// How many pages of listings somebody asked for.
     pub fn listed(&self) -> usize {
         self.shared.listed.load(Ordering::Relaxed)
+    }
+
+    /// How many requests of any kind came.
+    pub fn asked(&self) -> usize {
+        self.shared.asked.load(Ordering::Relaxed)
     }
 
     /// Removes an object.
@@ -164,6 +176,7 @@ pub fn tag(bytes: &[u8]) -> String {
 }
 
 async fn answer(State(bucket): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
+    bucket.asked.fetch_add(1, Ordering::Relaxed);
     let path = request.uri().path();
     let Some(path) = path.strip_prefix("/bucket") else {
         return refusal(StatusCode::NOT_FOUND, "NoSuchBucket");
@@ -218,7 +231,7 @@ impl Shared {
                 "<Contents><Key>{key}</Key><LastModified>2026-01-02T03:04:05.678Z</LastModified>\
                  <ETag>&quot;{}&quot;</ETag><Size>{}</Size></Contents>",
                 tag(bytes),
-                bytes.len()
+                bytes.len() + usize::from(self.lie == Lie::ListsLonger)
             )
             .unwrap();
         }
@@ -266,7 +279,12 @@ impl Shared {
     }
 
     fn get(&self, key: &str, request: &Request<Body>) -> Response<Body> {
-        if let Lie::Refuses(status, code) = self.lie {
+        let refused = match self.lie {
+            Lie::Refuses(status, code) => Some((status, code)),
+            Lie::RefusesCold(status, code) if key.starts_with("cold") => Some((status, code)),
+            _ => None,
+        };
+        if let Some((status, code)) = refused {
             let mut response = refusal(StatusCode::from_u16(status).unwrap(), code);
             response.headers_mut().insert(header::RETRY_AFTER, "7".parse().unwrap());
             return response;
@@ -298,6 +316,7 @@ impl Shared {
         let range = header(header::RANGE).unwrap().strip_prefix("bytes=").unwrap();
         let (first, last) = range.split_once('-').unwrap();
         let (mut first, mut last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+        last = last.min(bytes.len() - 1);
         if self.lie == Lie::OtherRange {
             (first, last) = (first + 4096, last + 4096);
         }

@@ -97,6 +97,14 @@ impl S3Origin {
             (403, "InvalidObjectState", Asked::Object(key)) => OriginError::Invalid(format!(
                 "{key} in {place} is archived{shown}; restore it, or leave it out of the Dataset by a pattern"
             )),
+            (400, "InvalidRequest", Asked::Object(key)) => OriginError::Invalid(format!(
+                "{key} in {place} cannot be read{shown}, as when it is encrypted with a key that each reader has to send (SSE-C); write it anew \
+                 without that, or leave it out of the Dataset by a pattern"
+            )),
+            (401 | 403, _, Asked::Object(key)) => OriginError::Denied(format!(
+                "{place} refuses access to {key}{shown}; check the keys and their rights to read it, and to use the key that it is encrypted \
+                 with (kms:Decrypt)"
+            )),
             (401 | 403, ..) => OriginError::Denied(format!(
                 "{place} refuses access{shown}; check the keys and their rights to list and read"
             )),
@@ -278,22 +286,23 @@ impl Origin for S3Origin {
             Err(OriginError::Drifted(text)) => text,
             other => return other,
         };
-        let Some(id) = self
-            .old_version(key, tag)
-            .await?
-            .filter(|id| known.as_ref() != Some(id))
-        else {
+        if self.versions.has_none(key, tag) {
             return Err(OriginError::Drifted(drifted));
-        };
-        match self.get(key, tag, Some(&id), bytes, range).await {
-            Ok(read) => {
-                self.versions.remember(key, tag, &id);
-                Ok(read)
-            }
-            Err(error) if error.may_pass() => Err(error),
-            // Without the right to read versions it is as if there were none.
-            Err(_) => Err(OriginError::Drifted(drifted)),
         }
+        let found = self.old_version(key, tag).await?;
+        if let Some(id) = found.filter(|id| known.as_ref() != Some(id)) {
+            match self.get(key, tag, Some(&id), bytes, range).await {
+                Ok(read) => {
+                    self.versions.remember(key, tag, &id);
+                    return Ok(read);
+                }
+                Err(error) if error.may_pass() => return Err(error),
+                // Without the right to read versions it is as if there were none.
+                Err(_) => {}
+            }
+        }
+        self.versions.remember_none(key, tag);
+        Err(OriginError::Drifted(drifted))
     }
 }
 

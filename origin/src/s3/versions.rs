@@ -1,34 +1,67 @@
 //! Versions that a bucket keeps of objects that were overwritten or deleted ("Using versioning in S3 buckets", Amazon S3 User Guide).
 //!
 //! A listing names ETags, not ids of versions: those would cost a listing of their own. So an id is looked for when an object is not any
-//! more what was listed, and remembered.
+//! more what was listed, and remembered; that there is none too, for a while.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
-use crate::limits::VERSIONS_KNOWN_MAX;
+use crate::limits::{NO_VERSION_AGE_MAX, VERSIONS_KNOWN_MAX};
 use crate::transport::unquoted;
 
-/// Ids that were looked for, by key and ETag.
+/// What was looked for, by key and ETag.
 #[derive(Default)]
-pub(super) struct Versions(Mutex<HashMap<(String, String), String>>);
+pub(super) struct Versions(Mutex<HashMap<(String, String), Found>>);
+
+enum Found {
+    Id(String),
+    /// None at this time.
+    None(Instant),
+}
 
 impl Versions {
     pub(super) fn id(&self, key: &str, tag: &str) -> Option<String> {
-        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.get(&(key.to_owned(), tag.to_owned())).cloned()
+        match self.lock().get(&(key.to_owned(), tag.to_owned())) {
+            Some(Found::Id(id)) => Some(id.clone()),
+            Some(Found::None(_)) | None => None,
+        }
+    }
+
+    /// Whether there was none a moment ago.
+    pub(super) fn has_none(&self, key: &str, tag: &str) -> bool {
+        self.had_none(key, tag, Instant::now())
     }
 
     pub(super) fn remember(&self, key: &str, tag: &str, id: &str) {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.found(key, tag, Found::Id(id.to_owned()));
+    }
+
+    pub(super) fn remember_none(&self, key: &str, tag: &str) {
+        self.found(key, tag, Found::None(Instant::now()));
+    }
+
+    fn had_none(&self, key: &str, tag: &str, now: Instant) -> bool {
+        match self.lock().get(&(key.to_owned(), tag.to_owned())) {
+            Some(Found::None(at)) => now.saturating_duration_since(*at) < NO_VERSION_AGE_MAX,
+            Some(Found::Id(_)) | None => false,
+        }
+    }
+
+    fn found(&self, key: &str, tag: &str, found: Found) {
+        let mut known = self.lock();
         if known.len() >= VERSIONS_KNOWN_MAX {
             // They are found again.
             known.clear();
         }
-        known.insert((key.to_owned(), tag.to_owned()), id.to_owned());
+        known.insert((key.to_owned(), tag.to_owned()), found);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<(String, String), Found>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -95,5 +128,17 @@ mod tests {
         versions.remember("one more", "t", "id");
         assert_eq!(versions.id("0", "t"), None);
         assert_eq!(versions.id("one more", "t").as_deref(), Some("id"));
+    }
+
+    #[test]
+    fn that_there_is_none_is_known_for_a_while() {
+        let versions = Versions::default();
+        assert!(!versions.has_none("key", "t"));
+        versions.remember_none("key", "t");
+        assert_eq!(versions.id("key", "t"), None);
+        assert!(versions.has_none("key", "t") && !versions.has_none("key", "u") && !versions.has_none("yek", "t"));
+        assert!(!versions.had_none("key", "t", Instant::now() + NO_VERSION_AGE_MAX));
+        versions.remember("key", "t", "id");
+        assert!(!versions.has_none("key", "t"));
     }
 }

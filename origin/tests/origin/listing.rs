@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use penstock_e2e::origin::{ACCESS_KEY, S3Server, SECRET_KEY};
+use penstock_origin::fake::FakeOrigin;
 use penstock_origin::s3::S3Origin;
-use penstock_origin::{Network, Origin, OriginError};
+use penstock_origin::{Network, Origin, OriginError, contact, proven};
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::ids::SpaceId;
 use penstock_revision::{BuildOptions, Listed, ObjectVersion, Outcome, SourceListing, Version, build};
@@ -128,9 +129,10 @@ async fn many_keys_are_listed_in_ranges_each_once_and_with_few_requests() {
     for prefix in ["", "train/", "a"] {
         let mut expected: Vec<&str> = keys.iter().filter_map(|key| key.strip_prefix(prefix)).collect();
         expected.sort_unstable();
-        let before = bucket.listed();
+        let (before, asked_before) = (bucket.listed(), bucket.asked());
         assert_eq!(keys_of(&bucket.origin(prefix)).await, expected, "{prefix:?}");
         let (requests, fewest) = (bucket.listed() - before, expected.len().div_ceil(3));
+        assert_eq!(bucket.asked() - asked_before, requests, "nothing is asked but pages");
         assert!(
             requests * 10 <= fewest * 11 + 20,
             "{requests} requests in the place of {fewest}"
@@ -259,6 +261,8 @@ async fn what_a_server_answers_instead_of_bytes_is_told_apart() {
         (502, "", "unreachable"),
         (504, "", "unreachable"),
         (403, "AccessDenied", "denied"),
+        (400, "InvalidRequest", "invalid"),
+        (403, "InvalidObjectState", "invalid"),
         (404, "NoSuchKey", "drifted"),
     ] {
         let bucket = Bucket::lying(Lie::Refuses(status, code), &["a"]).await;
@@ -273,6 +277,7 @@ async fn what_a_server_answers_instead_of_bytes_is_told_apart() {
             OriginError::Unreachable(_) => "unreachable",
             OriginError::Denied(_) => "denied",
             OriginError::Drifted(_) => "drifted",
+            OriginError::Invalid(_) => "invalid",
             _ => "other",
         };
         assert_eq!(got, expected, "{status} {code}");
@@ -359,6 +364,12 @@ async fn a_version_that_the_bucket_keeps_is_read_when_another_took_its_place() {
     let failed = bytes_of(&origin, &listed).await.unwrap_err();
     assert!(matches!(failed, OriginError::Drifted(_)), "{failed:?}");
     assert_eq!(without.looked_up(), 1);
+    let asked = without.asked();
+    for _ in 0..3 {
+        let failed = bytes_of(&origin, &listed).await.unwrap_err();
+        assert!(matches!(failed, OriginError::Drifted(_)), "{failed:?}");
+    }
+    assert_eq!(without.asked() - asked, 3, "that there is none is known by now");
 }
 
 #[tokio::test]
@@ -375,13 +386,82 @@ async fn whether_there_is_an_old_version_is_asked_until_it_is_known() {
 }
 
 #[tokio::test]
-async fn an_archived_object_says_so() {
-    let bucket = Bucket::lying(Lie::Refuses(403, "InvalidObjectState"), &["cold"]).await;
+async fn an_object_that_cannot_be_read_for_what_it_is_says_so() {
+    for (status, code, says) in [
+        (403, "InvalidObjectState", "is archived (InvalidObjectState)"),
+        (400, "InvalidRequest", "(SSE-C)"),
+        (403, "AccessDenied", "refuses access to cold (AccessDenied)"),
+    ] {
+        let bucket = Bucket::lying(Lie::Refuses(status, code), &["cold"]).await;
+        let origin = bucket.origin("");
+        let [listed] = origin.list_all().await.unwrap().try_into().unwrap();
+        let failed = bytes_of(&origin, &listed).await.unwrap_err();
+        assert!(!failed.may_pass(), "{failed:?}");
+        let failed = failed.to_string();
+        assert!(
+            failed.contains("cold") && failed.contains("s3://bucket/") && failed.contains(says),
+            "{failed}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_source_is_taken_though_its_first_objects_cannot_be_read() {
+    for (status, code) in [
+        (403, "InvalidObjectState"),
+        (400, "InvalidRequest"),
+        (403, "AccessDenied"),
+    ] {
+        let bucket = Bucket::lying(Lie::RefusesCold(status, code), &["cold 1", "cold 2", "warm"]).await;
+        let origin = bucket.origin("");
+        let listed: Vec<Listed> = proven(&origin).try_concat().await.unwrap();
+        assert_eq!(listed.len(), 3, "{code}");
+        let read = contact(&origin).await.unwrap().read;
+        assert_eq!(read.map(|listed| listed.key).as_deref(), Some("warm"), "{code}");
+        // What is wrong with all of them is wrong with the source.
+        bucket.remove("warm");
+        let asked = bucket.asked();
+        let listed: Result<Vec<Listed>, _> = proven(&origin).try_concat().await;
+        let failed = listed.unwrap_err().to_string();
+        assert!(failed.contains("cold 1") && failed.contains(code), "{failed}");
+        assert_eq!(bucket.asked() - asked, 3, "a page and two objects");
+    }
+}
+
+#[tokio::test]
+async fn the_objects_that_are_tried_are_few_and_of_the_whole_page() {
+    let origin = FakeOrigin::default();
+    for number in 0..1000 {
+        origin.put(&format!("{number:04}"), "x");
+    }
+    origin.be_gone(Some(OriginError::Denied("no".into())));
+    let tried: Result<Vec<Listed>, _> = proven(&origin).try_concat().await;
+    assert_eq!(tried.unwrap_err(), OriginError::Denied("no".into()));
+    let keys: Vec<String> = origin.asked().into_iter().map(|(key, _)| key).collect();
+    let expected: Vec<String> = (0..8).map(|number| format!("{:04}", number * 125)).collect();
+    assert_eq!(keys, expected);
+    origin.be_gone(Some(OriginError::Unreachable("away".into())));
+    let tried: Result<Vec<Listed>, _> = proven(&origin).try_concat().await;
+    assert_eq!(tried.unwrap_err(), OriginError::Unreachable("away".into()));
+    assert_eq!(origin.asked().len(), 9, "who does not answer is not asked again");
+}
+
+#[tokio::test]
+async fn a_length_that_is_wrong_in_the_listing_is_told_from_a_change() {
+    let bucket = Bucket::lying(Lie::ListsLonger, &["key"]).await;
     let origin = bucket.origin("");
     let [listed] = origin.list_all().await.unwrap().try_into().unwrap();
-    let failed = bytes_of(&origin, &listed).await.unwrap_err().to_string();
-    assert!(
-        failed.contains("cold in s3://bucket/") && failed.contains("is archived"),
-        "{failed}"
-    );
+    let failed = bytes_of(&origin, &listed).await.unwrap_err();
+    let OriginError::Invalid(text) = &failed else {
+        panic!("{failed:?}")
+    };
+    assert!(text.contains("lists key with another length than it has"), "{text}");
+    // Nor is any part of it believed.
+    let object = ObjectVersion {
+        source: 0,
+        key: listed.key.clone(),
+        version: listed.version.clone(),
+    };
+    let part = origin.read(&object, listed.bytes, 0..2).await.err();
+    assert_eq!(part, Some(failed));
 }
