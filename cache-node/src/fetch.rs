@@ -320,8 +320,11 @@ impl Fetch {
             tracing::debug!(key, revision = %self.revision, %error, "bring from the origin");
         } else {
             tracing::warn!(key, revision = %self.revision, %error, "fetch from the origin");
-            if let OriginError::Drifted(_) = error {
-                self.intake.note_drift(self.revision, key);
+            let note = |fault| self.intake.note_unread(self.space, self.revision, key, fault);
+            match error {
+                OriginError::Drifted(_) => note(""),
+                OriginError::Denied(fault) | OriginError::Invalid(fault) => note(fault),
+                _ => {}
             }
         }
         self.end(&ReadError::from(error.clone()));

@@ -34,6 +34,7 @@ pub mod server;
 mod store;
 mod sync;
 mod tiers;
+mod unread;
 mod walk;
 
 pub use engine::{Dataset, Engine, EngineConfig};

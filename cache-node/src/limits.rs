@@ -172,8 +172,15 @@ pub const WALK_FETCHES_MAX: usize = SOURCE_REQUESTS_MAX / 2;
 /// Times that a read goes back to the origin because a stored block did not match its checksum.
 pub const DAMAGED_BLOCK_ATTEMPTS_MAX: u32 = 3;
 
-/// Drifted objects that are remembered for the report; one is enough to act on, these show a pattern.
+/// Drifted objects of a Dataset that are remembered for the report, and as many that cannot be read; one is enough to act on, these
+/// show a pattern.
 pub const DRIFTS_REPORTED_MAX: usize = 16;
+
+/// ... of all Datasets together, of which some are gone: a few hundred bytes each.
+pub const DRIFTS_KEPT_MAX: usize = 1024;
+
+/// What could not be read is reported for so long after somebody met it: an object may have been restored, or a right given.
+pub const FAULT_AGE_SECONDS_MAX: u64 = 3600;
 
 /// How long a peer is asked for a package before the next round.
 pub const PEER_PATIENCE: Duration = Duration::from_secs(10);

@@ -163,7 +163,7 @@ impl TierReport {
     }
 }
 
-/// An object that the origin no longer has in the version of a revision.
+/// An object that the origin no longer has in the version of a revision, or does not give away.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {
     /// The revision.
@@ -172,6 +172,8 @@ pub struct Drift {
     pub key: String,
     /// When it was noticed, seconds since 1970.
     pub seen_at_unix_seconds: u64,
+    /// Why it cannot be read, as a sentence; "" when it changed or is gone.
+    pub fault: String,
 }
 
 /// The state at one moment.

@@ -159,8 +159,8 @@ pub struct DatasetStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// Ready, Reconciling, Stalled, SourceReachable, RuntimeReady, SourceDrifted, SourceUnversioned, NotificationsUnheard,
-    /// CachingRefused, RevisionsInUse, DeletionBlocked.
+    /// Ready, Reconciling, Stalled, SourceReachable, RuntimeReady, SourceDrifted, SourceUnreadable, SourceUnversioned,
+    /// NotificationsUnheard, CachingRefused, RevisionsInUse, DeletionBlocked.
     #[serde(default)]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

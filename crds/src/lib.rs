@@ -44,6 +44,8 @@ pub mod condition {
     pub const RUNTIME_READY: &str = "RuntimeReady";
     /// An object changed at the origin before it was cached.
     pub const SOURCE_DRIFTED: &str = "SourceDrifted";
+    /// An origin lists objects that it does not give away: archived, encrypted with a key of their own, not allowed.
+    pub const SOURCE_UNREADABLE: &str = "SourceUnreadable";
     /// Nothing shows that some files change, which their source allows.
     pub const SOURCE_UNVERSIONED: &str = "SourceUnversioned";
     /// Notifications are asked for, and the operator takes none.

@@ -7,6 +7,7 @@ mod older;
 mod readers;
 mod revision;
 mod status;
+mod unread;
 
 use std::sync::Arc;
 

@@ -241,7 +241,7 @@ impl Engine {
             bytes: found.bytes,
             has_drifted: object.as_ref().is_some_and(|(_, key)| {
                 let mut drifts = drifts.iter();
-                drifts.any(|drift| drift.revision == announced.id && drift.key == *key)
+                drifts.any(|drift| drift.revision == announced.id && drift.key == *key && drift.fault.is_empty())
             }),
             object,
             rule: match found.address() {

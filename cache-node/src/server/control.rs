@@ -250,6 +250,7 @@ fn report(node: &Node, generation: u64) -> wire::NodeReport {
                 revision: drift.revision.as_bytes().to_vec(),
                 key: drift.key,
                 seen_at_unix_seconds: drift.seen_at_unix_seconds,
+                fault: drift.fault,
             })
             .collect(),
         refusals: report

@@ -50,6 +50,25 @@ async fn a_changed_object_is_an_error_that_names_it_and_others_are_read() {
     assert_eq!(scene.read("b").await.unwrap(), content(1, 6000));
     let drifts = scene.engine.report().drifts;
     assert_eq!((drifts.len(), drifts[0].key.as_str()), (1, "a"));
+    assert_eq!(drifts[0].fault, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_that_the_origin_does_not_give_away_is_reported_with_why() {
+    let scene = Scene::with(&[("a", 5000), ("b", 6000), ("c", 7000)]).await;
+    let archived = OriginError::Invalid("a is archived".to_owned());
+    let denied = OriginError::Denied("b may not be read".to_owned());
+    scene.origin.fail_with([archived, denied]);
+    assert!(scene.read("a").await.is_err() && scene.read("b").await.is_err());
+    let drifts = scene.engine.report().drifts;
+    let said: Vec<_> = drifts.iter().map(|drift| (&*drift.key, &*drift.fault)).collect();
+    assert_eq!(said, [("a", "a is archived"), ("b", "b may not be read")]);
+    // What may pass says nothing of the object.
+    scene
+        .origin
+        .fail_with((0..4).map(|_| OriginError::Other("odd".to_owned())));
+    assert!(scene.read("c").await.is_err());
+    assert_eq!(scene.engine.report().drifts.len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

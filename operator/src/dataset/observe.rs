@@ -17,6 +17,7 @@ use crate::builds::State;
 use crate::cache_runtime::members::Members;
 use crate::context::Context;
 use crate::dataset::readers::{self, LiveReader};
+use crate::dataset::unread::{self, Unreadable};
 use crate::dataset::{asked, decide, desired, older};
 use crate::error::Error;
 use crate::limits::{OLDER_REVISIONS_MIN, REVISION_PATIENCE};
@@ -95,8 +96,10 @@ pub struct Observed {
     pub volume_is_stale: bool,
     /// Bytes of the space on all cache nodes; `None` when none is linked.
     pub cached_bytes: Option<u64>,
-    /// Keys of objects that changed at the origin before they were cached.
+    /// Objects that changed at the origin before they were cached.
     pub drifted: Vec<String>,
+    /// Objects that the origin does not give away.
+    pub unreadable: Option<Unreadable>,
     /// What cache nodes do not do of how it is to be cached, as sentences.
     pub refusals: Vec<String>,
     /// Whether notifications are taken at all.
@@ -279,7 +282,8 @@ pub(super) async fn observe(dataset: &Dataset, namespace: &str, context: &Contex
         volume_exists: volume.is_some(),
         volume_is_stale: volume.as_ref().is_some_and(|volume| is_stale(volume, claim.as_ref())),
         cached_bytes: (!reports.is_empty()).then(|| reports.values().map(cached).sum()),
-        drifted: drifted(reports.values(), &ids),
+        drifted: unread::changed(reports.values(), &ids),
+        unreadable: unread::unreadable(reports.values(), &ids),
         refusals: refusals(reports.values(), &dataset.uid().unwrap_or_default()),
         takes_notifications: context.facts.takes_notifications,
         told,
@@ -333,23 +337,6 @@ fn refusals<'a>(reports: impl Iterator<Item = &'a wire::NodeReport>, uid: &str) 
     sentences.sort_unstable();
     sentences.dedup();
     sentences
-}
-
-fn drifted<'a>(reports: impl Iterator<Item = &'a wire::NodeReport>, ids: &[Vec<u8>]) -> Vec<String> {
-    let drifts = reports
-        .flat_map(|report| &report.drifts)
-        .filter(|drift| ids.contains(&drift.revision));
-    let mut keys: Vec<String> = drifts
-        .map(|drift| {
-            let revision = RevisionId::try_from(drift.revision.as_slice())
-                .map(|id| id.to_string())
-                .unwrap_or_default();
-            format!("{} (revision {})", drift.key, &revision[..12.min(revision.len())])
-        })
-        .collect();
-    keys.sort_unstable();
-    keys.dedup();
-    keys
 }
 
 fn claim_state(claim: Option<&PersistentVolumeClaim>, uid: &str) -> Claim {

@@ -56,6 +56,7 @@ pub(in crate::dataset) fn settled() -> Observed {
         volume_is_stale: false,
         cached_bytes: None,
         drifted: Vec::new(),
+        unreadable: None,
         refusals: Vec::new(),
         handled_refresh: None,
         takes_notifications: true,

@@ -4,6 +4,7 @@ use penstock_crds::{Dataset, DatasetStatus, REFRESH_ANNOTATION, Unversioned, con
 
 use crate::conditions::{Wanted, names};
 use crate::dataset::observe::Observed;
+use crate::dataset::unread::Unreadable;
 use crate::limits::OLDER_REVISIONS_MAX;
 
 pub(super) fn wanted(
@@ -13,6 +14,7 @@ pub(super) fn wanted(
 ) -> impl Iterator<Item = Wanted> + use<> {
     let all = [
         drift(before, observed),
+        unreadable(before, observed),
         unversioned(observed),
         unheard(dataset, observed),
         caching(before, observed),
@@ -31,6 +33,28 @@ fn drift(before: &DatasetStatus, observed: &Observed) -> Option<Wanted> {
     );
     let drifted = Wanted::new(condition::SOURCE_DRIFTED, true, "ObjectsChanged", message);
     (!observed.drifted.is_empty()).then_some(drifted)
+}
+
+fn unreadable(before: &DatasetStatus, observed: &Observed) -> Option<Wanted> {
+    if observed.settling && observed.linked_hosts.is_empty() {
+        return Wanted::kept(condition::SOURCE_UNREADABLE, &before.conditions);
+    }
+    let Unreadable { objects, fault } = observed.unreadable.as_ref()?;
+    let message = format!(
+        "the origin does not give away what it lists, reads of {} fail: {}; of the first of them: {fault}",
+        if objects.len() == 1 {
+            "1 object".to_owned()
+        } else {
+            format!("{} objects", objects.len())
+        },
+        names(objects)
+    );
+    Some(Wanted::new(
+        condition::SOURCE_UNREADABLE,
+        true,
+        "ObjectsRefused",
+        message,
+    ))
 }
 
 /// What is accepted with `allowUnversioned`, as long as there are such files.
@@ -185,5 +209,42 @@ mod tests {
             "{}",
             said.message
         );
+    }
+
+    #[test]
+    fn what_changed_and_what_is_not_given_away_are_two_things() {
+        let observed = Observed {
+            drifted: vec!["a (revision 01, at 2026-11-30T01:33:20Z)".into()],
+            unreadable: Some(Unreadable {
+                objects: vec!["cold (revision 02, at 2026-11-30T01:33:25Z)".into(), "b".into()],
+                fault: "cold in s3://b/ is archived; restore it".into(),
+            }),
+            ..settled()
+        };
+        let (dataset, before) = (dataset(json!({}), None), DatasetStatus::default());
+        let said: Vec<Wanted> = wanted(&dataset, &before, &observed).collect();
+        let kinds: Vec<&str> = said.iter().map(|wanted| wanted.kind).collect();
+        assert_eq!(kinds, [condition::SOURCE_DRIFTED, condition::SOURCE_UNREADABLE]);
+        assert!(
+            said[0]
+                .message
+                .contains("a (revision 01, at 2026-11-30T01:33:20Z); refresh"),
+            "{said:?}"
+        );
+        let expected = "reads of 2 objects fail: cold (revision 02, at 2026-11-30T01:33:25Z), b; of the first of them: cold in s3://b/ is \
+                        archived; restore it";
+        assert!(said[1].message.ends_with(expected), "{said:?}");
+        // A new leader goes on saying it until it knows better.
+        let before = DatasetStatus {
+            conditions: crate::conditions::merged(&[], said.clone(), None, &crate::context::now()),
+            ..DatasetStatus::default()
+        };
+        let unknown = Observed {
+            settling: true,
+            linked_hosts: Vec::new(),
+            ..settled()
+        };
+        assert_eq!(wanted(&dataset, &before, &unknown).collect::<Vec<_>>(), said);
+        assert_eq!(wanted(&dataset, &before, &settled()).collect::<Vec<_>>(), []);
     }
 }
