@@ -60,7 +60,19 @@ impl GcsServer {
     /// # Errors
     /// When the server refuses, for example because there is one of that name.
     pub fn make_bucket(&self, bucket: &str) -> Result<()> {
-        let body = serde_json::json!({ "name": bucket }).to_string();
+        self.make(&serde_json::json!({ "name": bucket }))
+    }
+
+    /// Makes one more empty bucket, which keeps what is overwritten or deleted.
+    ///
+    /// # Errors
+    /// As of others.
+    pub fn make_versioned_bucket(&self, bucket: &str) -> Result<()> {
+        self.make(&serde_json::json!({ "name": bucket, "versioning": { "enabled": true } }))
+    }
+
+    fn make(&self, bucket: &serde_json::Value) -> Result<()> {
+        let body = bucket.to_string();
         self.ask("POST", "/storage/v1/b?project=tests", body.as_bytes())
             .map(drop)
     }

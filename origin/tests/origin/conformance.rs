@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
-use futures::TryStreamExt;
-use penstock_origin::{Network, Origin, OriginError, client_over};
+use futures::{StreamExt, TryStreamExt};
+use penstock_origin::meter::Tally;
+use penstock_origin::{Environment, Network, Origin, OriginError, Reach, client_over, client_within};
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion};
 
@@ -45,6 +46,16 @@ pub trait Store: Send + Sync {
     /// Whether it says when objects changed.
     fn has_times(&self) -> bool {
         true
+    }
+
+    /// When an object that was put changed, nanoseconds since 1970; `None` when only the server knows.
+    fn time_of(&self, _key: &str) -> Option<i64> {
+        None
+    }
+
+    /// Objects that are more than a page of a listing; 0 where they take too long to put.
+    fn more_than_a_page(&self) -> usize {
+        0
     }
 
     /// Whether all that a client is told passes the proxy, and as HTTP.
@@ -106,9 +117,24 @@ pub async fn conforms(store: &dyn Store) {
     a_change_is_never_read_as_what_was_listed(store).await;
     what_is_not_there_and_what_is_not_allowed_is_said(store).await;
     networks_break_and_nothing_is_half_read(store).await;
+    a_change_under_a_read_is_never_mixed_in(store).await;
+    a_limit_is_kept(store).await;
     if store.has_tls() {
         certificates_are_looked_at(store).await;
     }
+    // The last, for the objects stay.
+    all_pages_are_listed(store).await;
+}
+
+/// As many bytes as stores take at the most below the prefix, in parts that file systems take.
+fn longest_key() -> String {
+    let part = "k".repeat(254);
+    [part.as_str(); 4].join("/")
+}
+
+fn unix_nanos() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(now.as_nanos()).unwrap()
 }
 
 async fn lists_and_reads_what_is_there(store: &dyn Store) {
@@ -121,13 +147,16 @@ async fn lists_and_reads_what_is_there(store: &dyn Store) {
         ("empty", 0),
         ("large.bin", 2_500_000),
         ("one", 1),
+        (&longest_key(), 1),
     ] {
         expected.insert(key.to_owned(), content(key, bytes));
     }
+    // Servers say whole seconds, and their clocks may be some milliseconds behind.
+    let before = unix_nanos() - 2_000_000_000;
     for (key, bytes) in &expected {
         store.put(key, bytes).await;
     }
-    let before = 1_600_000_000_000_000_000;
+    let after = unix_nanos() + 1_000_000_000;
     let origin = client(&store.source(store.address()));
     let mut pages: Vec<Vec<Listed>> = origin.list().try_collect().await.unwrap();
     let mut listed: Vec<Listed> = pages.drain(..).flatten().collect();
@@ -139,9 +168,13 @@ async fn lists_and_reads_what_is_there(store: &dyn Store) {
     for listed in &listed {
         let expected = &expected[&listed.key];
         assert_eq!(listed.bytes, expected.len() as u64, "{}", listed.key);
+        let times = match store.time_of(&listed.key) {
+            Some(time) => time..=time,
+            None => before..=after,
+        };
         assert!(
-            listed.modified_unix_nanos > before || !store.has_times(),
-            "{}: changed at {}",
+            times.contains(&listed.modified_unix_nanos) || !store.has_times(),
+            "{}: changed at {} and not in {times:?}",
             listed.key,
             listed.modified_unix_nanos
         );
@@ -266,4 +299,91 @@ async fn networks_break_and_nothing_is_half_read(store: &dyn Store) {
     proxy.set(Fault::None);
     assert!(read(&*client(&source), &listed).await.unwrap() == bytes, "as before");
     store.remove("file").await;
+}
+
+async fn a_change_under_a_read_is_never_mixed_in(store: &dyn Store) {
+    let (first, second) = (content("a", 400_000), content("b", 400_000));
+    store.put("written", &first).await;
+    let direct = client(&store.source(store.address()));
+    let listed = one(&*direct, "written").await;
+    let proxy = Proxy::to(store.address()).await;
+    proxy.set(Fault::Trickle);
+    let origin = client(&store.source(proxy.address));
+    let object = ObjectVersion {
+        source: 0,
+        key: listed.key.clone(),
+        version: listed.version.clone(),
+    };
+    let mut body = origin.read(&object, listed.bytes, 0..listed.bytes).await.unwrap();
+    let mut came = body.next().await.unwrap().unwrap().to_vec();
+    store.put("written", &second).await;
+    let end = loop {
+        match body.next().await {
+            Some(Ok(piece)) => came.extend(piece),
+            Some(Err(error)) => break Err(error),
+            None => break Ok(()),
+        }
+    };
+    assert!(came == first[..came.len()], "a byte of another version was read");
+    match end {
+        Ok(()) => assert_eq!(came.len(), first.len()),
+        // Whoever asks again is told that it is another one.
+        Err(error) => assert!(
+            error.may_pass() || matches!(error, OriginError::Drifted(_)),
+            "{error:?}"
+        ),
+    }
+    match read(&*direct, &listed).await {
+        Ok(bytes) => assert!(store.keeps_versions() && bytes == first),
+        Err(error) => assert!(
+            !store.keeps_versions() && matches!(error, OriginError::Drifted(_)),
+            "{error:?}"
+        ),
+    }
+    store.remove("written").await;
+}
+
+async fn a_limit_is_kept(store: &dyn Store) {
+    store.put("limited", b"x").await;
+    let mut source = store.source(store.address());
+    let listed = one(&*client(&source), "limited").await;
+    source.limits = Some(wire::Limits {
+        requests_per_thousand_seconds: 5000,
+        bytes_per_second: 0,
+    });
+    let limited = client_within(&source, &Environment::default(), &Reach::default(), &Tally::default());
+    let (origin, began) = (limited.unwrap(), Instant::now());
+    for _ in 0..15 {
+        let meter = origin.meter().unwrap();
+        assert!(meter.turn(began + Duration::from_secs(60)).await);
+        assert_eq!(read(&*origin, &listed).await.unwrap(), b"x");
+    }
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_millis(1900),
+        "15 requests of 5 a second took {took:?}"
+    );
+    store.remove("limited").await;
+}
+
+async fn all_pages_are_listed(store: &dyn Store) {
+    let names = (0..store.more_than_a_page()).map(|number| format!("many/{number:05}"));
+    let expected: Vec<String> = names.collect();
+    let Some(last) = expected.last() else { return };
+    let puts = expected.iter().map(|key| store.put(key, key.as_bytes()));
+    futures::stream::iter(puts)
+        .buffer_unordered(16)
+        .collect::<Vec<()>>()
+        .await;
+    let origin = client(&store.source(store.address()));
+    let mut pages: Vec<Vec<Listed>> = origin.list().try_collect().await.unwrap();
+    pages.retain(|page| !page.is_empty());
+    assert!(pages.len() > 1, "more than a page");
+    let listed = pages.into_iter().flatten();
+    let mut keys: Vec<String> = listed.map(|listed| listed.key).collect();
+    keys.retain(|key| key.starts_with("many/"));
+    keys.sort_unstable();
+    assert!(keys == expected, "{} of {}", keys.len(), expected.len());
+    let listed = one(&*origin, last).await;
+    assert_eq!(read(&*origin, &listed).await.unwrap(), last.as_bytes());
 }

@@ -3,9 +3,11 @@
 mod hdfs;
 mod hub;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -125,6 +127,10 @@ impl Store for Garage {
         self.ask(reqwest::Method::DELETE, key, Vec::new()).await;
     }
 
+    fn more_than_a_page(&self) -> usize {
+        1100
+    }
+
     fn odd_keys(&self) -> Vec<&'static str> {
         vec![
             "a b",
@@ -142,10 +148,21 @@ impl Store for Garage {
 }
 
 /// Takes no keys, so there are none that are wrong.
-struct Gcs(GcsServer);
+struct Gcs {
+    server: GcsServer,
+    bucket: &'static str,
+}
 
 impl Gcs {
     const BUCKET: &str = "conformance";
+    /// Keeps what is overwritten or deleted.
+    const VERSIONS: &str = "versions";
+
+    fn of(bucket: &'static str) -> Self {
+        let server = GcsServer::on(HERE, Self::BUCKET).unwrap();
+        server.make_versioned_bucket(Self::VERSIONS).unwrap();
+        Self { server, bucket }
+    }
 
     fn at(address: SocketAddr, bucket: &str) -> wire::Source {
         source(Origin::Gcs(wire::Gcs {
@@ -160,11 +177,15 @@ impl Gcs {
 #[async_trait]
 impl Store for Gcs {
     fn address(&self) -> SocketAddr {
-        self.0.address
+        self.server.address
     }
 
     fn source(&self, address: SocketAddr) -> wire::Source {
-        Self::at(address, Self::BUCKET)
+        Self::at(address, self.bucket)
+    }
+
+    fn keeps_versions(&self) -> bool {
+        self.bucket == Self::VERSIONS
     }
 
     fn wrong_keys(&self, _: SocketAddr) -> Option<(wire::Source, &'static str)> {
@@ -176,11 +197,11 @@ impl Store for Gcs {
     }
 
     async fn put(&self, key: &str, bytes: &[u8]) {
-        self.0.put(Self::BUCKET, &format!("{PREFIX}{key}"), bytes).unwrap();
+        self.server.put(self.bucket, &format!("{PREFIX}{key}"), bytes).unwrap();
     }
 
     async fn remove(&self, key: &str) {
-        self.0.delete(Self::BUCKET, &format!("{PREFIX}{key}")).unwrap();
+        self.server.delete(self.bucket, &format!("{PREFIX}{key}")).unwrap();
     }
 
     fn odd_keys(&self) -> Vec<&'static str> {
@@ -274,6 +295,8 @@ struct Files {
     folder: PathBuf,
     /// nginx tells versions apart by whole seconds.
     seconds: AtomicU64,
+    /// Of each key.
+    changed: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Files {
@@ -283,7 +306,15 @@ impl Files {
         Self {
             folder,
             seconds: AtomicU64::new(1_700_000_000),
+            changed: Mutex::default(),
         }
+    }
+
+    fn time_of(&self, key: &str) -> Option<i64> {
+        let changed = self.changed.lock().unwrap();
+        changed
+            .get(key)
+            .map(|seconds| i64::try_from(*seconds).unwrap() * 1_000_000_000)
     }
 
     fn put(&self, key: &str, bytes: &[u8]) {
@@ -291,6 +322,7 @@ impl Files {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, bytes).unwrap();
         let seconds = self.seconds.fetch_add(1, Ordering::Relaxed);
+        self.changed.lock().unwrap().insert(key.to_owned(), seconds);
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
         std::fs::File::options()
             .write(true)
@@ -395,6 +427,15 @@ impl Store for WebServer {
         self.files.write_manifest(self.manifest);
     }
 
+    fn time_of(&self, key: &str) -> Option<i64> {
+        self.files.time_of(key)
+    }
+
+    /// A manifest is written anew with each file.
+    fn more_than_a_page(&self) -> usize {
+        if self.manifest.is_empty() { 1100 } else { 0 }
+    }
+
     fn odd_keys(&self) -> Vec<&'static str> {
         Files::odd_keys()
     }
@@ -438,6 +479,14 @@ impl Store for ClaimVolume {
         self.files.remove(key);
     }
 
+    fn time_of(&self, key: &str) -> Option<i64> {
+        self.files.time_of(key)
+    }
+
+    fn more_than_a_page(&self) -> usize {
+        1100
+    }
+
     fn has_tls(&self) -> bool {
         false
     }
@@ -463,7 +512,12 @@ async fn s3_conforms() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn google_cloud_storage_conforms() {
-    conforms(&Gcs(GcsServer::on(HERE, Gcs::BUCKET).unwrap())).await;
+    conforms(&Gcs::of(Gcs::BUCKET)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn google_cloud_storage_that_keeps_versions_conforms() {
+    conforms(&Gcs::of(Gcs::VERSIONS)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
