@@ -9,7 +9,7 @@ use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt};
 use penstock_crds::{CacheRuntime, Dataset, Revision, Source};
 use penstock_protocol::control::cache_node as wire;
-use penstock_protocol::ids::{RevisionId, SpaceId};
+use penstock_protocol::ids::SpaceId;
 use penstock_protocol::level;
 
 use crate::announced::{announced, former_sources};
