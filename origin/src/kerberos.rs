@@ -241,3 +241,42 @@ fn cause(error: &std::io::Error) -> String {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_kdc_says_is_told_with_what_to_do() {
+        let principal: Principal = "reader@A.ORG".parse().unwrap();
+        for (wrong, says) in [
+            (Wrong::Refused(6), "knows no principal reader@A.ORG"),
+            (Wrong::Refused(14), "let the account have aes256-cts-hmac-sha1-96"),
+            (
+                Wrong::Refused(18),
+                "is locked or has expired; have the realm's administrator renew it",
+            ),
+            (Wrong::Refused(23), "has expired; make a new keytab"),
+            (Wrong::Refused(24), "another key than the KDC; make a new keytab"),
+            (Wrong::Refused(31), "another key than the KDC"),
+            (Wrong::Refused(37), "more than 5 minutes apart; set them by NTP"),
+            (Wrong::Refused(60), "refuses reader@A.ORG (error 60 of RFC 4120)"),
+            (Wrong::Garbled, "the KDC sent what is not understood"),
+        ] {
+            let text = told(wrong, &principal).to_string();
+            assert!(text.contains(says), "{text}");
+        }
+    }
+
+    #[test]
+    fn nobody_is_asked_for_a_realm_that_nobody_named() {
+        let key = wire::KerberosKey {
+            principal: "reader@A.ORG".to_owned(),
+            keytab: BASE64_STANDARD.encode(keytab::tests::keytab(&[("reader@A.ORG", 1, 18, 32)])),
+        };
+        let kdcs = ["B.ORG/127.0.0.1:1".to_owned()];
+        let identity = Identity::new(&key, &kdcs, &Reach::default()).unwrap();
+        let context = futures::executor::block_on(identity.context("nn", "host"));
+        assert_eq!(context.err(), Some(Error::UnknownRealm("A.ORG".to_owned())));
+    }
+}

@@ -495,3 +495,44 @@ pub(super) fn encoded(message: &impl Serialize) -> Result<Vec<u8>, Wrong> {
 pub(super) fn decoded<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Wrong> {
     from_bytes(bytes).map_err(|_| Wrong::Garbled)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_is_young_in_the_first_half_of_its_life() {
+        let name = || name(NT_SRV_INST, &[GRANTING, "A.ORG"]).unwrap();
+        let key = Key::new(17, vec![1; 16]).unwrap();
+        let ticket = Ticket {
+            sealed: ApplicationTag(picky_krb::data_types::TicketInner {
+                tkt_vno: integer(VERSION).into(),
+                realm: text("A.ORG").unwrap().into(),
+                sname: name().into(),
+                enc_part: sealed(&key, 2, b"").unwrap().into(),
+            }),
+            key,
+            client: name(),
+            client_realm: text("A.ORG").unwrap(),
+            service: vec![GRANTING.to_owned(), "B.ORG".to_owned()],
+            from_unix_seconds: 1000,
+            until_unix_seconds: 2000,
+        };
+        assert_eq!(ticket.referral().as_deref(), Some("B.ORG"));
+        for (now, expected) in [(900, true), (1499, true), (1500, false), (2500, false)] {
+            assert_eq!(ticket.is_young(now), expected, "{now}");
+        }
+    }
+
+    #[test]
+    fn times_and_numbers_come_back_as_they_went() {
+        for seconds in [0, 951_782_400, 1_764_198_458, 4_102_444_800] {
+            let there = time(seconds * 1_000_000 + 999_999).unwrap();
+            assert_eq!(unix_seconds(&there), Ok(seconds));
+        }
+        for expected in [0, 1, 127, 128, 255, 256, u32::MAX] {
+            assert_eq!(number(&integer(expected)), Ok(u64::from(expected)));
+        }
+        assert_eq!(number(&IntegerAsn1(vec![0xff])), Err(Wrong::Garbled), "below 0");
+    }
+}
