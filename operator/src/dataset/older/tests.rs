@@ -249,13 +249,14 @@ fn a_bucket_that_changes_every_few_seconds_takes_nothing_from_a_pod_that_starts(
     let mut world = World::new();
     world.pass(REVISION_GRACE.as_secs() / 60);
     let started = world.mount();
-    // Longer than a pod takes: ten commits a minute.
-    for _ in 0..30 {
+    // Its mounter is not there yet, and as many come as stay in any case; later one each five seconds.
+    let commits = [2 * OLDER_REVISIONS_MIN].into_iter().chain([12; 30]);
+    for commits in commits {
+        assert!((0..commits).all(|_| world.commit()) && world.serves(&started));
         world.pass(1);
-        assert!((0..10).all(|_| world.commit()) && world.serves(&started));
     }
     // Those of the last minutes, and no more.
-    let of_starting = 10 * REVISION_STARTING_MAX.as_secs() as usize / 60;
+    let of_starting = 12 * REVISION_STARTING_MAX.as_secs() as usize / 60;
     assert!(
         world.revision.older.len() <= of_starting + 2,
         "{}",
