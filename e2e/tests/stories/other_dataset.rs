@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use penstock_e2e::cluster::{
-    Namespace, apply, exec, get, kubectl, reader_pod, wait_condition, wait_gone, wait_pod_ready,
+    Namespace, apply, exec, get, kubectl, kubectl_penstock, reader_pod, wait_condition, wait_gone, wait_pod_ready,
 };
 use penstock_e2e::counting_proxy::CountingProxy;
 use penstock_e2e::dataset::{self, SUM_LINE, Sums, parse_sums};
@@ -71,6 +71,11 @@ spec:
     ensure!(served <= all && proxy.repeated().is_empty(), "{:?}", proxy.repeated());
     let cached = get("dataset", taker, "subset")?.context("the Dataset")?["status"]["cachedBytes"].clone();
     ensure!(cached.as_i64().unwrap_or(0) == 0, "{cached} bytes are cached twice");
+
+    let shown = kubectl_penstock(&["ls", "subset", "-R", "-n", taker])?;
+    let shown = shown.lines().filter(|line| !line.ends_with('/')).count();
+    let there = dataset::sums(&bucket.join("train"))?.len();
+    ensure!(shown == there, "kubectl penstock ls shows {shown} of {there} files");
 
     dataset::put(&bucket, "train/new/file", &dataset::content(77, 70_000))?;
     kubectl(["annotate", "dataset", "photos", "-n", lender, "penstock.io/refresh=1"])?;
