@@ -16,6 +16,7 @@ use penstock_cache_node::server::node::Node;
 use penstock_cache_node::{Engine, EngineConfig, is_in_memory, limits, packages};
 use penstock_descriptors::limit;
 use penstock_health::Readiness;
+use penstock_protocol::control::MESSAGE_BYTES_MAX;
 use penstock_protocol::control::cache_node::cache_node_server::CacheNodeServer;
 use penstock_protocol::control::cache_node::inspection_server;
 use penstock_tls::Identity;
@@ -83,7 +84,7 @@ async fn main() -> Result<()> {
     });
     let control = ControlServer { node, readiness };
     let serving = tonic::transport::Server::builder()
-        .add_service(CacheNodeServer::new(control))
+        .add_service(CacheNodeServer::new(control).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .serve_with_shutdown(control_listen, async move {
             terminate.recv().await;
             tracing::info!("asked to end");

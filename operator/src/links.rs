@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use kube::runtime::reflector::ObjectRef;
 use penstock_crds::CacheRuntime;
+use penstock_protocol::control::MESSAGE_BYTES_MAX;
 use penstock_protocol::control::cache_node as wire;
 use penstock_protocol::control::cache_node::cache_node_client::CacheNodeClient;
 use penstock_protocol::ids::RevisionId;
@@ -164,7 +165,7 @@ impl Links {
         pool
     }
 
-    /// What is known of the use of these revisions of the Datasets of a CacheRuntime.
+    /// What is known of the use of these revisions of one Dataset, the newest first, on the cache nodes of a CacheRuntime.
     pub fn standings(&self, key: &RuntimeKey, revisions: &[RevisionId], now: Instant) -> Vec<Standing> {
         let mut runtimes = self.lock();
         let runtime = runtimes.get_mut(key);
@@ -172,6 +173,8 @@ impl Links {
             None => vec![Standing::InUse; revisions.len()],
             Some(runtime) => {
                 runtime.note_uses(now);
+                // Two may be committed before the cache nodes are told of the first.
+                runtime.uses.newest(revisions.first().copied().into_iter(), now);
                 let standings = revisions.iter().map(|id| runtime.uses.standing(id, now));
                 standings.collect()
             }
@@ -212,8 +215,9 @@ impl Links {
         let Some(node) = runtime.nodes.get_mut(host) else {
             return;
         };
-        runtime.uses.heard(Instant::now());
-        match std::mem::replace(&mut node.link, Link::Up(report.clone())) {
+        let before = std::mem::replace(&mut node.link, Link::Up(report.clone()));
+        runtime.note_uses(Instant::now());
+        match before {
             Link::Down { .. } => self.wake(key),
             Link::Up(before) if before != report && !runtime.wakes => {
                 runtime.wakes = true;
@@ -264,17 +268,21 @@ impl Links {
 }
 
 impl Runtime {
-    /// What the newest reports say of use is so until now.
+    /// What the newest reports say of use is so until now. One of before there were levels says nothing of it, and is told by mounters
+    /// all the same.
     fn note_uses(&mut self, now: Instant) {
         let reports = self.nodes.values().filter_map(|node| match &node.link {
-            Link::Up(report) => Some(&report.revisions_in_use),
+            Link::Up(report) => Some(report),
             Link::Down { .. } => None,
         });
         let reports: Vec<_> = reports.collect();
-        if reports.is_empty() {
+        if reports.is_empty() || reports.iter().any(|report| report.understands == 0) {
             self.uses.silent();
+        } else {
+            self.uses.heard(now);
         }
-        self.uses.reported(reports.into_iter().flatten().filter_map(id), now);
+        let in_use = reports.into_iter().flat_map(|report| &report.revisions_in_use);
+        self.uses.reported(in_use.filter_map(id), now);
     }
 }
 
@@ -295,9 +303,8 @@ fn id(bytes: &Vec<u8>) -> Option<RevisionId> {
 /// # Errors
 /// When nobody answers there.
 pub async fn connect(host: &str) -> Result<CacheNodeClient<Channel>, tonic::transport::Error> {
-    Ok(CacheNodeClient::new(
-        endpoint(names::control_url(host))?.connect().await?,
-    ))
+    let channel = endpoint(names::control_url(host))?.connect().await?;
+    Ok(CacheNodeClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 
 fn endpoint(url: String) -> Result<Endpoint, tonic::transport::Error> {
@@ -312,6 +319,7 @@ fn endpoint(url: String) -> Result<Endpoint, tonic::transport::Error> {
 mod tests {
     use std::time::Duration;
 
+    use penstock_protocol::level::LEVEL;
     use tokio::io::AsyncWriteExt;
     use tokio::net::TcpListener;
 
@@ -377,12 +385,12 @@ mod tests {
         let (changed, _news) = mpsc::unbounded_channel();
         let links = Links::new(changed);
         let key: RuntimeKey = ("n".into(), "pool".into());
-        let [used, once_used, newest, unused] = [1, 2, 3, 4].map(|byte| RevisionId([byte; 32]));
-        let all = [used, once_used, newest, unused];
+        let [current, used, once_used, newest, unused] = [0, 1, 2, 3, 4].map(|byte| RevisionId([byte; 32]));
+        let all = [current, used, once_used, newest, unused];
         let minutes = |minutes: u64| Instant::now() + Duration::from_secs(60 * minutes);
         assert_eq!(
             links.standings(&key, &all, minutes(0)),
-            [Standing::InUse; 4],
+            [Standing::InUse; 5],
             "nobody is known"
         );
         let hosts = ["no host".to_owned(), "none".to_owned()];
@@ -399,6 +407,7 @@ mod tests {
             .for_each(|host| links.lock()[&key].nodes[host].task.abort());
         let report = |used: &[RevisionId]| wire::NodeReport {
             revisions_in_use: used.iter().map(|id| id.as_bytes().to_vec()).collect(),
+            understands: LEVEL,
             ..wire::NodeReport::default()
         };
         links.set_report(&key, "none", report(&[]));
@@ -411,11 +420,11 @@ mod tests {
         assert!(lost);
         let [in_use, doubtful, gone] = [Standing::InUse, Standing::Doubtful, Standing::Unused];
         for (minute, expected) in [
-            (0, [in_use; 4]),
-            (9, [in_use; 4]),
-            (11, [in_use, in_use, gone, doubtful]),
-            (59, [in_use, in_use, gone, doubtful]),
-            (61, [gone; 4]),
+            (0, [in_use; 5]),
+            (9, [in_use; 5]),
+            (11, [doubtful, in_use, in_use, gone, doubtful]),
+            (59, [doubtful, in_use, in_use, gone, doubtful]),
+            (61, [doubtful, gone, gone, gone, gone]),
         ] {
             assert_eq!(
                 links.standings(&key, &all, minutes(minute)),
@@ -426,16 +435,34 @@ mod tests {
         links.set_report(&key, "none", report(&[used]));
         assert_eq!(
             links.standings(&key, &all, minutes(600)),
-            [in_use, gone, gone, gone],
+            [doubtful, in_use, gone, gone, gone],
             "it reports on"
         );
         // The pool is made smaller: what the one that goes said counts from now.
         links.set_report(&key, "no host", report(&[once_used]));
         links.set(&key, &hosts[1..], config(unused));
-        assert_eq!(links.standings(&key, &[once_used], minutes(59)), [in_use]);
-        assert_eq!(links.standings(&key, &[once_used], minutes(61)), [gone]);
+        assert_eq!(
+            links.standings(&key, &[current, once_used], minutes(59)),
+            [doubtful, in_use]
+        );
+        assert_eq!(
+            links.standings(&key, &[current, once_used], minutes(61)),
+            [doubtful, gone]
+        );
+        // One of before there were levels says nothing of use, so nothing is known.
+        links.set_report(&key, "none", wire::NodeReport::default());
+        assert_eq!(
+            links.standings(&key, &all, minutes(600)),
+            [in_use; 5],
+            "one says nothing"
+        );
+        links.set_report(&key, "none", report(&[]));
+        assert_eq!(
+            links.standings(&key, &[current, once_used], minutes(600)),
+            [doubtful, gone]
+        );
         links.lose(&key, "none");
-        assert_eq!(links.standings(&key, &all, minutes(600)), [in_use; 4], "nobody reports");
+        assert_eq!(links.standings(&key, &all, minutes(600)), [in_use; 5], "nobody reports");
     }
 
     #[tokio::test]

@@ -2,6 +2,10 @@
 //!
 //! Generated from `proto/` at build time; the `.proto` files are the reference.
 
+/// Bytes of a message of the control protocol, at most: 1,000 Datasets with 256 revisions each are 8 MiB, and gRPC's own 4 MiB would
+/// end the link for good.
+pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
+
 /// Operator → cache node, and a person → cache node.
 #[allow(missing_docs, reason = "generated: the comments are in the .proto file")]
 #[allow(clippy::all, reason = "generated")]

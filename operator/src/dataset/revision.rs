@@ -117,16 +117,17 @@ fn former(before: Option<&Revision>, older: &[String], sources: &[Source]) -> Ve
         source: source.clone(),
     });
     let order: Vec<&String> = std::iter::once(&before.id).chain(&before.older).collect();
-    // The newest that has it may be lost, and those before it may not.
-    let is_served = |revision: &String| {
-        let since = order.iter().position(|other| *other == revision).unwrap_or(order.len());
-        order[since..].iter().any(|revision| older.contains(revision))
+    // The newest that had it may go before those that are older.
+    let newest_with = |revision: &String| {
+        let since = order.iter().position(|other| *other == revision)?;
+        order[since..].iter().find(|revision| older.contains(**revision))
     };
     let mut former: Vec<FormerSource> = Vec::new();
-    for one in last.chain(before.former_sources.iter().cloned()) {
-        let is_needed = is_served(&one.revision) && !sources.contains(&one.source);
-        if is_needed && !former.iter().any(|other| other.source == one.source) {
-            former.push(one);
+    for FormerSource { revision, source } in last.chain(before.former_sources.iter().cloned()) {
+        let is_known = sources.contains(&source) || former.iter().any(|other| other.source == source);
+        if let Some(revision) = newest_with(&revision).filter(|_| !is_known) {
+            let revision = (*revision).clone();
+            former.push(FormerSource { revision, source });
         }
     }
     former.truncate(FORMER_SOURCES_MAX);
@@ -278,7 +279,7 @@ mod tests {
         };
         for (lost, expected) in [
             // Those before it may have c too.
-            (vec![hex(3)], vec![hex(4), hex(3)]),
+            (vec![hex(3)], vec![hex(4), hex(2)]),
             (vec![hex(3), hex(2), hex(1)], vec![hex(4)]),
         ] {
             let next = to_commit(Some(&last), &all_but(&last, &lost), &built, &basis).unwrap();
@@ -308,6 +309,10 @@ mod tests {
         };
         assert_eq!(after, expected);
         assert_eq!(with_older(&before, &before.older), before);
+        // A pod mounts the oldest, and those between go, which is no reason to forget what it reads.
+        let kept = with_older(&before, &[hex(1)]);
+        assert_eq!(kept.former_sources, [former(1, "c"), former(1, "a")]);
+        assert_eq!(with_older(&kept, &[hex(1)]), kept);
     }
 
     fn hex(byte: u8) -> String {
