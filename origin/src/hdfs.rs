@@ -13,6 +13,7 @@
 //! A DataNode's address is what the NameNode says. It is not checked as others are: nobody can make it send what a web server
 //! does, nor does a web server's answer reach whoever reads.
 
+mod explain;
 mod name_nodes;
 mod open_files;
 mod relay;
@@ -35,23 +36,15 @@ use hdfs_native::client::{FileStatus, ListStatusIterator};
 use penstock_protocol::control::cache_node as wire;
 use penstock_revision::{Listed, ObjectVersion, Version};
 
-use self::name_nodes::{Failure, NameNodes, Who, exception, guarded};
+use self::explain::Asked;
+use self::name_nodes::{Failure, Held, NameNodes, Who, guarded};
 use self::open_files::OpenFiles;
-use crate::kerberos::{self, Identity};
+use crate::kerberos::Identity;
 use crate::limits::{HDFS_LISTINGS_MAX, HDFS_PAGE_FILES};
 use crate::transport::{self, Wrong};
 use crate::{Body, Network, Origin, OriginError, Pages};
 
 const USER: &str = "hdfs";
-
-/// What was asked for when something went wrong.
-#[derive(Clone, Copy, Debug)]
-enum Asked<'a> {
-    /// A folder, by its path.
-    Listing(&'a str),
-    /// A file, by its key.
-    File(&'a str),
-}
 
 /// A folder of HDFS.
 pub struct HdfsOrigin(Arc<Shared>);
@@ -79,7 +72,7 @@ struct Part {
     files: Vec<Listed>,
     folders: Vec<Folder>,
     /// Has more.
-    rest: Option<ListStatusIterator>,
+    rest: Option<Held<ListStatusIterator>>,
 }
 
 /// What of a listing is under way.
@@ -148,12 +141,16 @@ impl Shared {
     /// The first part of a folder.
     async fn folder(&self, folder: Folder) -> Result<Part, OriginError> {
         let path = if folder.path.is_empty() { "/" } else { &folder.path };
-        let first = self.name_nodes.call(|client| async move {
+        let found = self.name_nodes.call(|client| async move {
             let entries = client.list_status_iter(path, false);
             Ok((some(&entries).await?, entries))
         });
-        let (first, entries) = match first.await {
-            Ok(found) => found,
+        let mut first = Vec::new();
+        let entries = match found.await {
+            Ok(found) => found.map(|(some, entries)| {
+                first = some;
+                entries
+            }),
             // Deleted in the meantime.
             Err(Failure::Refused(HdfsError::FileNotFound(_))) if folder.path != self.folder => {
                 return Ok(Part::default());
@@ -180,14 +177,14 @@ impl Shared {
     }
 
     /// Another part of it. It is the same NameNode's: when that is active no more the listing ends, and begins anew another time.
-    async fn rest(&self, entries: ListStatusIterator) -> Result<Part, OriginError> {
+    async fn rest(&self, entries: Held<ListStatusIterator>) -> Result<Part, OriginError> {
         self.name_nodes.asks_more().await;
         let more = guarded(self.silence_max, some(&entries)).await;
         let more = more.map_err(|error| self.explain(Failure::Refused(error), Asked::Listing(&self.folder)))?;
         self.part(more, entries)
     }
 
-    fn part(&self, found: Vec<FileStatus>, entries: ListStatusIterator) -> Result<Part, OriginError> {
+    fn part(&self, found: Vec<FileStatus>, entries: Held<ListStatusIterator>) -> Result<Part, OriginError> {
         let rest = (found.len() == HDFS_PAGE_FILES).then_some(entries);
         let (mut files, mut folders) = (Vec::new(), Vec::new());
         for status in found {
@@ -271,104 +268,13 @@ impl Shared {
         let from = usize::try_from(range.start).map_err(invalid)?;
         let length = usize::try_from(range.end - range.start).map_err(invalid)?;
         let pieces = guarded(self.silence_max, async {
-            Ok(opened.read_range_stream(from, length).boxed())
+            let pieces = opened.read_range_stream(from, length);
+            // It may ask its NameNode.
+            Ok(pieces.inspect(move |_| _ = &opened).boxed())
         });
         pieces
             .await
             .map_err(|error| self.explain(Failure::Refused(error), Asked::File(key)))
-    }
-
-    fn explain(&self, failure: Failure, asked: Asked<'_>) -> OriginError {
-        let place = self.place();
-        let error = match failure {
-            Failure::Nobody(done) => {
-                return OriginError::Unreachable(format!(
-                    "{place} has no NameNode that is there and active ({done}); check nameNodes of the source, name resolution and the \
-                     network from the cache nodes"
-                ));
-            }
-            Failure::NotAllowed(why) => {
-                return OriginError::NotAllowed(format!("{place} may not be reached: {why}"));
-            }
-            Failure::Kerberos(error) => return by_kerberos(&place, error),
-            Failure::Refused(error) => error,
-        };
-        let (class, text) = match &error {
-            HdfsError::RPCError(class, text) | HdfsError::FatalRPCError(class, text) => {
-                (exception(class), text.as_str())
-            }
-            _ => ("", ""),
-        };
-        let what = match asked {
-            Asked::Listing(path) => format!("the folder {path:?}"),
-            Asked::File(key) => key.to_owned(),
-        };
-        match (&error, class, asked) {
-            (HdfsError::FileNotFound(_), _, Asked::File(key)) | (_, "FileNotFoundException", Asked::File(key)) => {
-                OriginError::Drifted(format!(
-                    "{key} is gone from {place}; refresh the Dataset and restart the pods that need it"
-                ))
-            }
-            (HdfsError::FileNotFound(_), ..)
-            | (_, "FileNotFoundException" | "ParentNotDirectoryException" | "UnresolvedPathException", _) => {
-                OriginError::NotFound(format!("{place} does not exist; check the path of the source"))
-            }
-            (_, "AccessControlException" | "AuthorizationException", _) => OriginError::Denied(format!(
-                "{place} does not let {} read {what} ({class}); check as whom the source reads, and that it may list and read",
-                self.reader
-            )),
-            (_, "SafeModeException", _) => self.safe_mode(),
-            (_, "RetriableException", _) if text.contains("SafeMode") || text.contains("safe mode") => self.safe_mode(),
-            (_, "RetriableException" | "RpcServerException", _) => OriginError::Throttled {
-                text: format!("{place} asks to slow down ({class}); if it stays so, read with fewer pods"),
-                wait: None,
-            },
-            (HdfsError::DataTransferError(_) | HdfsError::BlocksNotFound(_), ..) => OriginError::Unreachable(format!(
-                "no DataNode of {place} gives all blocks of {what}; check that they are alive and that cache nodes reach the \
-                 addresses by which the NameNode knows them (`hdfs fsck` says which blocks are missing)"
-            )),
-            (HdfsError::IOError(error), ..) if error.kind() == io::ErrorKind::TimedOut => OriginError::Unreachable(
-                format!("{place} fell silent while it was asked for {what}; it is tried again"),
-            ),
-            (HdfsError::IOError(_), ..) | (_, "StandbyException", _) => OriginError::Unreachable(format!(
-                "{place} broke off while it was asked for {what}; it is tried again"
-            )),
-            (HdfsError::ChecksumError, ..) => OriginError::Other(format!(
-                "a DataNode of {place} sent bytes of {what} that do not match its own checksum of them; it is asked again"
-            )),
-            (HdfsError::UnsupportedFeature(_) | HdfsError::UnsupportedErasureCodingPolicy(_), ..) => {
-                OriginError::Invalid(format!(
-                    "{what} in {place} is encrypted, or stored in a way that is not known here; copy it to a folder that is neither"
-                ))
-            }
-            _ if class.is_empty() => OriginError::Other(format!(
-                "{place} answered {what} with what is not understood; it is tried again"
-            )),
-            _ => OriginError::Other(format!(
-                "{place} answered {what} with an error ({class}); it is tried again"
-            )),
-        }
-    }
-
-    fn safe_mode(&self) -> OriginError {
-        OriginError::Unreachable(format!(
-            "{} is in safe mode, as after a start; wait until enough DataNodes are there (`hdfs dfsadmin -safemode get` says so)",
-            self.place()
-        ))
-    }
-}
-
-/// Why there is no ticket for a place.
-fn by_kerberos(place: &str, error: kerberos::Error) -> OriginError {
-    let text = format!("{place} cannot be read: {error}");
-    match error {
-        kerberos::Error::Invalid(_) | kerberos::Error::UnknownRealm(_) => OriginError::Invalid(text),
-        kerberos::Error::NotAllowed { .. } => OriginError::NotAllowed(text),
-        kerberos::Error::Unreachable { .. } => OriginError::Unreachable(text),
-        kerberos::Error::Denied(_) | kerberos::Error::NoService(_) | kerberos::Error::Clocks => {
-            OriginError::Denied(text)
-        }
-        kerberos::Error::Garbled(_) => OriginError::Other(text),
     }
 }
 

@@ -19,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use penstock_protocol::control::cache_node as wire;
+use tokio::time::Instant;
 
 pub(crate) use self::context::{Context, Layer};
 use self::kdc::Realms;
@@ -63,6 +64,9 @@ pub(crate) enum Error {
     /// The KDC knows no such service.
     #[error("the KDC knows no service {0}; check that the name node is named as its own principal has it")]
     NoService(String),
+    /// It gives no ticket for this one; another service may do better.
+    #[error("{0}")]
+    Service(String),
     /// The other clock is too far away.
     #[error("the clocks of here and of the KDC or the name node are more than 5 minutes apart; set them by NTP")]
     Clocks,
@@ -103,27 +107,27 @@ impl Identity {
         &self.principal
     }
 
-    /// A new context with a service, and the token with which it begins.
+    /// A new context with a service, and the token with which it begins. KDCs that are silent are left before `until`.
     ///
     /// # Errors
     /// When there is no ticket for it.
-    pub(crate) async fn context(&self, service: &str, host: &str) -> Result<(Context, Vec<u8>), Error> {
-        let ticket = self.ticket(&[service, host]).await?;
+    pub(crate) async fn context(&self, service: &str, host: &str, until: Instant) -> Result<(Context, Vec<u8>), Error> {
+        let ticket = self.ticket(&[service, host], until).await?;
         Context::new(&ticket, unix_micros()).map_err(|wrong| told(wrong, &self.principal))
     }
 
-    async fn ticket(&self, service: &[&str]) -> Result<Ticket, Error> {
+    async fn ticket(&self, service: &[&str], until: Instant) -> Result<Ticket, Error> {
         let kept = self.kept();
         let is_kept = kept.is_some();
         let granting = match kept {
             Some(granting) => granting,
-            None => self.granting().await?,
+            None => self.granting(until).await?,
         };
-        match self.ticket_by(granting, service).await {
+        match self.ticket_by(granting, service, until).await {
             // What was kept may be worth nothing after the KDC began anew.
-            Err(Error::Denied(_) | Error::Garbled(_)) if is_kept => {
-                let granting = self.granting().await?;
-                self.ticket_by(granting, service).await
+            Err(Error::Denied(_) | Error::Service(_)) if is_kept => {
+                let granting = self.granting(until).await?;
+                self.ticket_by(granting, service, until).await
             }
             done => done,
         }
@@ -136,13 +140,14 @@ impl Identity {
         granting.clone().filter(|ticket| ticket.is_young(now))
     }
 
-    async fn granting(&self) -> Result<Ticket, Error> {
+    async fn granting(&self, until: Instant) -> Result<Ticket, Error> {
         let (realm, nonce) = (self.principal.realm(), rand::random::<u32>() >> 1);
         let key = self.keytab.best();
         let request = messages::first_request(&self.principal, self.keytab.etypes(), key, unix_micros(), nonce)
             .map_err(|wrong| told(wrong, &self.principal))?;
-        let answer = self.realms.ask(realm, &request).await?;
-        let expected = Expected::First { nonce };
+        let answer = self.realms.ask(realm, &request, until).await?;
+        let client = &self.principal;
+        let expected = Expected::First { client, nonce };
         let ticket = self.keytab.by_etype(|key| messages::ticket(&answer, expected, key));
         let ticket = ticket.map_err(|wrong| told(wrong, &self.principal))?;
         *self.granting.lock().unwrap_or_else(PoisonError::into_inner) = Some(ticket.clone());
@@ -150,17 +155,25 @@ impl Identity {
     }
 
     /// A ticket for a service by one for tickets, by way of other realms if the KDC says so.
-    async fn ticket_by(&self, mut granting: Ticket, service: &[&str]) -> Result<Ticket, Error> {
-        let mut realm = self.principal.realm().to_owned();
+    async fn ticket_by(&self, mut granting: Ticket, service: &[&str], until: Instant) -> Result<Ticket, Error> {
+        let client = &self.principal;
+        let mut realm = client.realm().to_owned();
         for _ in 0..=REFERRALS_MAX {
             let nonce = rand::random::<u32>() >> 1;
-            let request = messages::next_request(&granting, &realm, service, unix_micros(), nonce)
-                .map_err(|wrong| told(wrong, &self.principal))?;
-            let answer = self.realms.ask(&realm, &request).await?;
-            let ticket = messages::ticket(&answer, Expected::Next { nonce }, granting.key());
-            let ticket = ticket.map_err(|wrong| match wrong {
-                Wrong::Refused(messages::NO_SERVICE) => Error::NoService(format!("{}@{realm}", service.join("/"))),
-                wrong => told(wrong, &self.principal),
+            let request = messages::next_request(&granting, &realm, service, unix_micros(), nonce);
+            let request =
+                request.map_err(|_| Error::Service(format!("{:?} is no name of a service", service.join("/"))))?;
+            let answer = self.realms.ask(&realm, &request, until).await?;
+            let expected = Expected::Next {
+                client,
+                realm: &realm,
+                service,
+                nonce,
+            };
+            let ticket = messages::ticket(&answer, expected, granting.key());
+            let ticket = ticket.map_err(|wrong| {
+                let service = Principal::new(service.iter().map(|part| (*part).to_owned()).collect(), realm.clone());
+                told_of_service(wrong, client, &service)
             })?;
             match ticket.referral() {
                 None => return Ok(ticket),
@@ -168,11 +181,27 @@ impl Identity {
             }
             granting = ticket;
         }
-        Err(Error::Denied(format!(
+        Err(Error::Service(format!(
             "the KDCs send on and on from realm to realm for {}; name the KDC of its realm",
             service.join("/")
         )))
     }
+}
+
+/// What a KDC said when it was asked for a service. Most of it is something with the account of that: another NameNode has another one.
+fn told_of_service(wrong: Wrong, principal: &Principal, service: &Principal) -> Error {
+    Error::Service(match wrong {
+        Wrong::Refused(messages::CLOCKS | messages::KEY_EXPIRED | messages::LOCKED) => return told(wrong, principal),
+        Wrong::Refused(messages::NO_SERVICE) => return Error::NoService(service.to_string()),
+        Wrong::Refused(messages::NO_ETYPE) => format!(
+            "the KDC has no key of {service} for aes256-cts-hmac-sha1-96 or aes128-cts-hmac-sha1-96; let the account have one, and make \
+             the keytab of the name node anew"
+        ),
+        Wrong::Refused(code) => {
+            format!("the KDC gives {principal} no ticket for {service} (error {code} of RFC 4120); its log says why")
+        }
+        Wrong::Garbled => format!("the KDC sent what is not understood when it was asked for {service}"),
+    })
 }
 
 /// What a KDC or a service said of a principal, for people.
@@ -269,6 +298,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_wrong_with_one_service_is_told_of_it() {
+        let principal: Principal = "reader@A.ORG".parse().unwrap();
+        let service: Principal = "nn/nn1.a.org@A.ORG".parse().unwrap();
+        for (wrong, says) in [
+            (Wrong::Refused(14), "no key of nn/nn1.a.org@A.ORG for aes256"),
+            (
+                Wrong::Refused(31),
+                "no ticket for nn/nn1.a.org@A.ORG (error 31 of RFC 4120)",
+            ),
+            (Wrong::Garbled, "asked for nn/nn1.a.org@A.ORG"),
+        ] {
+            let told = told_of_service(wrong, &principal, &service);
+            assert!(matches!(&told, Error::Service(text) if text.contains(says)), "{told:?}");
+        }
+        let unknown = told_of_service(Wrong::Refused(7), &principal, &service);
+        assert_eq!(unknown, Error::NoService("nn/nn1.a.org@A.ORG".to_owned()));
+        for code in [18, 23, 37] {
+            let wrong = Wrong::Refused(code);
+            assert_eq!(told_of_service(wrong, &principal, &service), told(wrong, &principal));
+        }
+    }
+
+    #[test]
     fn nobody_is_asked_for_a_realm_that_nobody_named() {
         let key = wire::KerberosKey {
             principal: "reader@A.ORG".to_owned(),
@@ -276,7 +328,7 @@ mod tests {
         };
         let kdcs = ["B.ORG/127.0.0.1:1".to_owned()];
         let identity = Identity::new(&key, &kdcs, &Reach::default()).unwrap();
-        let context = futures::executor::block_on(identity.context("nn", "host"));
+        let context = futures::executor::block_on(identity.context("nn", "host", Instant::now()));
         assert_eq!(context.err(), Some(Error::UnknownRealm("A.ORG".to_owned())));
     }
 }

@@ -160,8 +160,8 @@ pub const CLAIM_PAGE_FILES: usize = FOLDER_PAGE_FILES;
 /// Characters that are taken over of what the reader of a claim says is wrong: a status of the API takes 2,000.
 pub const FAULT_CHARACTERS_MAX: usize = 1500;
 
-/// A KDC that has not answered by then is left for the next one: a realm has two or three, and all should be tried before the
-/// NameNode counts as silent.
+/// A KDC that has not answered by then is left for the next one. It is sooner where a NameNode would count as silent before all were
+/// asked: they share what is left of the patience with it.
 pub const KDC_SILENCE_MAX: Duration = Duration::from_secs(2);
 
 /// Longest answer of a KDC. A ticket of Active Directory has the groups of its user in it, at most 64 KiB.

@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,7 +15,7 @@ use std::{io, iter};
 use futures::FutureExt;
 use hdfs_native::{Client, ClientBuilder, HdfsError};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::relay::{Connects, Relay};
 use super::sasl::{self, Failed, Session};
@@ -63,9 +64,36 @@ struct Place {
 
 struct Reached {
     address: SocketAddr,
-    client: Client,
-    /// Which it speaks through, if it has to.
-    _relay: Option<Relay>,
+    client: Held<Client>,
+}
+
+/// A client, or what it gave and what may still ask by it, with the port through which it speaks, if it has to.
+#[derive(Clone)]
+pub(super) struct Held<T> {
+    value: T,
+    relay: Option<Arc<Relay>>,
+}
+
+impl<T> Held<T> {
+    fn by<U>(&self, value: U) -> Held<U> {
+        let relay = self.relay.clone();
+        Held { value, relay }
+    }
+
+    /// The same of a part of it.
+    pub(super) fn map<U>(self, part: impl FnOnce(T) -> U) -> Held<U> {
+        let Self { value, relay } = self;
+        let value = part(value);
+        Held { value, relay }
+    }
+}
+
+impl<T> Deref for Held<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
 }
 
 /// Why a call was not answered.
@@ -104,7 +132,7 @@ impl NameNodes {
     }
 
     /// What the active one answers. `what` may be asked of several.
-    pub(super) async fn call<T, F>(&self, what: impl Fn(Client) -> F) -> Result<T, Failure>
+    pub(super) async fn call<T, F>(&self, what: impl Fn(Client) -> F) -> Result<Held<T>, Failure>
     where
         F: Future<Output = Result<T, HdfsError>>,
     {
@@ -121,7 +149,8 @@ impl NameNodes {
             let answer = match node.client().await {
                 Ok(client) => {
                     self.meter.sending().await;
-                    guarded(self.patience, what(client)).await
+                    let answer = guarded(self.patience, what(client.value.clone())).await;
+                    answer.map(|answer| client.by(answer))
                 }
                 Err(Failed::Broken(error)) => Err(HdfsError::IOError(error)),
                 Err(Failed::Node(text)) => {
@@ -188,9 +217,9 @@ impl NameNode {
         })
     }
 
-    async fn client(&self) -> Result<Client, Failed> {
+    async fn client(&self) -> Result<Held<Client>, Failed> {
         let Place { host, who, reach, .. } = &*self.place;
-        if let Some(Reached { address, client, .. }) = &*lock(&self.client) {
+        if let Some(Reached { address, client }) = &*lock(&self.client) {
             // Perhaps not any more.
             let may_be = reach.judge(host, address.ip(), Some(address.port()));
             return may_be
@@ -206,14 +235,16 @@ impl NameNode {
                 let session = self.place.connect().await?;
                 let address = session.stream.peer_addr()?;
                 let relay = Relay::new(session, self.place.clone()).await?;
-                (address, relay.address, relay.word.clone(), Some(relay))
+                (address, relay.address, relay.word.clone(), Some(Arc::new(relay)))
             }
         };
-        let client = client(asked, who, &user).map_err(io::Error::other)?;
+        let client = Held {
+            value: client(asked, who, &user).map_err(io::Error::other)?,
+            relay,
+        };
         *lock(&self.client) = Some(Reached {
             address,
             client: client.clone(),
-            _relay: relay,
         });
         Ok(client)
     }
@@ -239,11 +270,12 @@ impl Connects for Place {
         let Who::Kerberos(identity) = &self.who else {
             return Err(io::Error::other("nobody has to show who he is").into());
         };
+        let until = Instant::now() + self.patience;
         let session = async {
             let (stream, _) = self.reached().await?;
-            sasl::session(stream, &self.host, identity).await
+            sasl::session(stream, &self.host, identity, until).await
         };
-        let session = timeout(self.patience, session).await;
+        let session = timeout_at(until, session).await;
         session.unwrap_or_else(|_| Err(Failed::Broken(io::ErrorKind::TimedOut.into())))
     }
 

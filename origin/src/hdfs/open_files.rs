@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use hdfs_native::file::FileReader;
 
+use super::name_nodes::Held;
 use crate::limits::{OPEN_FILE_AGE_MAX, OPEN_FILES_MAX};
 
 /// Those that were read last.
@@ -18,18 +19,24 @@ struct OpenFile {
     bytes: u64,
     version: i64,
     since: Instant,
-    reader: Arc<FileReader>,
+    reader: Arc<Held<FileReader>>,
 }
 
 impl OpenFiles {
-    pub(super) fn get(&self, key: &str, bytes: u64, version: i64) -> Option<Arc<FileReader>> {
+    pub(super) fn get(&self, key: &str, bytes: u64, version: i64) -> Option<Arc<Held<FileReader>>> {
         let mut files = self.lock();
         files.retain(|file| file.since.elapsed() < OPEN_FILE_AGE_MAX);
         let is_it = |file: &&OpenFile| file.key == key && file.bytes == bytes && file.version == version;
         files.iter().find(is_it).map(|file| file.reader.clone())
     }
 
-    pub(super) fn remember(&self, key: &str, bytes: u64, version: i64, reader: FileReader) -> Arc<FileReader> {
+    pub(super) fn remember(
+        &self,
+        key: &str,
+        bytes: u64,
+        version: i64,
+        reader: Held<FileReader>,
+    ) -> Arc<Held<FileReader>> {
         let reader = Arc::new(reader);
         let mut files = self.lock();
         files.retain(|file| file.key != key);

@@ -11,7 +11,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -28,7 +28,8 @@ pub(super) trait Connects: Send + Sync + 'static {
     fn principal(&self) -> String;
 }
 
-/// A port to which hdfs-native connects. Connections that it lent stay when it goes.
+/// A port to which hdfs-native connects. Connections that it lent stay when it goes. It must not go before the last client that may
+/// connect there: the port could be somebody else's by then.
 pub(super) struct Relay {
     pub(super) address: SocketAddr,
     /// What is said there as the name of the user.
@@ -93,10 +94,15 @@ async fn lend(
     });
     let begun = rpc::frame(&header, &context);
     let Session { mut stream, kept } = session;
+    // In both cases either end ends it: hdfs-native goes away without a word from a NameNode that is silent.
     let Some((mut context, layer)) = kept else {
         stream.write_all(&begun).await?;
-        copy_bidirectional(&mut local, &mut stream).await?;
-        return Ok(());
+        let (mut from_node, mut to_node) = stream.split();
+        let (mut from_local, mut to_local) = local.split();
+        return tokio::select! {
+            ended = copy(&mut from_local, &mut to_node) => ended.map(drop),
+            ended = copy(&mut from_node, &mut to_local) => ended.map(drop),
+        };
     };
     stream
         .write_all(&Session::wrapped(&mut context, layer, &begun)?)
@@ -123,7 +129,6 @@ async fn lend(
             to_local.write_all(&message).await?;
         }
     };
-    // Either end ends it.
     tokio::select! {
         ended = asks => ended,
         ended = answers => ended,
@@ -153,4 +158,67 @@ async fn greeted(local: &mut TcpStream, word: &str) -> io::Result<(RequestHeader
         return Err(stranger());
     }
     Ok((header, context))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    impl Connects for Nobody {
+        async fn connect(&self) -> Result<Session, Failed> {
+            Err(io::Error::other("there is one connection").into())
+        }
+
+        fn principal(&self) -> String {
+            "reader@A.ORG".to_owned()
+        }
+    }
+
+    /// Both ends of a connection that was lent.
+    async fn lent() -> (Relay, TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut node, _) = listener.accept().await.unwrap();
+        let relay = Relay::new(Session { stream, kept: None }, Arc::new(Nobody))
+            .await
+            .unwrap();
+        let mut local = TcpStream::connect(relay.address).await.unwrap();
+        let hello = Sasl::new(State::Negotiate, None, Vec::new()).asked();
+        let begins = Sasl::new(State::Initiate, None, Vec::new()).asked();
+        let context = ConnectionContext {
+            user: Some(User {
+                effective: Some(relay.word.clone()),
+                real: None,
+            }),
+            protocol: None,
+        };
+        let context = rpc::frame(&RequestHeader::default(), &context);
+        let said = [&rpc::GREETING[..], &hello, &begins, &context].concat();
+        local.write_all(&said).await.unwrap();
+        rpc::read_frame(&mut local, SASL_FRAME_BYTES_MAX).await.unwrap();
+        let frame = rpc::read_frame(&mut node, SASL_FRAME_BYTES_MAX).await.unwrap();
+        let (_, context): (RequestHeader, ConnectionContext) = rpc::messages(&frame).unwrap();
+        assert_eq!(context.user.unwrap().effective.as_deref(), Some("reader@A.ORG"));
+        (relay, local, node)
+    }
+
+    async fn is_over(stream: &mut TcpStream) -> bool {
+        let mut piece = [0];
+        let read = timeout(CONNECT_MAX, stream.read(&mut piece)).await;
+        matches!(read, Ok(Ok(0)))
+    }
+
+    #[tokio::test]
+    async fn either_end_ends_a_connection_that_was_lent() {
+        // The NameNode holds its end open and says nothing.
+        let (_relay, mut local, mut node) = lent().await;
+        local.shutdown().await.unwrap();
+        assert!(is_over(&mut local).await && is_over(&mut node).await);
+
+        let (_relay, mut local, mut node) = lent().await;
+        node.shutdown().await.unwrap();
+        assert!(is_over(&mut node).await && is_over(&mut local).await);
+    }
 }

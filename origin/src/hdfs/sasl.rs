@@ -2,13 +2,16 @@
 //!
 //! A NameNode says first which ways there are, and which service it is. One that takes everybody at his word is not spoken to: it
 //! would read as whom it was told, and its owner meant something else. The service must be on the host that the source names, unless
-//! it names an address: else whoever has any key of the realm could pass itself off as the NameNode.
+//! it names an address: else whoever has any key of the realm could pass itself off as the NameNode. For the same reason it may be
+//! none that is well known for something else, as a web server of that host. What NameNodes are called is up to each site
+//! (`dfs.namenode.kerberos.principal`), so there is no list of what they may be.
 
 use std::io;
 use std::net::IpAddr;
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use super::rpc::{self, ResponseHeader, Sasl, State, Way};
 use crate::kerberos::{self, Context, Identity, Layer};
@@ -20,6 +23,37 @@ const SIGNED: u8 = 2;
 const SEALED: u8 = 4;
 /// How long what is sent may be, in its three bytes.
 const LENGTH_MAX: [u8; 3] = [0xff; 3];
+
+/// What is no NameNode, in lower case: services of machines and of Kerberos itself, and those of Hadoop that have names of their own.
+const OTHERS: [&str; 25] = [
+    "http",
+    "host",
+    "restrictedkrbhost",
+    "krbtgt",
+    "kadmin",
+    "kiprop",
+    "ldap",
+    "gc",
+    "dns",
+    "cifs",
+    "nfs",
+    "smtp",
+    "imap",
+    "postgres",
+    "mssqlsvc",
+    "termsrv",
+    "wsman",
+    "dn",
+    "jn",
+    "yarn",
+    "mapred",
+    "hive",
+    "hbase",
+    "zookeeper",
+    "kafka",
+];
+/// No name of DNS is longer.
+const NAME_BYTES_MAX: usize = 255;
 
 /// A connection on which it is settled who speaks.
 pub(super) struct Session {
@@ -49,13 +83,19 @@ impl From<kerberos::Error> for Failed {
     fn from(error: kerberos::Error) -> Self {
         match error {
             kerberos::Error::NoService(_) => Self::Node(format!("is not known: {error}")),
+            kerberos::Error::Service(_) => Self::Node(format!("cannot be asked: {error}")),
             error => Self::Identity(error),
         }
     }
 }
 
-/// Settles it on a new connection with the NameNode of `host`.
-pub(super) async fn session(mut stream: TcpStream, host: &str, identity: &Identity) -> Result<Session, Failed> {
+/// Settles it on a new connection with the NameNode of `host`. KDCs that are silent are left before `until`.
+pub(super) async fn session(
+    mut stream: TcpStream,
+    host: &str,
+    identity: &Identity,
+    until: Instant,
+) -> Result<Session, Failed> {
     stream.set_nodelay(true)?;
     let hello = Sasl::new(State::Negotiate, None, Vec::new());
     stream.write_all(&[&rpc::GREETING[..], &hello.asked()].concat()).await?;
@@ -64,17 +104,12 @@ pub(super) async fn session(mut stream: TcpStream, host: &str, identity: &Identi
         return Err(odd());
     }
     let way = kerberos_of(offered.ways)?;
-    let (protocol, server) = (
-        way.protocol.clone().unwrap_or_default(),
-        way.server.clone().unwrap_or_default(),
-    );
-    if !is_on(&server, host) {
-        return Err(Failed::Node(format!(
-            "says that it is {protocol}/{server}; name it by that host in nameNodes, or by its address"
-        )));
-    }
-    let (mut context, token) = identity.context(&protocol, &server).await?;
-    let way = Way { challenge: None, ..way };
+    let (protocol, server) = service(&way, host)?;
+    let (mut context, token) = identity.context(protocol, server, until).await?;
+    let way = Way {
+        challenge: None,
+        ..way.clone()
+    };
     let begun = Sasl::new(State::Initiate, Some(token), vec![way]);
     stream.write_all(&begun.asked()).await?;
 
@@ -147,14 +182,39 @@ fn layer(offered: &[u8]) -> Result<(u8, Option<Layer>), Failed> {
     }
 }
 
-/// Whether a service that is on `server` may be behind the name of `host`.
+/// Which service the NameNode of `host` says that it is.
+fn service<'a>(way: &'a Way, host: &str) -> Result<(&'a str, &'a str), Failed> {
+    let protocol = way.protocol.as_deref().unwrap_or_default();
+    let server = way.server.as_deref().unwrap_or_default();
+    let is_name = |name: &str| {
+        (1..=NAME_BYTES_MAX).contains(&name.len())
+            && name
+                .chars()
+                .all(|c| c.is_ascii_graphic() && !matches!(c, '/' | '@' | '\\'))
+    };
+    if !is_name(protocol) || !is_name(server) {
+        return Err(Failed::Node(
+            "does not say which service of which host it is; check dfs.namenode.kerberos.principal".to_owned(),
+        ));
+    }
+    if OTHERS.contains(&protocol.to_ascii_lowercase().as_str()) {
+        return Err(Failed::Node(format!(
+            "says that it is {protocol}/{server}, which is no name node's principal; check nameNodes, and give name nodes a principal \
+             as hdfs/{server} if that is theirs"
+        )));
+    }
+    if !is_on(server, host) {
+        return Err(Failed::Node(format!(
+            "says that it is {protocol}/{server}; name it by that host in nameNodes, or by its address"
+        )));
+    }
+    Ok((protocol, server))
+}
+
+/// Whether a service that is on `server` may be behind the name of `host`. A short name stands for no longer one: every domain has some
+/// host of that name.
 fn is_on(server: &str, host: &str) -> bool {
-    let (server, host) = (
-        server.to_ascii_lowercase(),
-        host.trim_end_matches('.').to_ascii_lowercase(),
-    );
-    let is_short = || !host.contains('.') && server.strip_prefix(&host).is_some_and(|rest| rest.starts_with('.'));
-    host.parse::<IpAddr>().is_ok() || server == host || is_short()
+    host.parse::<IpAddr>().is_ok() || server.eq_ignore_ascii_case(host.trim_end_matches('.'))
 }
 
 async fn challenge(stream: &mut TcpStream) -> Result<Vec<u8>, Failed> {
@@ -204,7 +264,9 @@ mod tests {
         for (server, host, expected) in [
             ("nn1.a.org", "nn1.a.org", true),
             ("NN1.a.org", "nn1.A.org.", true),
-            ("nn1.a.org", "nn1", true),
+            ("nn1", "nn1", true),
+            ("nn1.a.org", "nn1", false),
+            ("nn1.evil.org", "nn1", false),
             ("nn1.a.org", "10.0.0.1", true),
             ("nn1.a.org", "fd00::1", true),
             ("nn1.a.org", "nn", false),
@@ -215,6 +277,41 @@ mod tests {
         ] {
             assert_eq!(is_on(server, host), expected, "{server} {host}");
         }
+    }
+
+    #[test]
+    fn a_service_that_is_no_name_node_is_refused_also_by_an_address() {
+        let said = |protocol: &str, server: &str| Way {
+            protocol: Some(protocol.to_owned()),
+            server: Some(server.to_owned()),
+            ..Way::default()
+        };
+        for protocol in ["nn", "hdfs", "hadoop-prod"] {
+            let way = said(protocol, "nn1.a.org");
+            assert_eq!(service(&way, "10.0.0.1").unwrap(), (protocol, "nn1.a.org"));
+        }
+        let long = "n".repeat(256);
+        for (protocol, server, says) in [
+            ("HTTP", "nn1.a.org", "is no name node's principal"),
+            ("http", "nn1.a.org", "is no name node's principal"),
+            ("host", "nn1.a.org", "is no name node's principal"),
+            ("krbtgt", "A.ORG", "is no name node's principal"),
+            ("hdfs", "é.a.org", "does not say which service"),
+            ("hdfs", &long, "does not say which service"),
+            ("hdfs", "", "does not say which service"),
+            ("", "nn1.a.org", "does not say which service"),
+        ] {
+            let failed = service(&said(protocol, server), "10.0.0.1").unwrap_err();
+            assert!(
+                matches!(&failed, Failed::Node(text) if text.contains(says)),
+                "{failed:?}"
+            );
+        }
+        let failed = service(&said("nn", "nn2.a.org"), "nn1.a.org").unwrap_err();
+        assert!(
+            matches!(&failed, Failed::Node(text) if text.contains("name it by that host")),
+            "{failed:?}"
+        );
     }
 
     #[test]

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{Error, cause};
 use crate::limits::{KDC_ANSWER_BYTES_MAX, KDC_SILENCE_MAX};
@@ -16,8 +17,15 @@ const PORT: u16 = 88;
 
 /// Which KDCs each realm has.
 pub(super) struct Realms {
-    realms: BTreeMap<String, Vec<Kdc>>,
+    realms: BTreeMap<String, Kdcs>,
     reach: Reach,
+}
+
+#[derive(Default)]
+struct Kdcs {
+    all: Vec<Kdc>,
+    /// Which one answered last.
+    first: AtomicUsize,
 }
 
 struct Kdc {
@@ -28,10 +36,10 @@ struct Kdc {
 impl Realms {
     /// Of `REALM/host` or `REALM/host:port` of each.
     pub(super) fn new(kdcs: &[String], reach: &Reach) -> Result<Self, Error> {
-        let mut realms: BTreeMap<String, Vec<Kdc>> = BTreeMap::new();
+        let mut realms: BTreeMap<String, Kdcs> = BTreeMap::new();
         for kdc in kdcs {
             let (realm, kdc) = kdc.split_once('/').unwrap_or(("", kdc));
-            realms.entry(realm.to_owned()).or_default().push(Kdc::new(kdc)?);
+            realms.entry(realm.to_owned()).or_default().all.push(Kdc::new(kdc)?);
         }
         Ok(Self {
             realms,
@@ -39,15 +47,24 @@ impl Realms {
         })
     }
 
-    /// What the first KDC of the realm says that says something.
-    pub(super) async fn ask(&self, realm: &str, request: &[u8]) -> Result<Vec<u8>, Error> {
+    /// What the first KDC of the realm says that says something; the one that answered last is asked first. All get their part of
+    /// the time until `until`, so that it ends before, and says which were silent.
+    pub(super) async fn ask(&self, realm: &str, request: &[u8], until: Instant) -> Result<Vec<u8>, Error> {
         let kdcs = self.realms.get(realm);
         let kdcs = kdcs.ok_or_else(|| Error::UnknownRealm(realm.to_owned()))?;
         let (mut done, mut not_allowed) = (Vec::new(), Vec::new());
-        for kdc in kdcs {
-            let asked = timeout(KDC_SILENCE_MAX, kdc.ask(&self.reach, request)).await;
+        let (first, count) = (kdcs.first.load(Ordering::Relaxed), kdcs.all.len());
+        for step in 0..count {
+            let number = (first + step) % count;
+            let kdc = &kdcs.all[number];
+            let parts = (count - step + 1) as u32;
+            let silence_max = KDC_SILENCE_MAX.min(until.saturating_duration_since(Instant::now()) / parts);
+            let asked = timeout(silence_max, kdc.ask(&self.reach, request)).await;
             match asked.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    kdcs.first.store(number, Ordering::Relaxed);
+                    return Ok(answer);
+                }
                 Err(error) => {
                     not_allowed.extend(reach::not_allowed(&error));
                     done.push(format!("{}:{} {}", kdc.host, kdc.port, cause(&error)));
@@ -121,7 +138,59 @@ async fn connect(host: &str, port: u16, reach: &Reach) -> io::Result<TcpStream> 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    async fn listener() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let named = format!("A.ORG/{}", listener.local_addr().unwrap());
+        (listener, named)
+    }
+
+    #[tokio::test]
+    async fn the_kdc_that_answered_last_is_asked_first() {
+        let ((dead, dead_name), (alive, alive_name)) = (listener().await, listener().await);
+        let asked_of_dead = Arc::new(AtomicUsize::new(0));
+        let count = asked_of_dead.clone();
+        let hanging_up = tokio::spawn(async move {
+            while dead.accept().await.is_ok() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let answering = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = alive.accept().await {
+                let length = stream.read_u32().await.unwrap() as usize;
+                let mut request = vec![0; length];
+                stream.read_exact(&mut request).await.unwrap();
+                stream.write_all(&[0, 0, 0, 1, 7]).await.unwrap();
+            }
+        });
+        let realms = Realms::new(&[dead_name, alive_name], &Reach::default()).unwrap();
+        for _ in 0..3 {
+            let until = Instant::now() + Duration::from_secs(20);
+            assert_eq!(realms.ask("A.ORG", b"request", until).await, Ok(vec![7]));
+        }
+        assert_eq!(asked_of_dead.load(Ordering::Relaxed), 1);
+        hanging_up.abort();
+        answering.abort();
+    }
+
+    #[tokio::test]
+    async fn all_kdcs_are_asked_and_named_before_the_time_is_over() {
+        let ((_one, one_name), (_two, two_name)) = (listener().await, listener().await);
+        let realms = Realms::new(&[one_name.clone(), two_name.clone()], &Reach::default()).unwrap();
+        let patience = Duration::from_secs(1);
+        let asked = timeout(patience, realms.ask("A.ORG", b"request", Instant::now() + patience)).await;
+        let error = asked.unwrap().unwrap_err().to_string();
+        for name in [one_name, two_name] {
+            let says = format!("{} is silent", name.trim_start_matches("A.ORG/"));
+            assert!(error.contains(&says), "{error}");
+        }
+    }
 
     #[test]
     fn a_kdc_is_a_host_with_or_without_a_port() {

@@ -2,6 +2,7 @@
 
 #[cfg(feature = "test-support")]
 pub(super) mod anything;
+mod reply;
 
 use picky_asn1::bit_string::BitString;
 use picky_asn1::date::GeneralizedTime;
@@ -24,12 +25,10 @@ use picky_krb::data_types::{
     Authenticator, AuthenticatorInner, Checksum, EncryptedData, EncryptionKey, PaData, PaEncTsEnc, PrincipalName,
     Ticket as Sealed,
 };
-use picky_krb::messages::{
-    ApReq, ApReqInner, AsRep, AsReq, EncAsRepPart, EncKdcRepPart, EncTgsRepPart, KdcRep, KdcReq, KdcReqBody, TgsRep,
-    TgsReq,
-};
+use picky_krb::messages::{ApReq, ApReqInner, AsReq, KdcReq, KdcReqBody, TgsReq};
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::reply::{Expected, ticket};
 use super::principal::Principal;
 
 /// Errors of KDCs that people can do something about (7.5.9).
@@ -44,9 +43,7 @@ pub(super) const CLOCKS: u32 = 37;
 
 /// Protocol version.
 const VERSION: u8 = 5;
-/// First byte of an answer: AS-REP, TGS-REP, KRB-ERROR (5.10).
-const FIRST_ANSWER: u8 = 0x6b;
-const NEXT_ANSWER: u8 = 0x6d;
+/// First byte of a KRB-ERROR (5.10).
 const REFUSAL: u8 = 0x7e;
 /// Asks the KDC to name another realm when it does not know the service (RFC 6806).
 const CANONICALIZE: usize = 15;
@@ -62,21 +59,6 @@ pub(super) enum Wrong {
     Refused(u32),
     /// It makes no sense, or was not made with the key.
     Garbled,
-}
-
-/// Which answer is awaited.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Expected {
-    /// A ticket for tickets.
-    First {
-        /// That of the request.
-        nonce: u32,
-    },
-    /// A ticket for a service.
-    Next {
-        /// That of the request.
-        nonce: u32,
-    },
 }
 
 /// A key, of AES with 256 or 128 bits as in RFC 3962.
@@ -275,65 +257,6 @@ pub(super) fn next_request(
     let shown = granting.request(usage, false, Said::ToKdc(cksum), unix_micros)?;
     let request: TgsReq = ApplicationTag(request(TGS_REQ_MSG_TYPE, &PA_TGS_REQ_TYPE, shown, body));
     encoded(&request)
-}
-
-/// The ticket that came, if it was made with `key`.
-pub(super) fn ticket(answer: &[u8], expected: Expected, key: &Key) -> Result<Ticket, Wrong> {
-    let (tag, nonce) = match expected {
-        Expected::First { nonce } => (FIRST_ANSWER, nonce),
-        Expected::Next { nonce } => (NEXT_ANSWER, nonce),
-    };
-    if answer.first() == Some(&REFUSAL) {
-        return Err(refusal(answer));
-    }
-    if answer.first() != Some(&tag) {
-        return Err(Wrong::Garbled);
-    }
-    let (answer, usage) = match expected {
-        Expected::First { .. } => (decoded::<AsRep>(answer)?.0, key_usages::AS_REP_ENC),
-        Expected::Next { .. } => (decoded::<TgsRep>(answer)?.0, key_usages::TGS_REP_ENC_SESSION_KEY),
-    };
-    let KdcRep {
-        pvno: _,
-        msg_type: _,
-        padata: _,
-        crealm,
-        cname,
-        ticket,
-        enc_part,
-    } = answer;
-    let plain = key.decrypt(usage, opened(&enc_part.0, key)?)?;
-    // Some say one kind for the other, and must be understood (5.4.2).
-    let part = decoded::<EncTgsRepPart>(&plain).map(|part| part.0);
-    let part = match part {
-        Ok(part) => part,
-        Err(_) => decoded::<EncAsRepPart>(&plain)?.0,
-    };
-    let EncKdcRepPart {
-        key: session,
-        nonce: returned,
-        auth_time,
-        start_time,
-        end_time,
-        sname,
-        ..
-    } = part;
-    if number(&returned)? != u64::from(nonce) {
-        return Err(Wrong::Garbled);
-    }
-    let from = start_time.0.map_or(auth_time.0, |time| time.0);
-    let service = sname.0.name_string.0.0.iter();
-    Ok(Ticket {
-        sealed: ticket.0,
-        key: Key::of_message(&session.0)?,
-        client: cname.0,
-        client_realm: crealm.0,
-        service: service
-            .map(|part| String::from_utf8_lossy(part.as_bytes()).into_owned())
-            .collect(),
-        from_unix_seconds: unix_seconds(&from)?,
-        until_unix_seconds: unix_seconds(&end_time.0)?,
-    })
 }
 
 /// What a KRB-ERROR says.

@@ -1,8 +1,9 @@
 //! Reads any bytes as messages, for tests that look for what makes it panic.
 
 use picky_krb::data_types::{EncApRepPart, TicketInner};
-use picky_krb::messages::ApRep;
+use picky_krb::messages::{ApRep, AsRep, EncAsRepPart, EncKdcRepPart, EncTgsRepPart, KdcRep, TgsRep};
 
+use super::reply::{FIRST_ANSWER, NEXT_ANSWER};
 use super::*;
 
 /// As all that is read here.
@@ -24,8 +25,15 @@ pub(in crate::kerberos) fn read(input: &[u8]) {
     if let Wrong::Refused(code) = refusal(input) {
         assert!(input.first() == Some(&REFUSAL), "{code}");
     }
-    if let Some(key) = Key::new(18, vec![7; 32]) {
-        for expected in [Expected::First { nonce: 1 }, Expected::Next { nonce: 1 }] {
+    if let (Some(key), Ok(client)) = (Key::new(18, vec![7; 32]), "reader@A.ORG".parse()) {
+        let (client, nonce) = (&client, 1);
+        let next = Expected::Next {
+            client,
+            realm: "A.ORG",
+            service: &["nn", "host"],
+            nonce,
+        };
+        for expected in [Expected::First { client, nonce }, next] {
             assert!(ticket(input, expected, &key).is_err(), "of another key");
         }
         assert!(key.decrypt(1, input).is_err());
