@@ -7,92 +7,143 @@ use penstock_revision::erofs::reader::Inode;
 use penstock_revision::{Package, PackageError, Scratch};
 
 use super::Rule;
-use crate::inflight::uncovered;
 
 /// Runs of addresses, sorted, each with the number of a rule. All others fall under the first, which is for everything.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Classes {
-    runs: Vec<Run>,
-    /// Bytes of each rule in the newest revision.
-    bytes: Vec<u64>,
+pub(crate) struct Classes(Vec<Run>);
+
+/// Addresses of one rule that the same revisions of the space have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Run {
+    addresses: Range<u64>,
+    rule: u8,
+    /// Numbers of the oldest and the newest of them. What one between does not have is not read in it.
+    revisions: (u32, u32),
 }
 
-/// Addresses of one rule.
-type Run = (Range<u64>, u8);
-
 impl Classes {
-    /// Those of the files of a revision by [complete](super::Rules::complete) rules, and of what `older` revisions of its space have
-    /// besides. The names of many files are in `scratch` meanwhile.
+    /// The same with the files of another revision by [complete](super::Rules::complete) rules, and the bytes of each rule in it. Its
+    /// `number` is its place among those that are in here, of which newer ones have higher numbers. The names of many files are in
+    /// `scratch` meanwhile.
     ///
     /// # Errors
     /// When the package is damaged, or the disk does not take its names.
-    pub(crate) fn of(rules: &[Rule], package: &Package, older: &Self, scratch: &Scratch) -> Result<Self, PackageError> {
+    pub(crate) fn with(
+        &self,
+        rules: &[Rule],
+        package: &Package,
+        number: u32,
+        scratch: &Scratch,
+    ) -> Result<(Self, Vec<u64>), PackageError> {
         let mut bytes = vec![0; rules.len()];
-        let mut runs: Vec<Run> = Vec::new();
+        let mut files: Vec<Run> = Vec::new();
         let image = package.unpack(scratch)?;
         image.walk(|path, _, inode: &Inode| {
             let Some(address) = inode.address() else { return };
             let (rule, end) = (rule_of(rules, path), address + round_up_to_block(inode.bytes));
             bytes[rule] += end - address;
+            let file = Run {
+                addresses: address..end,
+                rule: rule as u8,
+                revisions: (number, number),
+            };
             // Most files lie in the order of their names.
-            push(&mut runs, (address..end, rule as u8));
+            push(&mut files, file);
         })?;
         drop(image);
-        let mut runs = joined(runs);
-        // Of an object that several revisions have, what the newest says.
-        let others = older.runs.iter().flat_map(|(run, rule)| {
-            let first = runs.partition_point(|(newer, _)| newer.end <= run.start);
-            let newer = runs[first..].iter().map(|(newer, _)| newer.clone());
-            let left = uncovered(run.clone(), newer.take_while(|newer| newer.start < run.end));
-            left.into_iter()
-                .filter(|left| !left.is_empty())
-                .map(|left| (left, *rule))
-        });
-        let others: Vec<Run> = others.collect();
-        runs.retain(|(_, rule)| *rule != 0);
-        runs.extend(others);
-        Ok(Self {
-            runs: joined(runs),
-            bytes,
-        })
+        files.sort_unstable_by_key(|file| file.addresses.start);
+        Ok((Self(laid_together(&self.0, &files)), bytes))
+    }
+
+    /// The same without what revisions alone have that are gone. `numbers` has the new number of each by its old one, or none, and they
+    /// rise.
+    pub(crate) fn of_those_left(&self, numbers: &[Option<u32>]) -> Self {
+        let mut left = Vec::new();
+        for run in &self.0 {
+            let (oldest, newest) = run.revisions;
+            let mut numbers = numbers[oldest as usize..=newest as usize].iter().flatten();
+            let Some(oldest) = numbers.next() else { continue };
+            let run = Run {
+                revisions: (*oldest, *numbers.next_back().unwrap_or(oldest)),
+                ..run.clone()
+            };
+            push(&mut left, run);
+        }
+        Self(left)
     }
 
     #[cfg(test)]
-    pub(crate) fn of_runs(runs: Vec<Run>) -> Self {
-        Self {
-            runs,
-            bytes: Vec::new(),
-        }
+    pub(crate) fn of_runs(runs: Vec<(Range<u64>, u8)>) -> Self {
+        let run = |(addresses, rule)| Run {
+            addresses,
+            rule,
+            revisions: (0, 0),
+        };
+        Self(runs.into_iter().map(run).collect())
     }
 
     /// The number of the rule of an address.
     pub(crate) fn of_address(&self, address: u64) -> usize {
-        let next = self.runs.partition_point(|(run, _)| run.start <= address);
-        let run = next.checked_sub(1).and_then(|at| self.runs.get(at));
-        run.filter(|(run, _)| run.contains(&address))
-            .map_or(0, |(_, rule)| usize::from(*rule))
-    }
-
-    /// Bytes of the files of a rule in the newest revision.
-    pub(crate) fn bytes(&self, rule: usize) -> u64 {
-        self.bytes.get(rule).copied().unwrap_or(0)
+        let next = self.0.partition_point(|run| run.addresses.start <= address);
+        let run = next.checked_sub(1).and_then(|at| self.0.get(at));
+        run.filter(|run| run.addresses.contains(&address))
+            .map_or(0, |run| usize::from(run.rule))
     }
 }
 
-/// Sorted, and with as few runs as there can be.
-fn joined(mut runs: Vec<Run>) -> Vec<Run> {
-    runs.sort_unstable_by_key(|(run, _)| run.start);
-    let mut joined = Vec::new();
-    for run in runs {
-        push(&mut joined, run);
+/// Two lists of runs as one, each sorted.
+fn laid_together(ones: &[Run], others: &[Run]) -> Vec<Run> {
+    let (mut ones, mut others) = (ones.iter().peekable(), others.iter().peekable());
+    let (mut all, mut at) = (Vec::new(), 0);
+    loop {
+        while ones.next_if(|run| run.addresses.end <= at).is_some() {}
+        while others.next_if(|run| run.addresses.end <= at).is_some() {}
+        let next = [ones.peek(), others.peek()].map(Option::<&&Run>::copied);
+        let starts = next.iter().flatten().map(|run| run.addresses.start.max(at));
+        let Some(start) = starts.min() else { return all };
+        // Up to where one of them begins or ends.
+        let ends = next.iter().flatten().map(|run| match run.addresses.start > start {
+            true => run.addresses.start,
+            false => run.addresses.end,
+        });
+        let end = ends.min().unwrap_or(start);
+        let here = next.map(|run| run.filter(|run| run.addresses.start <= start));
+        if let Some(run) = both(here) {
+            let addresses = start..end;
+            push(&mut all, Run { addresses, ..run });
+        }
+        at = end;
     }
-    joined
 }
 
-fn push(runs: &mut Vec<Run>, (next, rule): Run) {
-    match runs.last_mut() {
-        Some((run, of)) if run.end == next.start && *of == rule => run.end = next.end,
-        _ => runs.push((next, rule)),
+/// Of addresses that both have, what the newer says. A file that fell under another rule in a newer revision stays under that as long
+/// as one has it.
+fn both(runs: [Option<&Run>; 2]) -> Option<Run> {
+    match runs {
+        [Some(one), Some(other)] => {
+            let newer = if one.revisions.1 > other.revisions.1 {
+                one
+            } else {
+                other
+            };
+            let oldest = one.revisions.0.min(other.revisions.0);
+            Some(Run {
+                revisions: (oldest, newer.revisions.1),
+                ..newer.clone()
+            })
+        }
+        [one, other] => one.or(other).cloned(),
+    }
+}
+
+fn push(runs: &mut Vec<Run>, next: Run) {
+    let follows = |run: &Run| {
+        let is_like_it = run.rule == next.rule && run.revisions == next.revisions;
+        is_like_it && run.addresses.end == next.addresses.start
+    };
+    match runs.last_mut().filter(|run| follows(run)) {
+        Some(run) => run.addresses.end = next.addresses.end,
+        None => runs.push(next),
     }
 }
 
@@ -176,20 +227,54 @@ mod tests {
         );
         // The same objects at other paths, under no rule but that for everything, but for one that is gone.
         let third = package(Some(&second), "x", &[("a/1", 1), ("a/3", 1), ("b/1", 1), ("c", 1)]);
-        let mut classes = Classes::default();
-        for (package, runs, bytes) in [
-            (&first, vec![(0..8192, 1), (8192..12_288, 2)], [4096, 8192, 4096]),
-            (
-                &second,
-                vec![(0..8192, 1), (8192..12_288, 2), (16_384..24_576, 1)],
-                [4096, 12_288, 4096],
-            ),
-            // What older revisions alone have is as they say.
-            (&third, vec![(4096..8192, 1), (16_384..20_480, 1)], [16_384, 0, 0]),
-        ] {
-            classes = Classes::of(&rules, package, &classes, &Scratch::memory()).unwrap();
-            assert_eq!(classes.runs, runs);
-            assert_eq!([0, 1, 2].map(|rule| classes.bytes(rule)), bytes);
+        // What older revisions alone have is as they say.
+        let expected = vec![
+            (0..4096, 0, (1, 3)),
+            (4096..8192, 1, (1, 1)),
+            (8192..16_384, 0, (1, 3)),
+            (16_384..20_480, 1, (2, 2)),
+            (20_480..24_576, 0, (2, 3)),
+        ];
+        let packages = [&first, &second, &third];
+        let of = |numbers: &[u32]| {
+            numbers.iter().fold(Classes::default(), |classes, number| {
+                let package = packages[*number as usize - 1];
+                classes.with(&rules, package, *number, &Scratch::memory()).unwrap().0
+            })
+        };
+        // In whichever order they come.
+        for order in [[1, 2, 3], [3, 2, 1], [2, 3, 1], [1, 3, 2]] {
+            assert_eq!(shown(&of(&order)), expected, "{order:?}");
         }
+        let bytes = packages.map(|package| {
+            let classes = Classes::default();
+            classes.with(&rules, package, 0, &Scratch::memory()).unwrap().1
+        });
+        assert_eq!(bytes, [[4096, 8192, 4096], [4096, 12_288, 4096], [16_384, 0, 0]]);
+        // What one that is gone had alone is gone with it, between others and as the oldest.
+        assert_eq!(
+            shown(&of(&[1, 2, 3]).of_those_left(&[None, Some(0), None, Some(1)])),
+            [
+                (0..4096, 0, (0, 1)),
+                (4096..8192, 1, (0, 0)),
+                (8192..16_384, 0, (0, 1)),
+                (20_480..24_576, 0, (1, 1))
+            ]
+        );
+        assert_eq!(
+            shown(&of(&[1, 2]).of_those_left(&[None, None, Some(0)])),
+            [
+                (0..4096, 1, (0, 0)),
+                (8192..12_288, 2, (0, 0)),
+                (12_288..16_384, 0, (0, 0)),
+                (16_384..24_576, 1, (0, 0))
+            ]
+        );
+    }
+
+    fn shown(classes: &Classes) -> Vec<(Range<u64>, u8, (u32, u32))> {
+        let runs = classes.0.iter();
+        runs.map(|run| (run.addresses.clone(), run.rule, run.revisions))
+            .collect()
     }
 }
