@@ -3,6 +3,7 @@
 //! Directories and inodes lie in the image; the bytes of files lie in extra devices, the pieces of the space. Source of
 //! the format: `fs/erofs/erofs_fs.h` of Linux and <https://erofs.docs.kernel.org/en/latest/core_ondisk.html>.
 
+pub mod cursor;
 mod layout;
 mod pages;
 pub mod reader;

@@ -2,6 +2,7 @@
 //! stored.
 
 use penstock_protocol::ids::RevisionId;
+use penstock_revision::erofs::cursor::FolderCursor;
 use penstock_revision::erofs::reader::{Damaged, Inode};
 
 use super::found::{There, damaged};
@@ -23,7 +24,8 @@ pub struct TreeEntry {
 
 impl Engine {
     /// What is in a folder, with everything below if it `is_recursive`, or the file itself. `tell` hears some at a time, a folder
-    /// before what is in it, and says whether to go on. The revision, if all was told. The names of the folders on the way are in memory until this ends.
+    /// before what is in it, and says whether to go on. The revision, if all was told. Of each folder on the way one block is in memory until
+    /// this ends, however many names it has.
     ///
     /// # Errors
     /// See [`InspectError`].
@@ -57,23 +59,26 @@ fn told(there: There, is_recursive: bool, mut tell: impl FnMut(Vec<TreeEntry>) -
         return Ok(tell(vec![entry(path, &inode)]));
     }
     let mut some = Vec::new();
-    // What is left of each folder on the way, the deepest last.
-    let mut left = vec![(path, image.entries(node)?.into_iter())];
-    while let Some((folder, entries)) = left.last_mut() {
-        let Some(found) = entries.next() else {
-            left.pop();
+    // Each folder on the way with the place in it, the deepest last.
+    let mut open = vec![(path, FolderCursor::begin(&image, node, &inode)?)];
+    while let Some((folder, cursor)) = open.last_mut() {
+        let Some(found) = cursor.next(&image)? else {
+            open.pop();
             continue;
         };
         let at = match folder.as_str() {
-            "" => found.name,
+            _ if matches!(found.name, "." | "..") => continue,
+            "" => found.name.to_owned(),
             folder => format!("{folder}/{}", found.name),
         };
-        some.push(entry(at.clone(), &image.inode(found.node)?));
+        let node = found.node;
+        let inode = image.inode(node)?;
+        some.push(entry(at.clone(), &inode));
         if some.len() == ENTRIES_AT_ONCE_MAX && !tell(std::mem::take(&mut some)) {
             return Ok(false);
         }
-        if is_recursive && found.is_directory {
-            left.push((at, image.entries(found.node)?.into_iter()));
+        if is_recursive && inode.is_directory() {
+            open.push((at, FolderCursor::begin(&image, node, &inode)?));
         }
     }
     Ok(some.is_empty() || tell(some))
@@ -91,7 +96,9 @@ fn entry(path: String, inode: &Inode) -> TreeEntry {
 
 #[cfg(test)]
 mod tests {
+    use penstock_protocol::geometry::BLOCK_BYTES;
     use penstock_protocol::ids::SpaceId;
+    use penstock_revision::erofs::reader::Image;
     use penstock_revision::{BuildOptions, Listed, Outcome, Package, Scratch, SourceListing, Version, build};
 
     use super::*;
@@ -167,5 +174,38 @@ mod tests {
         assert_eq!(parts(9), (true, vec![ENTRIES_AT_ONCE_MAX, ENTRIES_AT_ONCE_MAX, 1]));
         assert_eq!(parts(1), (false, vec![ENTRIES_AT_ONCE_MAX]));
         assert_eq!(parts(3), (false, vec![ENTRIES_AT_ONCE_MAX, ENTRIES_AT_ONCE_MAX, 1]));
+    }
+
+    #[test]
+    fn what_is_told_of_a_large_folder_was_read_and_what_comes_later_was_not() {
+        let count = 4 * ENTRIES_AT_ONCE_MAX;
+        let name = |number: usize| format!("n{number:05}");
+        let mut image = package((0..count).map(name)).image().unwrap();
+        // A block of the folder that makes no sense, behind two parts of it.
+        let at = position(&image, name(3 * ENTRIES_AT_ONCE_MAX).as_bytes());
+        let block = at / BLOCK_BYTES as usize * BLOCK_BYTES as usize;
+        image[block + 8..block + 10].fill(0xff);
+        let image = Image::open(image.into()).unwrap();
+        let node = image.root();
+        let there = There {
+            inode: image.inode(node).unwrap(),
+            image,
+            path: String::new(),
+            node,
+        };
+        let mut names = Vec::new();
+        told(there, true, |entries| {
+            names.extend(entries.into_iter().map(|entry| entry.path));
+            true
+        })
+        .unwrap_err();
+        let parts = 2 * ENTRIES_AT_ONCE_MAX;
+        assert_eq!(names.len(), parts);
+        assert!(names.into_iter().eq((0..parts).map(name)));
+    }
+
+    fn position(bytes: &[u8], wanted: &[u8]) -> usize {
+        let mut windows = bytes.windows(wanted.len());
+        windows.position(|window| window == wanted).unwrap()
     }
 }

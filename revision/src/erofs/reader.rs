@@ -4,6 +4,7 @@
 use bytes::Bytes;
 use penstock_protocol::geometry::DEVICE_BYTES;
 
+use super::cursor::FolderCursor;
 use super::layout::*;
 use super::pages::Pages;
 use crate::contents::Contents;
@@ -290,13 +291,11 @@ impl Image {
     /// # Errors
     /// When it is no folder or damaged.
     pub fn each_entry(&self, node: NodeId, mut visit: impl FnMut(EntryRef<'_>)) -> Result<(), Damaged> {
-        let inode = self.inode(node)?;
-        for number in 0..self.folder_blocks(node, &inode)? {
-            let block = self.folder_block(&inode, number)?;
-            let entries = block.entries()?.into_iter();
-            entries
-                .filter(|entry| !matches!(entry.name, "." | ".."))
-                .for_each(&mut visit);
+        let mut cursor = FolderCursor::begin(self, node, &self.inode(node)?)?;
+        while let Some(entry) = cursor.next(self)? {
+            if !matches!(entry.name, "." | "..") {
+                visit(entry);
+            }
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Walks through the tree of an image. Of each folder that it is in one block is in memory, and of each node a bit.
 
+use super::cursor::FolderCursor;
 use super::layout::INODE_SLOT_BYTES;
-use super::reader::{Counts, Damaged, FolderBlock, Image, Inode, NodeId};
+use super::reader::{Counts, Damaged, Image, Inode, NodeId};
 use crate::limits::{IMAGE_PATH_BYTES_MAX, NAME_BYTES_MAX};
 
 impl Image {
@@ -100,15 +101,11 @@ struct Walked {
     node: NodeId,
     /// The folder in which it is, where that is known.
     parent: Option<NodeId>,
-    inode: Inode,
     /// Length of its path.
     path_bytes: usize,
-    blocks: usize,
-    next_block: usize,
-    block: Option<FolderBlock>,
-    next_slot: usize,
-    /// The name before.
-    name: String,
+    cursor: FolderCursor,
+    /// The name before, if there was one.
+    name: Option<String>,
     /// Whether `.` and `..` were there.
     dots: [bool; 2],
 }
@@ -124,13 +121,9 @@ impl Walked {
         Ok(Self {
             node,
             parent,
-            inode: inode.clone(),
             path_bytes: path.len(),
-            blocks: image.folder_blocks(node, inode)?,
-            next_block: 0,
-            block: None,
-            next_slot: 0,
-            name: String::new(),
+            cursor: FolderCursor::begin(image, node, inode)?,
+            name: None,
             dots: [false; 2],
         })
     }
@@ -138,24 +131,17 @@ impl Walked {
     /// The next entry that is neither `.` nor `..`, with its name behind the path of this folder.
     fn next(&mut self, image: &Image, path: &mut String) -> Result<Option<Found>, Damaged> {
         loop {
-            let Some(block) = self.block.as_ref().filter(|block| self.next_slot < block.count()) else {
-                if self.next_block == self.blocks {
-                    return match self.dots {
-                        [true, true] => Ok(None),
-                        _ => fault(path, "has no right `.` and `..`"),
-                    };
-                }
-                self.block = Some(image.folder_block(&self.inode, self.next_block)?);
-                (self.next_block, self.next_slot) = (self.next_block + 1, 0);
-                continue;
+            let Some(entry) = self.cursor.next(image)? else {
+                return match self.dots {
+                    [true, true] => Ok(None),
+                    _ => fault(path, "has no right `.` and `..`"),
+                };
             };
-            let entry = block.entry(self.next_slot)?;
-            let is_first = self.next_block == 1 && self.next_slot == 0;
-            self.next_slot += 1;
-            if !is_first && *self.name >= *entry.name {
-                return fault(path, "is not in order");
+            match &mut self.name {
+                Some(name) if **name >= *entry.name => return fault(path, "is not in order"),
+                Some(name) => entry.name.clone_into(name),
+                None => self.name = Some(entry.name.to_owned()),
             }
-            entry.name.clone_into(&mut self.name);
             let itself = match entry.name {
                 "." => Some((0, Some(self.node))),
                 ".." => Some((1, self.parent)),
