@@ -61,6 +61,10 @@ pub const AT_ONCE_BYTES_MAX: u64 = 8 << 10;
 /// MiB costs a static server nothing.
 pub const HELD_BACK_BYTES_MAX: usize = 1 << 20;
 
+/// Pieces of so many bytes at the most are copied together while they are held back: of a server that sends single bytes there would be a
+/// million, and larger ones are at most 512.
+pub const COPIED_PIECE_BYTES_MAX: usize = 2 << 10;
+
 /// Files of a folder in what is listed at a time.
 pub const FOLDER_PAGE_FILES: usize = 1000;
 
