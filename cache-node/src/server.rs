@@ -5,6 +5,7 @@
 mod answers;
 pub mod bulk;
 pub mod control;
+mod failures;
 pub mod inspection;
 pub mod neighbour;
 pub mod node;

@@ -29,6 +29,7 @@ use crate::limits::{
 };
 use crate::packages::PackageStore;
 use crate::rules::{Eviction, Quota, Rule, Rules};
+use crate::server::failures::Failures;
 use crate::server::origins::Origins;
 use crate::server::uses::Uses;
 use penstock_origin::meter::Tally;
@@ -324,29 +325,31 @@ impl Node {
 /// Asks peers for missing packages whenever there may be some, again and again until they are found. One that `failed` is missing
 /// if no tier has it whole.
 async fn seek_missing(node: Weak<Inner>, seek: Arc<Notify>, failed: Arc<Notify>) {
-    let news = async || {
+    let mut failures = Failures::of(failed, MISSING_PACKAGES_INTERVAL);
+    // Whether something failed.
+    let mut news = async || {
         tokio::select! {
-            () = seek.notified() => {}
-            () = failed.notified() => {
-                if let Some(node) = node.upgrade().map(Node) {
-                    node.announce_again().await;
-                }
-            }
+            () = seek.notified() => false,
+            () = failures.next() => true,
         }
     };
+    let mut has_failed = news().await;
     loop {
-        news().await;
-        loop {
-            // Whoever holds the node for long keeps it from being closed.
-            let Some(node) = node.upgrade().map(Node) else { return };
-            node.fetch_missing().await;
-            if node.missing().is_empty() {
-                break;
-            }
-            drop(node);
-            // A new configuration does not wait for the next round.
-            let _ = tokio::time::timeout(MISSING_PACKAGES_INTERVAL, news()).await;
+        // Whoever holds the node for long keeps it from being closed.
+        let Some(node) = node.upgrade().map(Node) else { return };
+        if has_failed {
+            node.announce_again().await;
         }
+        node.fetch_missing().await;
+        let is_missing = !node.missing().is_empty();
+        drop(node);
+        has_failed = if is_missing {
+            // A new configuration does not wait for the next round.
+            let news = tokio::time::timeout(MISSING_PACKAGES_INTERVAL, news()).await;
+            news.unwrap_or(false)
+        } else {
+            news().await
+        };
     }
 }
 
