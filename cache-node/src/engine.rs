@@ -187,6 +187,9 @@ impl Engine {
         });
         *self.0.named.write().unwrap_or_else(PoisonError::into_inner) = named.collect();
         *self.0.revisions.write().unwrap_or_else(PoisonError::into_inner) = revisions;
+        self.0
+            .intake
+            .keep_drifts_only(|revision| self.0.announced(revision).is_some());
         if !keep_other_spaces {
             self.0.walks.keep_only(&spaces);
         }
@@ -323,10 +326,13 @@ impl Engine {
 
     /// The state at this moment.
     pub fn report(&self) -> Report {
+        // A read that had begun may find something in a revision that is gone.
+        let mut drifts = self.0.intake.drifts();
+        drifts.retain(|drift| self.0.announced(&drift.revision).is_some());
         Report {
             spaces: self.0.intake.tiers.spaces(),
             tiers: self.0.intake.tiers.report(),
-            drifts: self.0.intake.drifts(),
+            drifts,
             refusals: lock(&self.0.refusals).clone(),
         }
     }

@@ -46,9 +46,14 @@ impl Intake {
         self.lock().note(space, revision, key, fault, unix_seconds());
     }
 
-    /// The objects that drifted or cannot be read, the newest last.
+    /// The objects that drifted or cannot be read, the newest last. Of long keys the beginning: see [`unread::key_shown`](crate::unread::key_shown).
     pub(crate) fn drifts(&self) -> Vec<Drift> {
         self.lock().report(unix_seconds())
+    }
+
+    /// Forgets those of other revisions.
+    pub(crate) fn keep_drifts_only(&self, is_wanted: impl Fn(&RevisionId) -> bool) {
+        self.lock().keep_only(is_wanted);
     }
 
     fn lock(&self) -> MutexGuard<'_, Unread> {

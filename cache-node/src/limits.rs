@@ -173,11 +173,17 @@ pub const WALK_FETCHES_MAX: usize = SOURCE_REQUESTS_MAX / 2;
 pub const DAMAGED_BLOCK_ATTEMPTS_MAX: u32 = 3;
 
 /// Drifted objects of a Dataset that are remembered for the report, and as many that cannot be read; one is enough to act on, these
-/// show a pattern.
+/// show a pattern. They stay while they are so: if others took their places, the status of the Dataset would change with each read.
 pub const DRIFTS_REPORTED_MAX: usize = 16;
 
 /// ... of all Datasets together, of which some are gone: a few hundred bytes each.
 pub const DRIFTS_KEPT_MAX: usize = 1024;
+
+/// Bytes that are kept of the key of such an object, and of why it cannot be read: all that are kept are about 1 MB, and the operator
+/// takes reports of 4 MiB.
+pub const DRIFT_KEY_BYTES_MAX: usize = 300;
+/// See [`DRIFT_KEY_BYTES_MAX`].
+pub const DRIFT_FAULT_BYTES_MAX: usize = 500;
 
 /// What could not be read is reported for so long after somebody met it: an object may have been restored, or a right given.
 pub const FAULT_AGE_SECONDS_MAX: u64 = 3600;

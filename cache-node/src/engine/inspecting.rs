@@ -17,6 +17,7 @@ pub use crate::keeping::Hold;
 use crate::limits::{RANGES_EXPLAINED_MAX, STRIPES_EXPLAINED_MAX, UNIT_BYTES_MAX};
 use crate::rules::{Quota, Rule};
 use crate::tiers::{Damage, Place};
+use crate::unread::key_shown;
 
 /// What an engine holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -240,8 +241,9 @@ impl Engine {
             revision: announced.id,
             bytes: found.bytes,
             has_drifted: object.as_ref().is_some_and(|(_, key)| {
+                let key = key_shown(key);
                 let mut drifts = drifts.iter();
-                drifts.any(|drift| drift.revision == announced.id && drift.key == *key && drift.fault.is_empty())
+                drifts.any(|drift| drift.revision == announced.id && drift.key == key && drift.fault.is_empty())
             }),
             object,
             rule: match found.address() {
