@@ -51,6 +51,8 @@ async fn a_changed_object_is_an_error_that_names_it_and_others_are_read() {
     let drifts = scene.engine.report().drifts;
     assert_eq!((drifts.len(), drifts[0].key.as_str()), (1, "a"));
     assert_eq!(drifts[0].fault, "");
+    scene.engine.set_datasets(&[], true);
+    assert_eq!(scene.engine.report().drifts, [], "its revision is gone");
 }
 
 #[tokio::test(flavor = "multi_thread")]
