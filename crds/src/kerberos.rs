@@ -22,7 +22,7 @@ pub struct KerberosRealm {
     #[schemars(length(min = 1, max = 255), regex(pattern = "^[^\\s@/\\\\]+$"))]
     pub name: String,
 
-    /// `host` or `host:port` of its KDCs, in the order in which they are asked, over TCP. The port is 88 if there is none.
+    /// `host` or `host:port` of its KDCs, which are asked over TCP, first the one that answered last. The port is 88 if there is none.
     #[schemars(
         length(min = 1, max = 8),
         inner(

@@ -31,7 +31,7 @@ impl Shared {
             Failure::NotAllowed(why) => {
                 return OriginError::NotAllowed(format!("{place} may not be reached: {why}"));
             }
-            Failure::Kerberos(error) => return by_kerberos(&place, error, asked),
+            Failure::Kerberos(error) => return by_kerberos(&place, error),
             Failure::Refused(error) => error,
         };
         let (class, text) = match &error {
@@ -99,40 +99,17 @@ impl Shared {
     }
 }
 
-/// Why there is no ticket for a place. A file of which nobody could ask is not one that is not given away: then it is the source that
-/// is not reached, and is asked less often too.
-fn by_kerberos(place: &str, error: kerberos::Error, asked: Asked<'_>) -> OriginError {
+/// Why there is no ticket for a place.
+fn by_kerberos(place: &str, error: kerberos::Error) -> OriginError {
     let text = format!("{place} cannot be read: {error}");
-    match (error, asked) {
-        (kerberos::Error::NotAllowed { .. }, _) => OriginError::NotAllowed(text),
-        (kerberos::Error::Unreachable { .. }, _) | (_, Asked::File(_)) => OriginError::Unreachable(text),
-        (kerberos::Error::Invalid(_) | kerberos::Error::UnknownRealm(_), _) => OriginError::Invalid(text),
-        (
-            kerberos::Error::Denied(_)
-            | kerberos::Error::NoService(_)
-            | kerberos::Error::Service(_)
-            | kerberos::Error::Clocks,
-            _,
-        ) => OriginError::Denied(text),
-        (kerberos::Error::Garbled(_), _) => OriginError::Other(text),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_principal_that_gets_no_ticket_is_no_fault_of_a_file() {
-        for error in [
-            kerberos::Error::Clocks,
-            kerberos::Error::Denied("the key has expired".to_owned()),
-        ] {
-            let listed = by_kerberos("hdfs://nn/", error.clone(), Asked::Listing("/"));
-            assert!(matches!(listed, OriginError::Denied(_)), "{listed}");
-            let read = by_kerberos("hdfs://nn/", error, Asked::File("a"));
-            assert!(matches!(read, OriginError::Unreachable(_)), "{read}");
-            assert_eq!(listed.to_string(), read.to_string());
-        }
+    match error {
+        kerberos::Error::Invalid(_) | kerberos::Error::UnknownRealm(_) => OriginError::Invalid(text),
+        kerberos::Error::NotAllowed { .. } => OriginError::NotAllowed(text),
+        kerberos::Error::Unreachable { .. } => OriginError::Unreachable(text),
+        kerberos::Error::Denied(_)
+        | kerberos::Error::NoService(_)
+        | kerberos::Error::Service(_)
+        | kerberos::Error::Clocks => OriginError::Denied(text),
+        kerberos::Error::Garbled(_) => OriginError::Other(text),
     }
 }
