@@ -10,8 +10,9 @@
 //!   it is listed too short until the first refresh after that. Nothing that clients get to see says that a file is open.
 //! - Another file of the same length and the same time (`setTimes`, a rename, `distcp -pt`) is not told from it.
 //!
-//! A DataNode's address is what the NameNode says. It is not checked as others are: nobody can make it send what a web server
-//! does, nor does a web server's answer reach whoever reads.
+//! A DataNode's address is what the NameNode says. It is **not checked** as others are, because hdfs-native connects there by itself: a
+//! NameNode of somebody's own can have a request of HDFS, with words of its choice in it, sent to any address (the threat model says
+//! what to do). What comes back reaches nobody unless it is a block.
 
 mod explain;
 mod name_nodes;
